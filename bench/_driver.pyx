@@ -8,28 +8,21 @@ round too long and never too short.  With a window of 1 they are exact.
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
+from posix.time cimport nanosleep, timespec
 
-from bench._tally cimport (OK, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
+from bench._tally cimport (STATUS_OK, STATUS_UNEXPECTED_STATE, METRIC_VERIFY, Tally, count, record, tally)
 from bench._workload cimport (
-    ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
+    ALL_FIELDS, KIND_INSERT, KIND_READ, KIND_READ_MODIFY_WRITE, KIND_UPDATE, Stream, acknowledge, build_record, draw,
     record_is_intact, replace_field, request, stream,
 )
 from rfp.core.core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
+from rfp.core.system cimport sched_yield
 
 from rfp.errors import ConnectionFailed, DeadlineExceeded, out_of_bounds
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int nanosleep(const timespec *wanted, timespec *left)
-
 cdef enum:
-    BATCH = 64                 # completions taken at once
-    SPINS = 2000               # empty reaps before the thread offers its CPU to others
+    REAPED_AT_ONCE = 64        # completions taken at once
+    EMPTY_REAPS_MAX = 2000     # empty reaps before the thread offers its CPU to others
     NAP_NS_MAX = 1000000       # a stop is noticed after this time
     # ns: closer to a due time than this the driver spins, because a sleep may last that much longer
     CLOSE = 60000
@@ -72,7 +65,7 @@ cdef struct driver:
 cdef enum outcome:
     FINISHED = 0
     DATABASE_LOST = 1
-    TIMED_OUT = 2
+    DRIVER_TIMED_OUT = 2
 
 
 cdef inline void make_ready(driver *d, uint32_t which) noexcept nogil:
@@ -89,13 +82,13 @@ cdef inline void prepare(driver *d, uint32_t which, uint64_t intended) noexcept 
     s.stage = ONLY
     s.op.key = s.request.key
     s.op.key_length = s.request.key_length
-    s.op.opcode = GET
-    if s.request.kind == READ_MODIFY_WRITE:
+    s.op.opcode = DRIVER_GET
+    if s.request.kind == KIND_READ_MODIFY_WRITE:
         s.stage = READING
-    elif s.request.kind == UPDATE and s.request.field != ALL_FIELDS:
+    elif s.request.kind == KIND_UPDATE and s.request.field != ALL_FIELDS:
         s.stage = MERGE
-    elif s.request.kind != READ:
-        s.op.opcode = PUT
+    elif s.request.kind != KIND_READ:
+        s.op.opcode = DRIVER_PUT
         s.op.value_length = build_record(d.requests, s.request.number, s.room, &s.op.value)
 
 
@@ -103,7 +96,7 @@ cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
     """Derives the record to write from the record just read.  Returns False if it is not a record
     of this workload."""
     cdef int64_t length
-    s.op.opcode = PUT
+    s.op.opcode = DRIVER_PUT
     if s.request.field == ALL_FIELDS:
         s.op.value_length = build_record(d.requests, s.request.number, s.room, &s.op.value)
         return True
@@ -116,18 +109,18 @@ cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
 cdef uint64_t verify(driver *d, slot *s, finished *f) noexcept nogil:
     """Checks a record that was read; returns the time that took, in ns."""
     cdef uint64_t took, before = rfp_now()
-    cdef int32_t field = s.request.field if s.request.kind == READ else ALL_FIELDS
+    cdef int32_t field = s.request.field if s.request.kind == KIND_READ else ALL_FIELDS
     cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value,
                                         f.value_length)
     took = rfp_now() - before
-    count(d.measured, VERIFY, OK if intact else UNEXPECTED_STATE, took)
+    count(d.measured, METRIC_VERIFY, STATUS_OK if intact else STATUS_UNEXPECTED_STATE, took)
     return took
 
 
 cdef inline void measure(driver *d, int what, int how, uint64_t began, uint64_t intended,
                          uint64_t ended) noexcept nogil:
     count(d.measured, what, how, ended - began)
-    if how == OK and d.pace > 0:
+    if how == STATUS_OK and d.pace > 0:
         record(&d.measured.intended[what], ended - intended)
 
 
@@ -138,23 +131,23 @@ cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
     cdef uint64_t took
     d.in_flight -= 1
     if s.stage == READING:
-        measure(d, READ, how, s.began, s.intended, ended)
-    if d.requests.w.verify and how == OK and s.op.opcode == GET and s.stage != MERGE:
+        measure(d, KIND_READ, how, s.began, s.intended, ended)
+    if d.requests.w.verify and how == STATUS_OK and s.op.opcode == DRIVER_GET and s.stage != MERGE:
         took = verify(d, s, f)
         if s.stage == READING:         # not part of the measurement
             s.began += took
             s.intended += took
     if s.stage == READING or s.stage == MERGE:
-        if how == OK:
+        if how == STATUS_OK:
             if change(d, s, f):
                 s.stage = WRITING if s.stage == READING else ONLY
                 make_ready(d, <uint32_t>f.id)
                 return
-            how = UNEXPECTED_STATE
+            how = STATUS_UNEXPECTED_STATE
     elif s.stage == WRITING:
-        measure(d, UPDATE, how, s.write_began, s.intended, ended)
+        measure(d, KIND_UPDATE, how, s.write_began, s.intended, ended)
     measure(d, s.request.kind, how, s.began, s.intended, ended)
-    if s.request.kind == INSERT and not d.requests.w.loading:
+    if s.request.kind == KIND_INSERT and not d.requests.w.loading:
         # Also after a failure: readers may then find no record, but they do not wait for it for
         # ever.
         acknowledge(d.requests.shared, s.request.number)
@@ -180,7 +173,7 @@ cdef void rest(driver *d, uint64_t until, uint64_t at) noexcept nogil:
 
 
 cdef int drive(driver *d) noexcept nogil:
-    cdef finished done[BATCH]
+    cdef finished done[REAPED_AT_ONCE]
     cdef uint64_t at = rfp_now(), last_answer = at
     cdef uint32_t which, empty = 0
     cdef int n, i, answer
@@ -219,7 +212,7 @@ cdef int drive(driver *d) noexcept nogil:
                 d.ready_count -= 1
                 d.in_flight += 1
 
-        n = d.db.reap(d.db.self, done, BATCH) if d.in_flight else 0
+        n = d.db.reap(d.db.self, done, REAPED_AT_ONCE) if d.in_flight else 0
         if n > 0:
             at = last_answer = rfp_now()
             empty = 0
@@ -232,11 +225,11 @@ cdef int drive(driver *d) noexcept nogil:
             if d.pace > 0 or empty % 256 == 0:
                 at = rfp_now()
                 if at - last_answer > d.timeout:
-                    return TIMED_OUT
+                    return DRIVER_TIMED_OUT
             if d.ready_count == 0 and not (d.free_count and d.left):
                 if d.db.wait != NULL:
                     d.db.wait(d.db.self, NAP_NS_MAX)
-                elif empty > SPINS:
+                elif empty > EMPTY_REAPS_MAX:
                     sched_yield()
                 else:
                     rfp_pause()
@@ -255,7 +248,7 @@ cdef class Connection:
     """
 
     cpdef str failure(self):
-        """Return the reason why the database returned LOST."""
+        """Return the reason why the database returned DRIVER_LOST."""
         return "the database no longer runs"
 
     cpdef close(self):
@@ -320,7 +313,7 @@ def run(Connection connection not None, Stream requests not None, Tally measured
             how = drive(&d)
         if how == DATABASE_LOST:
             raise ConnectionFailed(connection.failure())
-        if how == TIMED_OUT:
+        if how == DRIVER_TIMED_OUT:
             raise DeadlineExceeded(f"timed out waiting {timeout:g} s for a response, with "
                                    f"{d.in_flight} operations in flight",
                                    hint="check that the server runs, or set a larger rfp.timeout=")

@@ -170,9 +170,9 @@ cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
     # Only if nearly all drawn records do not exist yet: zipfian with room for very many inserts.
     return g.first + random_below(&g.random, last - g.first + 1)
 
-# Writes "user" and the number, zero-padded, at most KEY_MAX bytes; returns the length.
+# Writes "user" and the number, zero-padded, at most KEY_ROOM_BYTES bytes; returns the length.
 cdef enum:
-    KEY_MAX = 50
+    KEY_ROOM_BYTES = 50
     PADDING_MAX = 46
 
 cdef uint32_t write_key(char *to, uint64_t number, int padding, bint hashed) noexcept nogil

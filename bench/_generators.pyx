@@ -3,7 +3,7 @@ differences."""
 
 from libc.string cimport memcpy
 
-from rfp.core.core cimport rfp_now
+from rfp.core.core cimport RFP_RANDOM_STEP, rfp_now, rfp_random_mix
 
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 
@@ -21,12 +21,9 @@ YCSB_ETA = (1.0 - pow(2.0 / YCSB_ITEMS, 1.0 - 0.99)) / (1.0 - YCSB_SECOND / YCSB
 cdef void seed_random(xoshiro *r, uint64_t seed) noexcept nogil:
     """Fills the state from splitmix64, which never gives four zeros in a row."""
     cdef int i
-    cdef uint64_t z
     for i in range(4):
-        seed += 0x9E3779B97F4A7C15u
-        z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9u
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu
-        r.s[i] = z ^ (z >> 31)
+        r.s[i] = rfp_random_mix(seed)
+        seed += RFP_RANDOM_STEP
 
 
 cdef void set_zipf(zipf *z, uint64_t items) noexcept nogil:
@@ -151,7 +148,7 @@ def key_name(uint64_t number, *, int padding=1, bint hashed=True) -> bytes:
     >>> key_name(5, padding=8, hashed=False)
     b'user00000005'
     """
-    cdef char key[KEY_MAX]
+    cdef char key[KEY_ROOM_BYTES]
     if padding > PADDING_MAX:
         raise out_of_bounds("zeropadding", padding, 0, PADDING_MAX)
     cdef uint32_t length = write_key(key, number, padding, hashed)

@@ -9,8 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
-from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
-from bench._tally cimport ERROR, NOT_FOUND, OK
+from bench._driver cimport DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation
+from bench._tally cimport STATUS_ERROR, STATUS_NOT_FOUND, STATUS_OK
 from rfp.core.core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 
 from rfp.errors import out_of_bounds
@@ -85,12 +85,12 @@ cdef int put(table *t, operation *op, uint64_t h) noexcept nogil:
     cdef entry *e
     cdef char *value
     if 2 * t.used > t.mask and not grow(t):
-        return ERROR
+        return STATUS_ERROR
     e = find(t, op.key, op.key_length, h)
     if e.hash == 0 or e.value_length != op.value_length:
         value = <char *>realloc(e.value, op.value_length + 1)
         if value == NULL:
-            return ERROR
+            return STATUS_ERROR
         e.value = value
         e.value_length = <uint32_t>op.value_length
     if e.hash == 0:
@@ -98,30 +98,30 @@ cdef int put(table *t, operation *op, uint64_t h) noexcept nogil:
         e.key_length, e.hash = op.key_length, h
         t.used += 1
     memcpy(e.value, op.value, op.value_length)
-    return OK
+    return STATUS_OK
 
 
 cdef int get(table *t, operation *op, uint64_t h, answer *a, uint64_t *length) noexcept nogil:
     cdef entry *e = find(t, op.key, op.key_length, h)
     cdef char *room
     if e.hash == 0:
-        return NOT_FOUND
+        return STATUS_NOT_FOUND
     if a.size < e.value_length + 1:
         room = <char *>realloc(a.room, e.value_length + 1)
         if room == NULL:
-            return ERROR
+            return STATUS_ERROR
         a.room, a.size = room, e.value_length + 1
     # copied: another thread may overwrite it before the caller reads it
     memcpy(a.room, e.value, e.value_length)
     length[0] = e.value_length
-    return OK
+    return STATUS_OK
 
 
 cdef int submit(void *self, operation *op) noexcept nogil:
     cdef line *it = <line *>self
     cdef pending *p
     if it.lost_at and it.taken + 1 >= it.lost_at:
-        return LOST
+        return DRIVER_LOST
     if it.count == it.window:
         return WINDOW_FULL
     it.taken += 1
@@ -132,7 +132,7 @@ cdef int submit(void *self, operation *op) noexcept nogil:
                     it.last_due)
         it.last_due = p.due
     it.count += 1
-    return TAKEN
+    return DRIVER_TAKEN
 
 
 cdef int reap(void *self, finished *done, int n) noexcept nogil:
@@ -151,8 +151,8 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
         while rfp_exchange32(&it.t.lock, 1):
             rfp_pause()
         if op.key_length > KEY_ROOM:
-            f.status = ERROR
-        elif op.opcode == GET:
+            f.status = STATUS_ERROR
+        elif op.opcode == DRIVER_GET:
             f.status = get(it.t, op, h, it.answers + taken, &f.value_length)
             f.value = it.answers[taken].room
         else:
@@ -193,7 +193,7 @@ cdef class Table:
             takes: operations that it really accepts before its window is full.
             delay: ns that each operation takes.
             stall_at, stall: the operation with this number (from 1) takes `stall` ns longer.
-            lost_at: from this operation on the database returns LOST.
+            lost_at: from this operation on the database returns DRIVER_LOST.
         """
         if not 1 <= window <= WINDOW:
             raise out_of_bounds("rfp.window", window, 1, WINDOW)

@@ -3,9 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
-from bench._generators cimport KEY_MAX
-from bench._tally cimport ERROR, NOT_FOUND, OK, UNEXPECTED_STATE
+from bench._driver cimport DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation
+from bench._generators cimport KEY_ROOM_BYTES
+from bench._tally cimport STATUS_ERROR, STATUS_NOT_FOUND, STATUS_OK, STATUS_UNEXPECTED_STATE
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_ring cimport (
@@ -39,20 +39,20 @@ cdef int submit(void *self, operation *op) noexcept nogil:
     cdef client_ring *ring
     cdef bint taken
     if way.trouble:
-        return LOST
+        return DRIVER_LOST
     if way.c.count > 1:
         worker = kv_worker(rfp_hash(op.key, op.key_length, way.seed), way.c.count)
     ring = way.c.rings[worker]
-    if op.opcode == GET:
+    if op.opcode == DRIVER_GET:
         taken = kv_submit(ring, KV_GET, op.key, op.key_length, op.id)
     else:
         taken = kv_submit_put(ring, KV_PUT, 0, op.key, op.key_length, op.value,
                               <uint32_t> op.value_length, 0, 0, op.id)
     if not taken:
-        return LOST if ring.lost else WINDOW_FULL
+        return DRIVER_LOST if ring.lost else WINDOW_FULL
     if ring.unsent == POST:
         client_ring_flush(ring)
-    return TAKEN
+    return DRIVER_TAKEN
 
 
 cdef void take(client_ring *ring, finished *f) noexcept nogil:
@@ -63,16 +63,16 @@ cdef void take(client_ring *ring, finished *f) noexcept nogil:
     f.id = client_ring_tag(ring)
     f.value = <const char *> header + RFP_RESPONSE_HEADER
     f.value_length = header.length
-    f.status = ERROR
+    f.status = STATUS_ERROR
     if header.status == KV_OK:
-        f.status = OK
+        f.status = STATUS_OK
     elif header.status == KV_NOT_FOUND:
-        f.status = NOT_FOUND
+        f.status = STATUS_NOT_FOUND
     if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
         # No record of this workload is so large: another program wrote it.
         memcpy(&reference, f.value, sizeof(reference))
         client_ring_release(ring, reference.pin)
-        f.status = UNEXPECTED_STATE
+        f.status = STATUS_UNEXPECTED_STATE
     client_ring_pop(ring)
 
 
@@ -82,7 +82,7 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
     cdef uint32_t i
     cdef int found, taken = 0
     if way.trouble:
-        return LOST
+        return DRIVER_LOST
     for i in range(way.c.count):
         ring = way.c.rings[(way.first + i) % way.c.count]
         if ring.unsent:
@@ -93,7 +93,7 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
                 break
             if found != DONE:
                 way.trouble = found
-                return taken if taken else LOST
+                return taken if taken else DRIVER_LOST
             take(ring, done + taken)
             taken += 1
     way.first = (way.first + 1) % way.c.count
@@ -135,7 +135,7 @@ cdef class StoreConnection(Connection):
     def __cinit__(self, Client client not None, uint64_t largest, double timeout=10):
         self.client = client
         self.channel = client.checkout_channel(rfp_now() + <uint64_t> (timeout * 1e9))
-        limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)
+        limit = kv_inline_limit(self.channel.c.rings[0], KEY_ROOM_BYTES)
         if largest > limit:
             self.close()
             raise InvalidArgument(f"records of {largest} bytes exceed the limit "

@@ -9,37 +9,33 @@ eight tags and writes the response into another line.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
+from posix.stdlib cimport posix_memalign
 
-from bench._generators cimport KEY_MAX, random_below, seed_random, write_key, xoshiro
+from bench._generators cimport KEY_ROOM_BYTES, random_below, seed_random, write_key, xoshiro
 from bench._histogram cimport Histogram, histogram, record
-from bench._workload cimport UPDATE, Stream, draw, request, stream
+from bench._workload cimport KIND_UPDATE, Stream, draw, request, stream
 from rfp.core.core cimport (
     rfp_hash, rfp_load32, rfp_load32_acquire, rfp_now, rfp_pause, rfp_prefetch, rfp_store32,
     rfp_store32_release,
 )
+from rfp.core.limits cimport RFP_SLOTS_MAX
+from rfp.core.system cimport sched_yield
 
 from rfp.errors import DeadlineExceeded, out_of_bounds
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **memory, size_t alignment, size_t size)
-
 cdef enum:
-    SLOTS = 256
-    KEY = 16
-    VALUE = 32
+    KEY_BYTES = 16
+    VALUE_BYTES = 32
     WAYS = 7                   # tags of a bucket line
     SILENCE = 2000000000       # ns without a response, after which the client gives up
-    POLLS = 4096               # polls in vain, before a thread offers its CPU to others
-    GROUP = 16  # requests whose cache misses the server starts before it answers the first one
+    IDLE_POLLS = 4096               # polls in vain, before a thread offers its CPU to others
+    PREFETCH_GROUP = 16  # requests whose cache misses the server starts before it answers the first one
 
 cdef struct line:              # both ways: 64 bytes
     uint32_t sequence
     uint32_t write
-    char key[KEY]
-    char value[VALUE]
+    char key[KEY_BYTES]
+    char value[VALUE_BYTES]
     uint64_t unused
 
 cdef struct bucket:            # 64 bytes
@@ -47,8 +43,8 @@ cdef struct bucket:            # 64 bytes
     uint32_t places[8]
 
 cdef struct entry:             # 64 bytes
-    char key[KEY]
-    char value[VALUE]
+    char key[KEY_BYTES]
+    char value[VALUE_BYTES]
     uint64_t unused[2]
 
 cdef struct ring:
@@ -78,18 +74,18 @@ cdef entry *find(ring *r, const char *key, uint64_t h) noexcept nogil:
                 return NULL
             if b.tags[i] == tag:
                 e = r.entries + b.places[i]
-                if memcmp(e.key, key, KEY) == 0:
+                if memcmp(e.key, key, KEY_BYTES) == 0:
                     return e
         at = (at + 1) & r.mask
 
 
 cdef void insert(ring *r, const char *key, const char *value) noexcept nogil:
-    cdef uint64_t h = rfp_hash(key, KEY, 0)
+    cdef uint64_t h = rfp_hash(key, KEY_BYTES, 0)
     cdef uint64_t at = h & r.mask
     cdef bucket *b
     cdef int i
-    memcpy(r.entries[r.count].key, key, KEY)
-    memcpy(r.entries[r.count].value, value, VALUE)
+    memcpy(r.entries[r.count].key, key, KEY_BYTES)
+    memcpy(r.entries[r.count].value, value, VALUE_BYTES)
     while True:
         b = r.buckets + at
         for i in range(WAYS):
@@ -102,37 +98,37 @@ cdef void insert(ring *r, const char *key, const char *value) noexcept nogil:
 
 cdef void serve(ring *r) noexcept nogil:
     cdef uint32_t next_sequence = 1, ready, i, idle = 0
-    cdef uint64_t hashes[GROUP]
+    cdef uint64_t hashes[PREFETCH_GROUP]
     cdef line *ask
     cdef line *answer
     cdef entry *e
     while True:
         ready = 0
-        while ready < GROUP:
-            ask = r.requests + (next_sequence + ready) % SLOTS
+        while ready < PREFETCH_GROUP:
+            ask = r.requests + (next_sequence + ready) % RFP_SLOTS_MAX
             if rfp_load32_acquire(&ask.sequence) != next_sequence + ready:
                 break
-            hashes[ready] = rfp_hash(ask.key, KEY, 0)
+            hashes[ready] = rfp_hash(ask.key, KEY_BYTES, 0)
             rfp_prefetch(r.buckets + (hashes[ready] & r.mask))
             ready += 1
         if ready == 0:
             idle += 1
-            if idle % POLLS == 0:
+            if idle % IDLE_POLLS == 0:
                 if rfp_load32(&r.stop):
                     return
                 sched_yield()          # the client may want this CPU
             rfp_pause()
             continue
         for i in range(ready):
-            ask = r.requests + next_sequence % SLOTS
-            answer = r.responses + next_sequence % SLOTS
+            ask = r.requests + next_sequence % RFP_SLOTS_MAX
+            answer = r.responses + next_sequence % RFP_SLOTS_MAX
             e = find(r, ask.key, hashes[i])
             if e == NULL:
-                memset(answer.value, 0, VALUE)
+                memset(answer.value, 0, VALUE_BYTES)
             elif ask.write:
-                memcpy(e.value, ask.value, VALUE)
+                memcpy(e.value, ask.value, VALUE_BYTES)
             else:
-                memcpy(answer.value, e.value, VALUE)
+                memcpy(answer.value, e.value, VALUE_BYTES)
             rfp_store32_release(&answer.sequence, next_sequence)
             next_sequence += 1
 
@@ -141,8 +137,8 @@ cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uin
                       uint64_t until, bint *late) noexcept nogil:
     """The client: keeps `window` requests in flight.  Returns how many responses were the key's
     value, or a write's."""
-    cdef uint64_t began[SLOTS]
-    cdef request drawn[SLOTS]
+    cdef uint64_t began[RFP_SLOTS_MAX]
+    cdef request drawn[RFP_SLOTS_MAX]
     cdef uint32_t sent = 0, answered = 0, before, polls = 0
     cdef uint64_t now, heard = rfp_now(), right = 0
     cdef line *ask
@@ -158,32 +154,32 @@ cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uin
         while sent < operations and sent - answered < window:
             q = &drawn[sent % window]
             sent += 1
-            ask = r.requests + sent % SLOTS
-            memcpy(ask.key, q.key, KEY)
-            ask.write = q.kind == UPDATE
+            ask = r.requests + sent % RFP_SLOTS_MAX
+            memcpy(ask.key, q.key, KEY_BYTES)
+            ask.write = q.kind == KIND_UPDATE
             if ask.write:
-                memcpy(ask.value, q.key, KEY)
-                memcpy(ask.value + KEY, q.key, KEY)
-            began[sent % SLOTS] = now
+                memcpy(ask.value, q.key, KEY_BYTES)
+                memcpy(ask.value + KEY_BYTES, q.key, KEY_BYTES)
+            began[sent % RFP_SLOTS_MAX] = now
             rfp_store32_release(&ask.sequence, sent)
         before = answered
         while answered < sent:
-            answer = r.responses + (answered + 1) % SLOTS
+            answer = r.responses + (answered + 1) % RFP_SLOTS_MAX
             if rfp_load32_acquire(&answer.sequence) != answered + 1:
                 break
             q = &drawn[answered % window]
-            right += q.kind == UPDATE or memcmp(answer.value, q.key, KEY) == 0
+            right += q.kind == KIND_UPDATE or memcmp(answer.value, q.key, KEY_BYTES) == 0
             draw(s, q)
             answered += 1
         if answered != before:
             now = heard = rfp_now()
             while before != answered:
                 before += 1
-                record(h, now - began[before % SLOTS])
+                record(h, now - began[before % RFP_SLOTS_MAX])
             polls = 0
         else:
             polls += 1
-            if polls % POLLS == 0:
+            if polls % IDLE_POLLS == 0:
                 if rfp_now() > heard + SILENCE:
                     late[0] = True
                     return right
@@ -217,20 +213,20 @@ cdef class RingBaseline:
         while buckets * 4 < records:
             buckets *= 2
         self.r.mask = buckets - 1
-        self.r.requests = <line *> aligned(SLOTS * sizeof(line))
-        self.r.responses = <line *> aligned(SLOTS * sizeof(line))
+        self.r.requests = <line *> aligned(RFP_SLOTS_MAX * sizeof(line))
+        self.r.responses = <line *> aligned(RFP_SLOTS_MAX * sizeof(line))
         self.r.buckets = <bucket *> aligned(buckets * sizeof(bucket))
         self.r.entries = <entry *> aligned((records + 1) * sizeof(entry))
 
     def __init__(self, uint64_t records):
-        cdef char key[KEY_MAX]
-        cdef char value[VALUE]
+        cdef char key[KEY_ROOM_BYTES]
+        cdef char value[VALUE_BYTES]
         cdef uint64_t number
         with nogil:
             for number in range(records):
                 write_key(key, number, 12, False)
-                memcpy(value, key, KEY)
-                memcpy(value + KEY, key, KEY)
+                memcpy(value, key, KEY_BYTES)
+                memcpy(value + KEY_BYTES, key, KEY_BYTES)
                 insert(&self.r, key, value)
 
     def __dealloc__(self):
@@ -242,9 +238,9 @@ cdef class RingBaseline:
     def value(self, bytes key not None):
         """Return the value of a key of 16 bytes, or None."""
         cdef entry *e = NULL
-        if len(key) == KEY:
-            e = find(&self.r, key, rfp_hash(<const char *> key, KEY, 0))
-        return None if e == NULL else e.value[:VALUE]
+        if len(key) == KEY_BYTES:
+            e = find(&self.r, key, rfp_hash(<const char *> key, KEY_BYTES, 0))
+        return None if e == NULL else e.value[:VALUE_BYTES]
 
     def serve(self):
         """Serve requests on this thread, without the GIL, until stop()."""
@@ -268,8 +264,8 @@ cdef class RingBaseline:
         cdef Histogram latencies = Histogram()
         cdef uint64_t began, ended, right
         cdef bint late = False
-        if not 1 <= window < SLOTS:
-            raise out_of_bounds("window", window, 1, SLOTS - 1)
+        if not 1 <= window < RFP_SLOTS_MAX:
+            raise out_of_bounds("window", window, 1, RFP_SLOTS_MAX - 1)
         with nogil:
             began = rfp_now()
             right = ask_all(&self.r, &requests.c, &latencies.c, operations, window,

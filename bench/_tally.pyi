@@ -4,6 +4,15 @@ from bench._histogram import Histogram
 
 METRIC_NAMES: tuple[str, ...]
 STATUS_NAMES: tuple[str, ...]
+STATUS_OK: int
+STATUS_ERROR: int
+STATUS_NOT_FOUND: int
+STATUS_UNEXPECTED_STATE: int
+STATUS_SERVICE_UNAVAILABLE: int
+STATUS_COUNT: int
+METRIC_VERIFY: int
+METRIC_CLEANUP: int
+METRICS: int
 
 class Tally:
     def __init__(self) -> None: ...

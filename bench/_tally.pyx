@@ -9,6 +9,7 @@ from rfp.core.core cimport rfp_load64, rfp_store64
 from bench import _workload
 
 METRIC_NAMES = (*_workload.KINDS, "VERIFY", "CLEANUP")
+assert METRIC_NAMES.index("VERIFY") == METRIC_VERIFY
 STATUS_NAMES = ("OK", "ERROR", "NOT_FOUND", "UNEXPECTED_STATE", "SERVICE_UNAVAILABLE")
 
 
@@ -40,7 +41,7 @@ cdef class Tally:
             intended_ns: latency since it should have begun, in ns (0: no target).
         """
         count(&self.c, what, how, ns)
-        if how == OK and intended_ns:
+        if how == STATUS_OK and intended_ns:
             record(&self.c.intended[what], intended_ns)
 
     def finish(self):
@@ -68,5 +69,5 @@ cdef class Tally:
 
     def returns(self, int what) -> dict:
         """Return how many operations of a metric ended with each status."""
-        return {name: self.c.returns[what * STATUSES + i] for i, name in enumerate(STATUS_NAMES)
-                if self.c.returns[what * STATUSES + i]}
+        return {name: self.c.returns[what * STATUS_COUNT + i] for i, name in enumerate(STATUS_NAMES)
+                if self.c.returns[what * STATUS_COUNT + i]}

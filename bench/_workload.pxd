@@ -8,30 +8,30 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from bench._generators cimport KEY_MAX, generator, random_below, xoshiro, zipf, zipf_rank
+from bench._generators cimport KEY_ROOM_BYTES, generator, random_below, xoshiro, zipf, zipf_rank
 
-cdef enum kind:
-    READ = 0
-    UPDATE = 1
-    INSERT = 2
-    READ_MODIFY_WRITE = 3
-    SCAN = 4
+cpdef enum:                    # kinds of requests
+    KIND_READ = 0
+    KIND_UPDATE = 1
+    KIND_INSERT = 2
+    KIND_READ_MODIFY_WRITE = 3
+    KIND_SCAN = 4
 
 cdef enum length_law:
     CONSTANT_LENGTH = 0
     UNIFORM_LENGTH = 1
     ZIPFIAN_LENGTH = 2
 
-cdef enum:
+cpdef enum:
     ALL_FIELDS = -1
     UNACKNOWLEDGED = 1 << 20   # inserts that may wait for the acknowledgement of an older one
 
 cdef struct request:           # 64 bytes
     uint64_t number            # of the record
-    int32_t field              # the field to read or write, or ALL_FIELDS; SCAN: how many records
+    int32_t field              # the field to read or write, or ALL_FIELDS; KIND_SCAN: how many records
     uint8_t kind
     uint8_t key_length
-    char key[KEY_MAX]
+    char key[KEY_ROOM_BYTES]
 
 cdef struct records:           # in memory that all threads of a phase write
     uint64_t next              # number of the next insert

@@ -3,6 +3,13 @@ from typing import Any
 
 KINDS: tuple[str, str, str, str, str]
 EXPECTED_MAX: int
+KIND_READ: int
+KIND_UPDATE: int
+KIND_INSERT: int
+KIND_READ_MODIFY_WRITE: int
+KIND_SCAN: int
+ALL_FIELDS: int
+UNACKNOWLEDGED: int
 
 def operation_shares(properties: Mapping[str, Any]) -> tuple[float, ...]: ...
 def record_size(properties: Mapping[str, Any]) -> int: ...

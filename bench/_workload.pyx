@@ -20,8 +20,8 @@ from rfp.errors import InvalidArgument
 KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
 
 cdef enum:
-    POOL = 1 << 16             # start positions of a random field in the pool
-    LARGEST = 256 << 20        # bytes of a record
+    POOL_STARTS = 1 << 16      # start positions of a random field in the pool
+    RECORD_BYTES_MAX = 256 << 20  # bytes of a record
 
 
 EXPECTED_MAX = 2**62           # inserts that zipfian leaves room for
@@ -48,23 +48,23 @@ cdef void draw_now(stream *s, request *r) noexcept nogil:
     cdef const workload *w = s.w
     r.field = ALL_FIELDS
     if w.loading:
-        r.kind = INSERT
+        r.kind = KIND_INSERT
     else:
         choice = random_unit(&s.random)
         if choice < w.read:
-            r.kind = READ
+            r.kind = KIND_READ
             if not w.read_all:
                 r.field = draw_field(s)
         elif choice < w.update or choice >= w.scan:
-            r.kind = UPDATE if choice < w.update else READ_MODIFY_WRITE
+            r.kind = KIND_UPDATE if choice < w.update else KIND_READ_MODIFY_WRITE
             if not w.write_all:
                 r.field = draw_field(s)
         elif choice < w.insert:
-            r.kind = INSERT
+            r.kind = KIND_INSERT
         else:
-            r.kind = SCAN
+            r.kind = KIND_SCAN
             r.field = draw_scan(s)
-    if r.kind == INSERT:
+    if r.kind == KIND_INSERT:
         r.number = rfp_add64(&s.shared.next, 1)
     else:
         r.number = next_number(&s.numbers, rfp_load64_acquire(&s.shared.acknowledged) - 1)
@@ -153,7 +153,7 @@ cdef inline void fill_field(stream *s, uint64_t number, int32_t field, char *to,
     if s.w.verify:
         fill_verifiable(to, number, field, length)
     else:
-        memcpy(to, s.w.pool + random_below(&s.random, POOL), length)
+        memcpy(to, s.w.pool + random_below(&s.random, POOL_STARTS), length)
 
 
 cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **at) noexcept nogil:
@@ -167,7 +167,7 @@ cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **
         if w.verify:
             fill_verifiable(room, number, 0, length)
         else:
-            at[0] = w.pool + random_below(&s.random, POOL)
+            at[0] = w.pool + random_below(&s.random, POOL_STARTS)
         return length
     for field in range(w.fields):
         length = field_length(s)
@@ -330,8 +330,8 @@ cdef class Workload:
     def _lay_out_records(self, p):
         cdef workload *w = &self.c
         size = record_size(p)
-        if size > LARGEST:
-            raise InvalidArgument(f"records of {size} bytes exceed the limit of {LARGEST}",
+        if size > RECORD_BYTES_MAX:
+            raise InvalidArgument(f"records of {size} bytes exceed the limit of {RECORD_BYTES_MAX}",
                                   hint="reduce fieldcount or fieldlength")
         w.fields = p["fieldcount"]
         w.longest = p["fieldlength"]
@@ -347,7 +347,7 @@ cdef class Workload:
             raise InvalidArgument("dataintegrity requires fields of one length",
                                   hint="set fieldlengthdistribution=constant")
         chooser = random.Random(p["rfp.seed"])
-        self.pool = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL)) * (2 + size // POOL)
+        self.pool = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL_STARTS)) * (2 + size // POOL_STARTS)
         w.pool = self.pool
 
     @property
@@ -390,7 +390,7 @@ cdef class Stream:
         seed_random(&self.c.random, seed)
         expected = 0
         if not workload.c.loading:
-            expected = min(int(workload.operations * operation_shares(p)[INSERT] * 2), EXPECTED_MAX)
+            expected = min(int(workload.operations * operation_shares(p)[KIND_INSERT] * 2), EXPECTED_MAX)
         set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]],
                       workload.first, count, expected, seed + 1, p["hotspotdatafraction"],
                       p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],

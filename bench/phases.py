@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bench import _driver
-from bench._tally import METRIC_NAMES, Tally
+from bench._tally import METRIC_CLEANUP, Tally
 from bench._workload import Stream, Workload
 from bench.python_driver import Driver
 from bench.results import Result, merge
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bench.properties import Properties
 
 WINDOWS_MAX = 1 << 15  # operations in flight, all threads together
-CLEANUP = METRIC_NAMES.index("CLEANUP")
 
 
 def load(database: Database, properties: Properties, **options: Any) -> Result:
@@ -252,4 +251,4 @@ class _Phase:
             began = time.monotonic_ns()
             connection.close()
             took = time.monotonic_ns() - began
-            tally.count(CLEANUP, 0, took)
+            tally.count(METRIC_CLEANUP, 0, took)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rfp.core.choices import MODES
+from rfp.core.limits import WORKERS_MAX
 from rfp.errors import InvalidArgument, either
 
 WORKLOADS = Path(__file__).parent / "workloads"
@@ -209,8 +211,8 @@ KNOWN = _table(
      "private server: memory for records (default: twice the workload's need, at least 256MiB)"),
     ("rfp.network", None, str,
      "private server: emulated network, such as rtt=2us&in_iops=1M (see docs/addresses.md)"),
-    ("rfp.workers", "1", between(1, 64), "private server: worker threads"),
-    ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"),
+    ("rfp.workers", "1", between(1, WORKERS_MAX), "private server: worker threads"),
+    ("rfp.mode", "auto", choice(*MODES),
      "mode in which clients get results"),
     ("rnvm.address", None, str, "back-end of a pool (default: a private back-end in this process)"),
     ("rnvm.pool", None, str,

@@ -13,14 +13,26 @@ import time
 from typing import Protocol
 
 from bench._driver import StopFlag
-from bench._tally import METRIC_NAMES, STATUS_NAMES, Tally
-from bench._workload import KINDS, Stream
+from bench._tally import (
+    METRIC_VERIFY,
+    STATUS_ERROR,
+    STATUS_NOT_FOUND,
+    STATUS_OK,
+    STATUS_SERVICE_UNAVAILABLE,
+    STATUS_UNEXPECTED_STATE,
+    Tally,
+)
+from bench._workload import (
+    ALL_FIELDS,
+    KIND_INSERT,
+    KIND_READ,
+    KIND_READ_MODIFY_WRITE,
+    KIND_SCAN,
+    KIND_UPDATE,
+    Stream,
+)
 from rfp.errors import ConnectionFailed
 
-READ, UPDATE, INSERT, READ_MODIFY_WRITE, SCAN = range(len(KINDS))
-VERIFY = METRIC_NAMES.index("VERIFY")
-OK, ERROR, NOT_FOUND, UNEXPECTED_STATE, SERVICE_UNAVAILABLE = range(len(STATUS_NAMES))
-ALL_FIELDS = -1
 FAILURES = 100  # in a row, before the thread gives up
 clock = time.monotonic_ns
 
@@ -81,8 +93,8 @@ class Driver:
             ConnectionFailed: 100 failures in a row.
         """
         draw, finish, stopped = self.requests.draw, self.measured.finish, self.stop.is_set
-        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert,
-                READ_MODIFY_WRITE: self._read_modify_write, SCAN: self._scan}  # fmt: skip
+        work = {KIND_READ: self._read, KIND_UPDATE: self._update, KIND_INSERT: self._insert,
+                KIND_READ_MODIFY_WRITE: self._read_modify_write, KIND_SCAN: self._scan}  # fmt: skip
         pace = 1e9 / target if target else 0
         start = clock() + int(offset * 1e9)
         drawn = failures = 0
@@ -113,7 +125,7 @@ class Driver:
         began = self.began = clock()
         record = self.client.read(key)
         ended = clock()
-        self._count(READ, NOT_FOUND if record is None else OK, began, ended)
+        self._count(KIND_READ, STATUS_NOT_FOUND if record is None else STATUS_OK, began, ended)
         if self.verify and record is not None:
             self._check(record, number, field)
 
@@ -130,7 +142,7 @@ class Driver:
             # ever.
             if not self.loading:
                 self.requests.acknowledge(number)
-        self._count(INSERT, OK, began, clock())
+        self._count(KIND_INSERT, STATUS_OK, began, clock())
 
     def _update(self, key: bytes, field: int, number: int) -> None:
         if field == ALL_FIELDS:
@@ -138,36 +150,36 @@ class Driver:
             began = self.began = clock()
         else:
             began = self.began = clock()
-            changed = self._change(UPDATE, self.client.read(key), field, number)
+            changed = self._change(KIND_UPDATE, self.client.read(key), field, number)
             if changed is None:
                 return
             value = changed
         self.client.update(key, value)
-        self._count(UPDATE, OK, began, clock())
+        self._count(KIND_UPDATE, STATUS_OK, began, clock())
 
     def _read_modify_write(self, key: bytes, field: int, number: int) -> None:
         began = self.began = clock()
         record = self.client.read(key)
         ended = clock()
-        self._count(READ, NOT_FOUND if record is None else OK, began, ended)
+        self._count(KIND_READ, STATUS_NOT_FOUND if record is None else STATUS_OK, began, ended)
         if self.verify and record is not None:
             took = self._check(record, number, ALL_FIELDS)
             began += took  # not part of the measurement
             self.due += took if self.due else 0
-        value = self._change(READ_MODIFY_WRITE, record, field, number)
+        value = self._change(KIND_READ_MODIFY_WRITE, record, field, number)
         if value is None:
             return
         wrote = clock()
         self.client.update(key, value)
         ended = clock()
-        self._count(UPDATE, OK, wrote, ended)
-        self._count(READ_MODIFY_WRITE, OK, began, ended)
+        self._count(KIND_UPDATE, STATUS_OK, wrote, ended)
+        self._count(KIND_READ_MODIFY_WRITE, STATUS_OK, began, ended)
 
     def _scan(self, key: bytes, count: int, number: int) -> None:
         began = self.began = clock()
         # phases.py has verified that there is a scan()
         self.client.scan(key, count)  # type: ignore[attr-defined]
-        self._count(SCAN, OK, began, clock())
+        self._count(KIND_SCAN, STATUS_OK, began, clock())
 
     def _change(self, kind: int, record: bytes | None, field: int, number: int) -> bytes | None:
         """Return the record to write instead of the one read; None, and count it, if there is
@@ -181,7 +193,10 @@ class Driver:
             )
         if value is None:
             self._count(
-                kind, NOT_FOUND if record is None else UNEXPECTED_STATE, self.began, clock()
+                kind,
+                STATUS_NOT_FOUND if record is None else STATUS_UNEXPECTED_STATE,
+                self.began,
+                clock(),
             )
         return value
 
@@ -190,12 +205,15 @@ class Driver:
         before = clock()
         intact = self.requests.intact(record, number, field)
         took = clock() - before
-        self.measured.count(VERIFY, OK if intact else UNEXPECTED_STATE, took)
+        self.measured.count(METRIC_VERIFY, STATUS_OK if intact else STATUS_UNEXPECTED_STATE, took)
         return took
 
     def _failed(self, kind: int, error: BaseException) -> None:
         self._count(
-            kind, SERVICE_UNAVAILABLE if isinstance(error, OSError) else ERROR, self.began, clock()
+            kind,
+            STATUS_SERVICE_UNAVAILABLE if isinstance(error, OSError) else STATUS_ERROR,
+            self.began,
+            clock(),
         )
 
     def _retry(self, key: bytes, value: bytes) -> bool:

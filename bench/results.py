@@ -11,7 +11,7 @@ from bench._tally import METRIC_NAMES, Tally
 
 Row = tuple[str, str, "int | float | str"]
 Kind = Literal["done", "intended", "failed"]
-KINDS: tuple[Kind, ...] = ("done", "intended", "failed")
+TALLY_KINDS: tuple[Kind, ...] = ("done", "intended", "failed")
 
 
 @dataclass
@@ -120,7 +120,7 @@ def merge(tallies: Sequence[Tally]) -> list[Metric]:
             for status, times in tally.returns(what).items():
                 returns[status] = returns.get(status, 0) + times
         if returns:
-            done, intended, failed = (total_of(tallies, what, kind) for kind in KINDS)
+            done, intended, failed = (total_of(tallies, what, kind) for kind in TALLY_KINDS)
             metrics.append(Metric(name, done, intended, failed, returns))
     return metrics
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from bench._histogram import Histogram
 from bench._tally import METRIC_NAMES, Tally
-from bench.results import KINDS, total_of
+from bench.results import TALLY_KINDS, total_of
 
 WAIT_MAX = 3600.0  # seconds
 
@@ -114,7 +114,7 @@ class Status:
         """Return the measurements since the last line, by the name that the line prints."""
         found = []
         for what, name in enumerate(METRIC_NAMES):
-            for kind, shown in zip(KINDS, (name, f"Intended-{name}"), strict=False):
+            for kind, shown in zip(TALLY_KINDS, (name, f"Intended-{name}"), strict=False):
                 total = total_of(self.tallies, what, kind)
                 piece = total.since(self._seen.get(shown, Histogram()))
                 self._seen[shown] = total

@@ -12,19 +12,18 @@ from posix.unistd cimport close as close_fd
 
 from rfp.core.forks import live
 from rfp.fabric.verbs import select_device as devices
+from rfp.core.limits cimport system_page
 from rfp.fabric.fabric cimport (
-    CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base, buffer_bytes,
+    ALL_RIGHTS, CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base,
+    buffer_bytes,
 )
 from rfp.fabric.verbs.device cimport Device, open_library
 from rfp.fabric.verbs.device import check_lockable
-from rfp.fabric.verbs.memory_region cimport (
-    ALL_RIGHTS, Memory, VerbsRegion, describe, give, keep, new_memory,
-)
+from rfp.fabric.verbs.memory_region cimport Memory, VerbsRegion, describe, give, keep, new_memory
 from rfp.fabric.verbs.queue_pair cimport VerbsEventChannel, VerbsQueuePair
 from rfp.address import RdmaOptions
 from rfp.errors import Closed, InvalidArgument
 
-cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 cdef uint64_t SHARE = 64 << 20          # bytes; registering 256 MiB takes soft-RoCE three seconds
 
 
@@ -163,7 +162,8 @@ cdef class VerbsFabric(Fabric):
                 rights |= CONSTANT
         return give(self.here(), kept, base + offset, length, rights)
 
-    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                            uint64_t length, uint32_t rights):
         """Return a region in this domain over whole pages that are mapped at `base`.
 
         Args:
@@ -184,7 +184,8 @@ cdef class VerbsFabric(Fabric):
         """
         return give(self.here(), keeper, <char *>base, mapped(base, length, rights), rights)
 
-    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                              uint64_t length, uint32_t rights):
         """Return the same for share() to give part by part, with at most these rights.
 
         The device does not register it.
@@ -253,10 +254,10 @@ cdef uint64_t pages(uint64_t length, uint32_t rights) except 0:
         raise InvalidArgument(f"unknown rights {rights:#x}")
     if length == 0 or length > (<uint64_t>1 << 47):
         raise InvalidArgument(f"length must be between 1 and 2**47, got {length}")
-    return (length + PAGE - 1) // PAGE * PAGE
+    return (length + system_page - 1) // system_page * system_page
 
 
 cdef uint64_t mapped(uint64_t base, uint64_t length, uint32_t rights) except 0:
-    if base == 0 or base % PAGE or length % PAGE:
+    if base == 0 or base % system_page or length % system_page:
         raise InvalidArgument(f"{length} bytes at {base:#x} are not whole pages")
     return pages(length, rights)

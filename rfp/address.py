@@ -233,9 +233,15 @@ def _checked_path(text: str, path: str) -> str:
 def _shorter(text: str) -> str:
     """Return the hint for a path that is too long."""
     if text.startswith("the "):  # one of our own names, derived from the user's directory
-        return f"set a shorter XDG_RUNTIME_DIR, unset it for {_fallback()}, or give an address (shm:///tmp/...)"
+        return (
+            f"set a shorter XDG_RUNTIME_DIR, unset it for {_fallback()}, or give an address "
+            "(shm:///tmp/...)"
+        )
     runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
-    return f"choose a shorter one, e.g. under {runtime if 0 < len(os.fsencode(runtime)) <= PATH_LIMIT // 2 else _fallback()}"
+    return (
+        "choose a shorter one, e.g. under "
+        f"{runtime if 0 < len(os.fsencode(runtime)) <= PATH_LIMIT // 2 else _fallback()}"
+    )
 
 
 def _parse_host(text: str, place: str) -> tuple[str, int]:

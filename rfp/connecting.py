@@ -7,13 +7,13 @@ import os
 from rfp import address as addresses
 from rfp.address import Address
 from rfp.control import Credentials
+from rfp.core.choices import MODES
+from rfp.core.limits import LINE, SLOT_BYTES_MAX
 from rfp.errors import bad_choice, out_of_bounds
 from rfp.protocol.client.opener import Opener
-from rfp.protocol.handshake_layout import DIRECT_READS
+from rfp.protocol.wire import DIRECT_READS
 from rfp.store.client.client import Client
 from rfp.tools import tune
-
-MODES = ("auto", "fetch", "reply", "bypass")
 
 
 def connect(
@@ -66,7 +66,7 @@ def connect(
     if mode not in MODES:
         raise bad_choice("mode", mode, MODES)
     for option, value, least, most in (
-        ("fetch", fetch, 64, 1 << 20),
+        ("fetch", fetch, LINE, SLOT_BYTES_MAX),
         ("retries", retries, 0, 1 << 20),
     ):
         if value is not None and not (isinstance(value, int) and least <= value <= most):

@@ -302,7 +302,7 @@ def not_copied(thing: object, hint: str) -> WrongType:
 
 
 def explained(error: OSError, what: str) -> FabricError:
-    """Return the FabricError for an OSError of the system; what: the failed operation ("cannot X")."""
+    """Return the FabricError for an OSError; what: the failed operation ("cannot X")."""
     hints = {
         errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
         errno.ENFILE: "raise the system's limit of open files (fs.file-max)",

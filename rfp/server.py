@@ -11,19 +11,19 @@ from rfp import units
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.core import clock
+from rfp.core.choices import EVICTIONS
+from rfp.core.limits import WORKERS_MAX
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
-from rfp.fabric.fabric import Fabric
+from rfp.fabric.fabric import REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
-from rfp.protocol.handshake_layout import DIRECT_READS, REMOTE_READ, RESPONSE_CRC
-from rfp.protocol.server.server import SLOT_SIZE, Host
+from rfp.protocol.server.server import DEFAULT_SLOT_BYTES, Host
 from rfp.protocol.server.server_base import ServerBase
+from rfp.protocol.wire import DIRECT_READS, RESPONSE_CRC
 from rfp.store.server.partition import Partition
 
-WORKERS_MAX = 64
-MEMORY_MIN = 1 << 20  # bytes, per worker
-STAGING = 512 << 10  # bytes for each client thread: four pieces of a large value
-VALUE_MAX = 256 << 20
-EVICTIONS = ("clock", "bucket", "none")
+WORKER_BYTES_MIN = 1 << 20  # bytes, per worker
+STAGING_BYTES = 512 << 10  # bytes for each client thread: four pieces of a large value
+STORE_VALUE_BYTES_MAX = 256 << 20
 
 
 class Server(ServerBase):
@@ -104,7 +104,7 @@ class Server(ServerBase):
         if not 0.01 <= lease <= 3600:
             raise out_of_bounds("lease", lease, 0.01, 3600)
         share = self.memory // workers
-        if share < MEMORY_MIN:
+        if share < WORKER_BYTES_MIN:
             raise InvalidArgument(
                 f"memory={memory!r} is too small for {workers} workers",
                 hint="give at least 1MiB for each",
@@ -112,9 +112,9 @@ class Server(ServerBase):
         held = share // 2 if quota is None else units.size(quota)
         # A value beyond the quota could be neither sent nor fetched; the quota does not count
         # values that fit into a slot.
-        largest = min(VALUE_MAX, share, max(held, SLOT_SIZE))
+        largest = min(STORE_VALUE_BYTES_MAX, share, max(held, DEFAULT_SLOT_BYTES))
         for_rings = None if rings is None else units.size(rings)
-        if for_rings is not None and for_rings < MEMORY_MIN:
+        if for_rings is not None and for_rings < WORKER_BYTES_MIN:
             raise InvalidArgument(f"rings must be at least 1MiB, got {rings!r}")
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
@@ -144,7 +144,7 @@ class Server(ServerBase):
                 service="kv",
                 arenas=arenas,
                 seed=seed,
-                staging_size=STAGING,
+                staging_size=STAGING_BYTES,
                 lease_ns=int(lease * 1e9),
                 max_value=largest,
                 features=RESPONSE_CRC | (DIRECT_READS if direct_reads else 0),

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rfp import units
+from rfp.core.limits import PAGE, SYSTEM_PAGE
 from rfp.errors import (
     FabricError,
     InvalidArgument,
@@ -29,6 +30,7 @@ from rfp.errors import (
     VolatileMedium,
 )
 from rnvm import sizes
+from rnvm.format.layout import HEADER_BYTES
 from rnvm.media import wal
 from rnvm.media.file import FileMedium
 from rnvm.media.medium import Medium, VolatileMemory
@@ -37,9 +39,7 @@ from rnvm.pool import repair
 from rnvm.pool.inspect import Inspection, damaged
 from rnvm.pool.pool import Pool, format_medium, grow_medium, grown
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
-PIECE = 1 << 16  # bytes of a device that are copied at once
-HEADERS = 16384  # bytes at the beginning of a pool that contain its header
+COPIED_AT_ONCE = 1 << 16  # bytes of a device that are copied at once
 PROMISES = {
     "direct": "acknowledged operations survive a power failure: cache lines are flushed ({how})",
     "image": "acknowledged operations survive a power failure if the disk keeps synced data",
@@ -148,7 +148,7 @@ def create(
     path: str | os.PathLike[str],
     size: str | int,
     *,
-    block: str | int = 4096,
+    block: str | int = PAGE,
     front_ends: int | None = None,
     names: int | None = None,
     operation_log: str | int | None = None,
@@ -251,7 +251,7 @@ def _allocate(fd: int, total: int) -> None:
 
 def _whole(size: int, kind: Media) -> int:
     """Return the file length for a pool of this size: mapped files have whole pages."""
-    return -(-size // PAGE) * PAGE if kind.mode == "direct" else size
+    return -(-size // SYSTEM_PAGE) * SYSTEM_PAGE if kind.mode == "direct" else size
 
 
 def _has_holes(fd: int, total: int) -> bool:
@@ -368,8 +368,8 @@ def _copied(fd: int, total: int) -> VolatileMemory:
     # it can neither be read nor be mapped privately
     with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:
         view = VolatileMemory(total)
-        for at in range(0, total, PIECE):
-            if (data := device.read(at, min(PIECE, total - at))) != bytes(len(data)):
+        for at in range(0, total, COPIED_AT_ONCE):
+            if (data := device.read(at, min(COPIED_AT_ONCE, total - at))) != bytes(len(data)):
                 view.poke(at, data)
     return view
 
@@ -403,7 +403,7 @@ class Claim:
         kind, total = media(fd), length(fd)
         if kind.mode == "image":  # their mapping is a copy, which no process reads any more
             return
-        with contextlib.closing(_copied(fd, min(total, HEADERS))) as view:
+        with contextlib.closing(_copied(fd, min(total, HEADER_BYTES))) as view:
             at, count = repair.session_table(view, total)
         if count:
             _fill(fd, total, kind)

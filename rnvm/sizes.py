@@ -5,31 +5,40 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rfp import units
+from rfp.core.limits import PAGE
 from rfp.errors import InvalidArgument
+from rnvm.format.layout import (
+    ALIGN,
+    BLOCK_BYTES_MAX,
+    BLOCK_BYTES_MIN,
+    NAME_BYTES,
+    NAMES_MAX,
+    NODE_BYTES_MAX,
+    OPERATION_HEAD_MAX,
+    OTHER_CHANGES_MAX,
+    OWNER_WORD_BYTES,
+    OWNERS_PER_WORD,
+    POOL_BYTES_MAX,
+    RING_BYTES_MAX,
+    SESSION_BYTES,
+    SESSIONS_MAX,
+    VALUE_BYTES_MAX,
+    VALUE_BYTES_MIN,
+    WAL_BYTES_MAX,
+    WAL_BYTES_MIN,
+)
 
-PAGE = 4096
-ALIGN = 65536  # of the parts that processes map: the largest page of any kernel
-NAME, SESSION = 512, 256  # bytes of an entry
-LARGEST = 1 << 48  # bytes that an address can cover
-FRONT_ENDS_MAX = 1024  # a pool has one session more
-BLOCKS_PER_WORD, WORD = 3, 8
-WAL_MIN, WAL_MAX = 8 * PAGE, 16 << 20
+FRONT_ENDS_MAX = SESSIONS_MAX - 1  # a pool has one session more
+DEFAULT_WAL_BYTES_MAX = 16 << 20
 
 # Structures need a memory log of at least twice the longest transaction of one operation.  That is
 # one of a B+tree with keys so long that its pages have one or two children each: it may split a
 # page on each level, which writes two pages.
 TREE_CUT, TREE_REST, TREE_LEVELS = 8160, 16384, 32
 HEADROOM = 3  # levels: pools can grow to eight times their size, and their logs cannot
-LOGS = 5 / 8  # fraction of a small pool for logs whose size is chosen here
+LOGS_SHARE = 5 / 8  # fraction of a small pool for logs whose size is chosen here
 # granularity of logs chosen here: the two of a front-end are then whole units of ALIGN
 STEP = 32 << 10
-VALUE_MAX = 1 << 20  # of a structure
-NODE_MAX = VALUE_MAX + PAGE
-VALUE_MIN, OPERATION_HEAD_MAX, OTHER_CHANGES_MAX = (
-    256,
-    2048,
-    8192,
-)  # as in rnvm/frontend/structure.pyx
 
 
 def _up(n: int, to: int) -> int:
@@ -50,12 +59,12 @@ class Sizes(NamedTuple):
     @property
     def sessions_at(self) -> int:
         """Return the offset of the sessions, behind the naming entries."""
-        return 4 * PAGE + _up(self.names * NAME, PAGE)
+        return 4 * PAGE + _up(self.names * NAME_BYTES, PAGE)
 
     @property
     def rings_at(self) -> int:
         """Return the offset of the first session's rings."""
-        return _up(self.sessions_at + self.sessions * SESSION, ALIGN)
+        return _up(self.sessions_at + self.sessions * SESSION_BYTES, ALIGN)
 
     @property
     def rings(self) -> int:
@@ -75,7 +84,7 @@ class Sizes(NamedTuple):
     @property
     def group(self) -> int:
         """Return the bytes of a whole group."""
-        return self.group_map + self.group_map // WORD * BLOCKS_PER_WORD * self.block
+        return self.group_map + self.group_map // OWNER_WORD_BYTES * OWNERS_PER_WORD * self.block
 
     def fit(self, size: int) -> int:
         """Return the most bytes of `size` that a pool can use: whole blocks."""
@@ -99,9 +108,9 @@ class Sizes(NamedTuple):
         Structure.largest_value is the same.
         """
         return max(
-            VALUE_MIN,
+            VALUE_BYTES_MIN,
             min(
-                VALUE_MAX,
+                VALUE_BYTES_MAX,
                 self.operation_ring // 2 - OPERATION_HEAD_MAX,
                 self.memory_ring // 2 - OTHER_CHANGES_MAX,
             ),
@@ -139,18 +148,18 @@ def choose(
     write-ahead area takes a sixteenth, at most 16 MiB, and there is a name for each 16 KiB, at most
     1024.
     """
-    if not 0 < size <= LARGEST:
+    if not 0 < size <= POOL_BYTES_MAX:
         raise InvalidArgument(
             f"the size of a pool must be between 1B and 256TiB, got {units.show_size(size)}"
         )
-    if block & (block - 1) or not 512 <= block <= 1 << 20:
+    if block & (block - 1) or not BLOCK_BYTES_MIN <= block <= BLOCK_BYTES_MAX:
         raise InvalidArgument(f"block must be a power of two between 512 and 1MiB, got {block}")
     if names is None:
         names = min(1024, max(16, size >> 14))
-    if not 1 <= (front_ends or 1) <= FRONT_ENDS_MAX or not 1 <= names <= 0x3FFF:
+    if not 1 <= (front_ends or 1) <= FRONT_ENDS_MAX or not 1 <= names <= NAMES_MAX:
         raise InvalidArgument(
-            f"front_ends must be between 1 and {FRONT_ENDS_MAX} and names between 1 and 16383, "
-            f"got {front_ends} and {names}"
+            f"front_ends must be between 1 and {FRONT_ENDS_MAX} and names between 1 and "
+            f"{NAMES_MAX}, got {front_ends} and {names}"
         )
     default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
     if default < _up(2 * cascade(size, HEADROOM), STEP):
@@ -159,31 +168,32 @@ def choose(
         default = next(
             (log for count in ((front_ends,) if front_ends else (16, 1))
              for levels in range(HEADROOM, 0, -1)
-             if (count + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
+             if (count + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP))
+             <= LOGS_SHARE * size),
             _up(least_log(size), STEP),
         )  # fmt: skip
     rings = [default if ring is None else ring for ring in (operation_log, memory_log)]
     for ring in rings:
-        if ring % PAGE or not least_log(size) <= ring <= 1 << 30:
+        if ring % PAGE or not least_log(size) <= ring <= RING_BYTES_MAX:
             raise InvalidArgument(
                 f"invalid log size {units.show_size(ring)} for a pool of {units.show_size(size)}",
-                hint=f"give a multiple of 4096 between {units.show_size(least_log(size))} (as "
+                hint=f"give a multiple of {PAGE} between {units.show_size(least_log(size))} (as "
                 "much as the structures need) and 1GiB",
             )
     if front_ends is None:
-        front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))
+        front_ends = max(1, min(16, int(LOGS_SHARE * size) // _up(sum(rings), ALIGN) - 1))
     if write_ahead is None:
-        write_ahead = min(WAL_MAX, size // 16 // PAGE * PAGE)
-        write_ahead = write_ahead if write_ahead >= WAL_MIN else 0
-    if write_ahead % PAGE or (write_ahead and not WAL_MIN <= write_ahead <= 1 << 30):
+        write_ahead = min(DEFAULT_WAL_BYTES_MAX, size // 16 // PAGE * PAGE)
+        write_ahead = write_ahead if write_ahead >= WAL_BYTES_MIN else 0
+    if write_ahead % PAGE or (write_ahead and not WAL_BYTES_MIN <= write_ahead <= WAL_BYTES_MAX):
         raise InvalidArgument(
             f"invalid size of the write-ahead area: {write_ahead} bytes",
-            hint="give a multiple of 4096 between 32KiB and 1GiB, or 0",
+            hint=f"give a multiple of {PAGE} between 32KiB and 1GiB, or 0",
         )
     # A map of 8 blocks describes a group of at least 8 * 192 blocks; runs of blocks stay within
     # their group, so the longest node must fit into one.
     maps = 1 if size < 1 << 20 else 8
-    while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < NODE_MAX:
+    while maps > 1 and maps * block // OWNER_WORD_BYTES * OWNERS_PER_WORD * block < NODE_BYTES_MAX:
         maps += 1
     # One session more than front-ends; it stays usable if sessions of dead front-ends occupy all
     # others: see service.attach().

@@ -72,6 +72,9 @@ class Entry:
     settings: tuple[tuple[str, str], ...] = ()
 
 
+# Largest overhead of a record in memory: key, header, entry and index.
+RECORD_OVERHEAD_BYTES = 128
+
 DATABASES = {
     "rfp": Entry("rfp", "Rfp", "this package's store, driven by a loop in C"),
     "rfp-python": Entry(

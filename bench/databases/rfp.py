@@ -9,16 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rfp
-from bench.databases import Database
+from bench.databases import RECORD_OVERHEAD_BYTES, Database
 from rfp import address as addresses
 from rfp.errors import InvalidArgument, RfpError
 
 if TYPE_CHECKING:
     from bench.placement import Placement
     from bench.properties import Properties
-
-
-BESIDE = 128  # largest overhead of a record: key, header and index, in bytes
 
 
 class Rfp(Database):
@@ -124,7 +121,7 @@ def memory_for(properties: Properties) -> int:
 
     _, _, inserts, *_ = operation_shares(properties)
     records: int = 2 * properties["recordcount"] + 4 * int(properties["operationcount"] * inserts)
-    return max(256 << 20, records * (record_size(properties) + BESIDE))
+    return max(256 << 20, records * (record_size(properties) + RECORD_OVERHEAD_BYTES))
 
 
 def emulation(place: addresses.Address) -> str:

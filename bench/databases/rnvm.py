@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rnvm
 import structures
-from bench.databases import Database
+from bench.databases import RECORD_OVERHEAD_BYTES, Database
 from bench.databases.rfp import emulation
 from rfp import address as addresses
 from rfp import units
@@ -26,7 +26,6 @@ MEMORY = "/dev/shm"
 TABLE = "usertable"
 # bytes of a pool per byte of records: nodes are half full, and some blocks wait for reuse
 SPACE = 3
-BESIDE = 128  # largest overhead of a record: key and entry, in bytes
 LOGS = 64 << 20
 FRONT_ENDS = 16
 
@@ -187,4 +186,4 @@ def size_for(properties: Properties) -> int:
 
     _, _, inserts, *_ = operation_shares(properties)
     records: int = properties["recordcount"] + 4 * int(properties["operationcount"] * inserts)
-    return LOGS + SPACE * records * (record_size(properties) + BESIDE)
+    return LOGS + SPACE * records * (record_size(properties) + RECORD_OVERHEAD_BYTES)

@@ -11,7 +11,7 @@ from bench.databases.embedded import Embedded
 if TYPE_CHECKING:
     from bench.properties import Properties
 
-WAIT = 60.0  # seconds for other threads' write transactions
+LOCK_WAIT_S = 60.0  # seconds for other threads' write transactions
 
 
 class Sqlite(Embedded):
@@ -37,7 +37,7 @@ class SqliteClient:
     def __init__(self, file: str, sync: bool) -> None:
         # The driver passes a connection to a thread that did not open it, and to no other.
         self._connection = sqlite3.connect(
-            file, timeout=WAIT, isolation_level=None, check_same_thread=False
+            file, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
         )
         self._do = self._connection.execute
         self._do("PRAGMA journal_mode=WAL")

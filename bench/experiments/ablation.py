@@ -25,19 +25,19 @@ QUESTION = (
 )
 RTT = "3us"
 NAIVE: dict[str, Any] = {"cache": 0, "oplog": False, "lock": "each"}
-STEPS: dict[str, dict[str, Any]] = {
+ABLATION_STEPS: dict[str, dict[str, Any]] = {
     "naive": NAIVE,
     "+ lock kept": {"cache": 0, "oplog": False},
     "+ operation log": {"cache": 0},
     "+ cache": {},
     "+ batch": {},
 }
-KINDS = {
+STRUCTURE_KINDS = {
     "Queue.put": structures.Queue,
     "HashTable[k] = v": structures.HashTable,
     "BPlusTree[k] = v": structures.BPlusTree,
 }
-RECORDS = 20_000
+ABLATION_RECORDS = 20_000
 TURN = 0.4  # fraction of another experiment's turn: there are many turns
 
 
@@ -56,8 +56,8 @@ def operation(structure: Any) -> Callable[[bytes], None]:
 def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]) -> Figures:
     """Measure a front-end without the techniques of later steps: {"rate"}."""
     together = step == "+ batch"
-    with rnvm.connect(address, timeout=30, **STEPS[step]) as fe, pinned(setting.client):
-        act = operation(KINDS[name](fe, name))
+    with rnvm.connect(address, timeout=30, **ABLATION_STEPS[step]) as fe, pinned(setting.client):
+        act = operation(STRUCTURE_KINDS[name](fe, name))
         done, began = 0, clock()
         now, until = began, began + int(TURN * setting.seconds * 1e9)
         while now < until:
@@ -75,20 +75,20 @@ def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]
 def sides(setting: Setting) -> Iterator[dict[str, Side]]:
     """Yield all steps of all structures, on one back-end that never sleeps: only the network must
     count."""
-    records = setting.count(RECORDS, 2000)
-    keys = drawn(RECORDS, records)
+    records = setting.count(ABLATION_RECORDS, 2000)
+    keys = drawn(ABLATION_RECORDS, records)
     place = replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={RTT}").options)
     with pool.served(setting, address=place, idle="spin") as backend:
         with rnvm.connect(backend.address, timeout=30) as fe:
-            for name, kind in KINDS.items():
+            for name, kind in STRUCTURE_KINDS.items():
                 structure = kind(fe, name)
                 if not isinstance(structure, structures.Queue):
                     pool.fill(fe, structure, records)
             del structure
         yield {
             f"{name}, {step}": partial(turn, setting, backend.address, name, step, keys)
-            for name in KINDS
-            for step in STEPS
+            for name in STRUCTURE_KINDS
+            for step in ABLATION_STEPS
         }
 
 
@@ -96,7 +96,10 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     """Return a row for each structure, with its steps in the note."""
     with sides(setting) as all_sides:
         measured = take_turns(all_sides, setting.rounds)
-    found = {name: {step: measured[f"{name}, {step}"]["rate"] for step in STEPS} for name in KINDS}
+    found = {
+        name: {step: measured[f"{name}, {step}"]["rate"] for step in ABLATION_STEPS}
+        for name in STRUCTURE_KINDS
+    }
     if picture:
         draw(found, picture)
     return [
@@ -128,9 +131,11 @@ def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
 
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.4))
-    width = 0.8 / len(STEPS)
-    for i, step in enumerate(STEPS):
-        places = [group + (i - (len(STEPS) - 1) / 2) * width for group in range(len(found))]
+    width = 0.8 / len(ABLATION_STEPS)
+    for i, step in enumerate(ABLATION_STEPS):
+        places = [
+            group + (i - (len(ABLATION_STEPS) - 1) / 2) * width for group in range(len(found))
+        ]
         rates = [found[name][step] / 1e3 for name in found]
         axes.bar(places, rates, width * 0.95, color=COLOURS[i], label=step)
         for place, rate, name in zip(places, rates, found):
@@ -155,7 +160,7 @@ def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
     axes.legend(
         frameon=False,
         fontsize=8.5,
-        ncols=len(STEPS),
+        ncols=len(ABLATION_STEPS),
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         borderaxespad=0.2,

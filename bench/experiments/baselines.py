@@ -24,7 +24,7 @@ from bench.peers.process import package, program
 from bench.placement import pinned
 from rfp.errors import RfpError
 
-VALUE = bytes(32)
+BASELINE_VALUE = bytes(32)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def pylibmc_client(setting: Setting) -> Iterator[Any]:
     with memcached.start(setting.server) as server:
         client = pylibmc.Client([server.socket])
         for key in all_keys(setting.records):
-            client.set(key, VALUE)
+            client.set(key, BASELINE_VALUE)
         yield client
         client.disconnect_all()
 
@@ -90,7 +90,7 @@ def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
+def lmdb_get(setting: Setting, value: bytes = BASELINE_VALUE) -> Iterator[Side]:
     """Yield LMDB in this process, one read transaction per get: {"rate", "p50"}."""
     lmdb = package("lmdb")
     keys, timed = (

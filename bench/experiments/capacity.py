@@ -10,14 +10,14 @@ from bench.experiments.rows import Row, Setting
 from bench.placement import pinned
 
 QUESTION = "Do 10 M records of 16 B + 32 B fit into 1.25 GiB?"
-RECORDS, MEMORY = 10_000_000, 1.25 * (1 << 30)
+CAPACITY_RECORDS, CAPACITY_BYTES = 10_000_000, 1.25 * (1 << 30)
 
 
 def measure(setting: Setting) -> list[Row]:
     """Load the records into a server with just this memory, then count the remaining records and
     the memory used."""
-    records = setting.count(RECORDS, 50_000)
-    memory = int(MEMORY * records / RECORDS)
+    records = setting.count(CAPACITY_RECORDS, 50_000)
+    memory = int(CAPACITY_BYTES * records / CAPACITY_RECORDS)
     p = properties(records, rfp__window=64, rfp__memory=memory)
     with (
         open_database("rfp", p, private=True, placement=setting.placement) as database,

@@ -83,7 +83,7 @@ def measure(setting: Setting) -> list[Row]:
         found = take_turns({"put": put, "sync": sync, **both}, setting.rounds)
     return [
         Row("Queue.put on a disk, p50", found["put"]["p50"], "s", found["sync"]["p50"],
-            f"pwrite of {durable_peers.RECORD} B + fdatasync", 1.2, at_least=False),
+            f"pwrite of {durable_peers.LOGGED_BYTES} B + fdatasync", 1.2, at_least=False),
         Row(f"Queue.put on a disk, {WRITERS} processes", found["all"]["rate"], "op/s",
             found["one"]["rate"], "one process", 4),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from bench.experiments.timing import median_of, rate_of
 from bench.peers.process import package
 from bench.placement import pinned
 
-RECORD = 512  # bytes that a put of 64 B adds to the logs, in whole sectors
+LOGGED_BYTES = 512  # bytes that a put of 64 B adds to the logs, in whole sectors
 FILE = 8 << 20
 
 
@@ -61,8 +61,8 @@ def write_and_sync(setting: Setting) -> Iterator[Side]:
         try:
             os.pwrite(file, bytes(FILE), 0)
             os.fsync(file)
-            places = [at * RECORD % FILE for at in range(setting.count(2000, 20))]
-            record = os.urandom(RECORD)
+            places = [at * LOGGED_BYTES % FILE for at in range(setting.count(2000, 20))]
+            record = os.urandom(LOGGED_BYTES)
 
             def one(at: int) -> Any:
                 os.pwrite(file, record, at)

@@ -14,7 +14,7 @@ from bench.placement import pinned
 QUESTION = (
     "Does the cost per operation grow from 10^4 to 10^7 records by more than cache misses explain?"
 )
-SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+RECORD_COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 BYTES = 128  # of memory per record, including the index
 MISSES = 4  # dependent misses per operation: bucket, record, and the TLB entry of each one's page
 
@@ -44,7 +44,7 @@ def load(setting: Setting, records: int) -> float:
 def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     """Return one row per size beyond the first: ns per operation, against the first plus four more
     misses."""
-    sizes = [setting.count(records, 1000) for records in SIZES]
+    sizes = [setting.count(records, 1000) for records in RECORD_COUNTS]
     found = {records: cost(setting, records, window=32) for records in sizes}
     first = found[sizes[0]]
     rows = []

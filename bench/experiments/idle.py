@@ -12,7 +12,7 @@ from bench.experiments.rows import Row, Setting, medians
 
 QUESTION = "How much of a core does an idle server use, with a client connected?"
 
-SERVER = (
+SERVER_PROGRAM = (
     "import sys, rfp; server = rfp.Server('64MiB'); print(server.address, flush=True); "
     "sys.stdin.read(); server.close()"
 )
@@ -28,7 +28,10 @@ def measure(setting: Setting) -> list[Row]:
     """Measure over some seconds after the last request, a few times."""
     seconds = max(4.0 * setting.scale, 0.5)
     found = []
-    with OtherProcess(SERVER, cpus=setting.server) as server, rfp.connect(server.hear()) as kv:
+    with (
+        OtherProcess(SERVER_PROGRAM, cpus=setting.server) as server,
+        rfp.connect(server.hear()) as kv,
+    ):
         for _ in range(min(setting.rounds, 3)):
             kv.put(b"k", b"v")
             time.sleep(0.2)

@@ -11,7 +11,7 @@ from bench.experiments.rows import Figures, Row, Setting, take_turns
 from bench.placement import pinned
 
 QUESTION = "By how much does a 256 MiB put delay another client's small gets, at the median?"
-SIZE = 256 << 20
+LARGE_PUT_BYTES = 256 << 20
 
 # A line on its input starts a put, a line on its output ends it.
 PUTTER = textwrap.dedent("""
@@ -29,10 +29,10 @@ PUTTER = textwrap.dedent("""
 def measure(setting: Setting) -> list[Row]:
     """Measure gets alone and gets beside puts by turns."""
     keys = drawn(setting.records, setting.records)
-    size = setting.count(SIZE, 1 << 20)
+    size = setting.count(LARGE_PUT_BYTES, 1 << 20)
     with store.served(setting, memory=max(4 * size, 64 << 20)) as (server, kv):
         for at in range(0, len(keys), 64):
-            kv.put_many(dict.fromkeys(keys[at : at + 64], baselines.VALUE))
+            kv.put_many(dict.fromkeys(keys[at : at + 64], baselines.BASELINE_VALUE))
         with OtherProcess(PUTTER, server.address, str(size), cpus=setting.client) as putter:
             putter.hear()
 

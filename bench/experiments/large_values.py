@@ -13,23 +13,23 @@ from rfp.errors import RfpError
 QUESTION = (
     "How many bytes a second do get_into and put of 1 MiB move, compared with memcpy of 1 MiB?"
 )
-SIZE, SPREAD = 1 << 20, 16
+VALUE_BYTES_LARGE, SPREAD_KEYS = 1 << 20, 16
 
 
 @contextlib.contextmanager
 def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
-    """Yield get_into one buffer, and put, both of SPREAD values by turns: {"rate": bytes per second
-    of the median call}."""
-    keys = [b"large-%d" % at for at in range(SPREAD)]
-    values = {key: bytes([at + 1]) * SIZE for at, key in enumerate(keys)}
-    turns = keys * setting.count(2000 // SPREAD)
-    buffer = bytearray(SIZE)
+    """Yield get_into one buffer, and put, both of SPREAD_KEYS values by turns: {"rate": bytes per
+    second of the median call}."""
+    keys = [b"large-%d" % at for at in range(SPREAD_KEYS)]
+    values = {key: bytes([at + 1]) * VALUE_BYTES_LARGE for at, key in enumerate(keys)}
+    turns = keys * setting.count(2000 // SPREAD_KEYS)
+    buffer = bytearray(VALUE_BYTES_LARGE)
     with store.served(setting, memory="256MiB") as (_, kv):
 
         def put() -> Figures:
             with pinned(setting.client):
                 return {
-                    "rate": SIZE
+                    "rate": VALUE_BYTES_LARGE
                     / timing.median_of(lambda key: kv.put(key, values[key]), turns, setting.seconds)
                 }
 
@@ -40,7 +40,7 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
                 )
             if buffer not in values.values():
                 raise RfpError("get_into returned other bytes than were put")
-            return {"rate": SIZE / seconds}
+            return {"rate": VALUE_BYTES_LARGE / seconds}
 
         put()
         yield get, put
@@ -48,7 +48,10 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
 
 def measure(setting: Setting) -> list[Row]:
     """Measure all three sides by turns."""
-    with moved(setting) as (get, put), baselines.memcpy(setting, SIZE, SPREAD) as copy:
+    with (
+        moved(setting) as (get, put),
+        baselines.memcpy(setting, VALUE_BYTES_LARGE, SPREAD_KEYS) as copy,
+    ):
         found = take_turns({"put": put, "get": get, "memcpy": copy}, setting.rounds)
     memcpy = found["memcpy"]["rate"]
     return [

@@ -11,12 +11,12 @@ from typing import Any
 
 import rfp
 import rnvm
+from bench.databases.rnvm import MEMORY
 from bench.experiments.keys import all_keys
 from bench.experiments.rows import Setting
 from bench.experiments.timing import CHUNK, clock
 from rnvm import pools
 
-MEMORY = "/dev/shm"
 VALUE = bytes(64)
 BATCH = 100
 

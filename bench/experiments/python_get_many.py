@@ -11,7 +11,7 @@ from bench.peers.process import PeerMissing
 QUESTION = (
     "How many keys a second does get_many of 64 fetch, compared with pylibmc's get_multi of 64?"
 )
-NAME, PEER, BAR = "Python get_many of 64 by requests", "pylibmc get_multi of 64", 5
+ROW_NAME, PEER, BAR = "Python get_many of 64 by requests", "pylibmc get_multi of 64", 5
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -26,4 +26,4 @@ def measure(setting: Setting) -> list[Row]:
             why = str(error)
         found = take_turns(sides, setting.rounds)
     peer = found.get("pylibmc", {}).get("rate")
-    return [Row(NAME, found["ours"]["rate"], "key/s", peer, PEER, BAR, why=why)]
+    return [Row(ROW_NAME, found["ours"]["rate"], "key/s", peer, PEER, BAR, why=why)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import rfp
 from bench import phases
 from bench.databases import Database, open_database
-from bench.experiments.baselines import VALUE
+from bench.experiments.baselines import BASELINE_VALUE
 from bench.experiments.keys import all_keys, properties
 from bench.experiments.rows import Figures, Setting, Side
 from bench.experiments.timing import many_at_a_time, one_at_a_time
@@ -41,7 +41,7 @@ def fill(kv: rfp.Client, setting: Setting) -> None:
     """Store all records."""
     keys = all_keys(setting.records)
     for at in range(0, len(keys), 64):
-        kv.put_many(dict.fromkeys(keys[at : at + 64], VALUE))
+        kv.put_many(dict.fromkeys(keys[at : at + 64], BASELINE_VALUE))
 
 
 @contextlib.contextmanager

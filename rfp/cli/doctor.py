@@ -6,9 +6,9 @@ import click
 
 from rfp.address import RdmaOptions
 from rfp.tools import doctor as examination
-from rfp.tools.doctor import FAILED, GOOD
+from rfp.tools.doctor import GOOD, NOT_OK
 
-STATES = {GOOD: "green", "warning": "yellow", FAILED: "red"}
+STATE_COLOURS = {GOOD: "green", "warning": "yellow", NOT_OK: "red"}
 
 
 @click.command()
@@ -40,11 +40,11 @@ def doctor(host: str, device: str, port: int, gid_index: int) -> None:
     for finding in examination.examine(
         host, RdmaOptions(device=device, port=port, gid_index=gid_index)
     ):
-        mark = click.style(f"{finding.state:<8}", fg=STATES.get(finding.state))
+        mark = click.style(f"{finding.state:<8}", fg=STATE_COLOURS.get(finding.state))
         click.echo(f"{mark} {finding.question}: {finding.answer}")
         if finding.remedy:
             click.echo(f"{'':8} -> {finding.remedy}")
-        if finding.state == FAILED:
+        if finding.state == NOT_OK:
             failed.append(finding.question)
     click.echo()
     if failed:

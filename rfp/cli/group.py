@@ -10,7 +10,7 @@ import click
 
 from rfp.errors import CallerError, RfpError, ServerRefused
 
-REFUSED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+REFUSAL, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Failed(click.ClickException):
@@ -29,7 +29,7 @@ class Commands(click.Group):
     """The commands of a program."""
 
     program = "rfp"
-    refused = REFUSED  # exit status after a refusal by the server
+    refused = REFUSAL  # exit status after a refusal by the server
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not by name

@@ -10,8 +10,8 @@ from typing import NoReturn
 import click
 
 from rfp.cli.group import report, standard
-from rfp.cli.options import DURATION, Target, connected
-from rfp.server import VALUE_MAX
+from rfp.cli.options import DURATION_TYPE, Target, connected
+from rfp.server import STORE_VALUE_BYTES_MAX
 
 
 class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -95,7 +95,7 @@ def get(target: Target, key: bytes, show_version: bool) -> None:
 @click.argument("key", type=KEY)
 @click.argument("value", type=KEY, metavar="VALUE|-")
 @click.option(
-    "--ttl", type=DURATION, help="Time until the value expires, e.g. 5s.  [default: never]"
+    "--ttl", type=DURATION_TYPE, help="Time until the value expires, e.g. 5s.  [default: never]"
 )
 @click.option("--if-absent", is_flag=True, help="Store only if the key has no value.")
 @click.option(
@@ -106,8 +106,13 @@ def get(target: Target, key: bytes, show_version: bool) -> None:
 )
 @connected
 def put(
-    target: Target, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
-) -> None:  # fmt: skip
+    target: Target,
+    key: bytes,
+    value: bytes,
+    ttl: float | None,
+    if_absent: bool,
+    if_version: int | None,
+) -> None:
     """Store VALUE under KEY and print its version.
 
     A VALUE of - means stdin, byte for byte.  Write a value that begins with a dash after --.
@@ -125,7 +130,7 @@ def put(
         raise click.UsageError("cannot use both --if-absent and --if-version")
     if value == b"-":
         # One byte more than allowed: the server's refusal has the best message.
-        value = standard("stdin").read(VALUE_MAX + 1)
+        value = standard("stdin").read(STORE_VALUE_BYTES_MAX + 1)
     with target.connect() as kv:
         report(
             kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version),

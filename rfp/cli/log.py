@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 LEVELS = ("debug", "info", "warning", "error")
-LINE_BYTES = 4096  # PIPE_BUF: a pipe that poll() calls writable takes so many without blocking
+PIPE_BYTES = 4096  # PIPE_BUF: a pipe that poll() calls writable takes so many without blocking
 
 
 class StderrHandler(logging.Handler):
@@ -46,10 +46,10 @@ class StderrHandler(logging.Handler):
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         data = text.encode(errors="backslashreplace") + b"\n"
-        for at in range(0, len(data), LINE_BYTES):
+        for at in range(0, len(data), PIPE_BYTES):
             if not any(events & select.POLLOUT for _, events in poller.poll(0)):
                 return at > 0
-            os.write(fd, data[at : at + LINE_BYTES])
+            os.write(fd, data[at : at + PIPE_BYTES])
         return True
 
 

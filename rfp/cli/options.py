@@ -38,9 +38,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-SIZE = Quantity("size", units.size)
-DURATION = Quantity("duration", _seconds)  # seconds
-ADDRESS = Quantity("address", parse)
+SIZE_TYPE = Quantity("size", units.size)
+DURATION_TYPE = Quantity("duration", _seconds)  # seconds
+ADDRESS_TYPE = Quantity("address", parse)
 
 _ADDRESS = (
     "Address of the server: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
@@ -135,9 +135,9 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
         decorated = option(decorated)
     decorated = click.option(
         "--timeout",
-        type=DURATION,
+        type=DURATION_TYPE,
         default="5s",
         show_default=True,
         help="Time limit for each response.",
     )(decorated)
-    return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(decorated)
+    return click.option("--address", "-a", type=ADDRESS_TYPE, help=_ADDRESS)(decorated)

@@ -16,11 +16,13 @@ import rfp
 from rfp import units
 from rfp.address import Address, default
 from rfp.cli.log import log_to_stderr, logged
-from rfp.cli.options import ADDRESS, SIZE, serving
+from rfp.cli.options import ADDRESS_TYPE, SIZE_TYPE, serving
 from rfp.cli.text import plural
+from rfp.core.choices import EVICTIONS, IDLES
+from rfp.core.limits import WORKERS_MAX
 from rfp.protocol.server.shares import raise_open_files
 
-STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop(BaseException):
@@ -31,7 +33,7 @@ def _stop_on_signals() -> None:
     """Make the first signal raise Stop in the main thread, and the second end the process."""
 
     def first(number: int, frame: FrameType | None) -> None:
-        for each in STOP:
+        for each in STOP_SIGNALS:
             if signal.getsignal(each) is first:
                 signal.signal(each, second)
         raise Stop
@@ -39,7 +41,7 @@ def _stop_on_signals() -> None:
     def second(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
 
-    for each in STOP:
+    for each in STOP_SIGNALS:
         if signal.getsignal(each) is not signal.SIG_IGN:  # nohup, or a shell's background job
             signal.signal(each, first)
 
@@ -48,14 +50,14 @@ def _stop_on_signals() -> None:
 @click.option(
     "--address",
     "-a",
-    type=ADDRESS,
+    type=ADDRESS_TYPE,
     help="Address to listen at: shm://PATH or rdma://HOST:PORT. "
     " [default: this user's default server]",
 )
 @click.option(
     "--memory",
     "-m",
-    type=SIZE,
+    type=SIZE_TYPE,
     default="256MiB",
     show_default=True,
     help="Memory for keys, values and their index.",
@@ -63,21 +65,21 @@ def _stop_on_signals() -> None:
 @click.option(
     "--workers",
     "-w",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, WORKERS_MAX),
     default=1,
     show_default=True,
     help="Number of worker threads; each owns a part of the keys.",
 )
 @click.option(
     "--idle",
-    type=click.Choice(["adaptive", "spin"]),
+    type=click.Choice(IDLES),
     default="adaptive",
     show_default=True,
     help="Behaviour of an idle worker: spin briefly and then sleep, or always spin.",
 )
 @click.option(
     "--eviction",
-    type=click.Choice(["clock", "bucket", "none"]),
+    type=click.Choice(EVICTIONS),
     default="clock",
     show_default=True,
     help="Eviction policy if memory is full: clock = second chance "
@@ -92,13 +94,13 @@ def _stop_on_signals() -> None:
 )
 @click.option(
     "--quota",
-    type=SIZE,
+    type=SIZE_TYPE,
     help="Bytes of large values that one client thread may hold "
     "at a worker.  [default: half of its memory]",
 )
 @click.option(
     "--rings",
-    type=SIZE,
+    type=SIZE_TYPE,
     help="Memory for clients' rings, in addition to --memory; one "
     "client may use half.  [default: 1GiB or more]",
 )
@@ -134,7 +136,10 @@ def serve(
         server = rfp.Server(
             memory, workers=workers, address=place, idle=idle, eviction=eviction, **options
         )
-        what = f"{units.show_size(memory)}, {plural(workers, 'worker')}, eviction {eviction}, idle {idle}"
+        what = (
+            f"{units.show_size(memory)}, {plural(workers, 'worker')}, eviction {eviction}, idle "
+            f"{idle}"
+        )
         try:
             _greet(server, address is None, options, what)
         except OSError as error:  # a log on a full disk is no reason not to serve

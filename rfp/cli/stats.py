@@ -11,7 +11,7 @@ import rfp
 from rfp import units
 from rfp.cli.options import Target, connected
 from rfp.cli.text import clock, grouped, plural, share, size, table
-from rfp.core.clock import now_ns
+from rfp.core.clock import deadline_in
 
 OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 
@@ -19,7 +19,7 @@ OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
     """Return the store's counters, with the server's figures of workers and clients as "server"."""
     figures = kv.stats()  # first: it reconnects if need be
-    return {**figures, "server": kv.connection.figures(now_ns() + int(timeout * 1e9))}
+    return {**figures, "server": kv.connection.figures(deadline_in(timeout))}
 
 
 @click.command()

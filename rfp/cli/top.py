@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import rfp
-from rfp.cli.options import DURATION, Target, connected
+from rfp.cli.options import DURATION_TYPE, Target, connected
 from rfp.cli.stats import OPERATIONS, fetch, heading
 from rfp.cli.text import bar, clock, grouped, share, short, size, table
 
@@ -20,7 +20,7 @@ from rfp.cli.text import bar, clock, grouped, share, short, size, table
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
-RATES = ("all", "hit rate", "refused", "evicted", "expired")  # beside the operations
+RATES_SHOWN = ("all", "hit rate", "refused", "evicted", "expired")  # beside the operations
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,12 @@ class Sample:
 
 @click.command()
 @click.option(
-    "--interval", "-i", type=DURATION, default="1s", show_default=True, help="Refresh interval."
+    "--interval",
+    "-i",
+    type=DURATION_TYPE,
+    default="1s",
+    show_default=True,
+    help="Refresh interval.",
 )
 @click.option(
     "--once", is_flag=True, help="Print one sample and exit (default if stdout is not a terminal)."
@@ -110,8 +115,14 @@ def render(before: Sample, now: Sample, label: str = "") -> list[str]:
             "<" + ">" * len(rates),
         ),
         "",
-        f"memory {bar(used, total, 30)} {share(used, total)} of {size(total)}, index {size(figures['index_bytes'])}",
-        f"{grouped(figures['records'])} records, {figures['pins']} pins, {figures['uploads']} uploads",
+        (
+            f"memory {bar(used, total, 30)} {share(used, total)} of {size(total)}, "
+            f"index {size(figures['index_bytes'])}"
+        ),
+        (
+            f"{grouped(figures['records'])} records, {figures['pins']} pins, "
+            f"{figures['uploads']} uploads"
+        ),
         "",
         *table(
             ["worker", "busy", "requests/s", "sleeps/s", "records", "memory"],

@@ -7,13 +7,13 @@ import sys
 import click
 
 from rfp import address as addresses
-from rfp.cli.options import DURATION, Target, connected
+from rfp.cli.options import DURATION_TYPE, Target, connected
 from rfp.cli.text import grouped, short, table
 from rfp.core import clock
+from rfp.core.limits import LINE, SIZE_CLASSES
 from rfp.errors import ConnectionFailed, InvalidArgument
 from rfp.tools import tune as tuning
 
-LINE = tuning.LINE
 ROWS = 8  # choices shown
 
 
@@ -26,7 +26,7 @@ ROWS = 8  # choices shown
 )
 @click.option(
     "--process-time",
-    type=DURATION,
+    type=DURATION_TYPE,
     default="100ns",
     show_default=True,
     help="Time that the server needs for a request.",
@@ -97,7 +97,7 @@ def tune(
 
 
 def _given(values: tuple[int, ...]) -> list[int]:
-    sizes = [0] * tuning.CLASSES
+    sizes = [0] * SIZE_CLASSES
     for value in values:
         sizes[tuning.lines(value)] += 1
     return sizes
@@ -108,13 +108,13 @@ def _sampled(target: Target) -> list[int]:
     try:
         with target.connect() as kv:
             kv.ping()
-            sizes = list(kv.connection.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
+            sizes = list(kv.connection.figures(clock.deadline_in(target.timeout))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
         raise ConnectionFailed(
             f"cannot sample response sizes: {why}", hint="give --value-size, or start a server"
         ) from None
-    if len(sizes) != tuning.CLASSES or sum(sizes) == 0:
+    if len(sizes) != SIZE_CLASSES or sum(sizes) == 0:
         raise InvalidArgument(
             "cannot sample response sizes: the server has sent no responses yet",
             hint="give --value-size",

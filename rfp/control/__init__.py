@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rfp.address import Address
-from rfp.control.connection import ControlConnection, deadline_in
+from rfp.control.connection import ControlConnection
 from rfp.control.credentials import Credentials
 from rfp.control.message import (
     Attach,
@@ -28,6 +28,7 @@ from rfp.control.message import (
 from rfp.control.schema import Handle
 from rfp.control.unix import UnixConnection, connect_unix
 from rfp.control.unix_listener import UnixListener
+from rfp.core.clock import deadline_in
 
 if TYPE_CHECKING:
     from rfp.control.tcp_listener import TcpListener
@@ -58,13 +59,13 @@ __all__ = [
 
 
 def connect(
-    address: Address, deadline: float, credentials: Credentials | None = None
+    address: Address, deadline: int, credentials: Credentials | None = None
 ) -> ControlConnection:
     """Connect to the server at an address.
 
     Args:
         address: of the server.
-        deadline: a clock.now() time.
+        deadline: a clock.now_ns() time.
         credentials: secret and certificates; only for rdma addresses.
 
     Raises:

@@ -9,6 +9,7 @@ import socket
 from rfp.core.log import log
 from rfp.errors import FabricError
 
+BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 STRANGERS_MAX = 64  # network connections without proof yet; a new one replaces one of them
 DROPPED_MAX = 16  # in one take(): a client that floods the socket must not block its owner here
 

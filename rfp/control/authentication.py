@@ -40,7 +40,7 @@ def proof(secret: bytes, role: bytes, binding: bytes, transcript: bytes | bytear
 
 
 def introduce(
-    connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: float
+    connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: int
 ) -> None:
     """Run the client's part.
 
@@ -57,8 +57,10 @@ def introduce(
         )
     if not challenge.secret and secret is not None:
         # The server at this address must know it too, or any process could answer here.
-        raise HandshakeFailed("the server cannot prove that it knows the secret: it has none",
-                              hint="start the server with the same secret, or connect without one")  # fmt: skip
+        raise HandshakeFailed(
+            "the server cannot prove that it knows the secret: it has none",
+            hint="start the server with the same secret, or connect without one",
+        )
     if secret is not None:
         connection.send(
             Prove(proof=proof(secret, CLIENT, binding, connection.transcript)), deadline
@@ -72,7 +74,7 @@ def introduce(
     connection.limit = frame.BODY_LIMIT
 
 
-def _expect(connection: ControlConnection, kind: type[M], deadline: float) -> M:
+def _expect(connection: ControlConnection, kind: type[M], deadline: int) -> M:
     message = connection.receive(deadline)
     if isinstance(message, Refused):
         raise message.exception()
@@ -145,7 +147,7 @@ class Examination:
             )
 
     def _answer(self, message: Message) -> None:
-        self.connection.send(message, 0.0)
+        self.connection.send(message, 0)
         self._heard = bytes(self.connection.transcript or b"")  # covered by the client's proof
 
     def _trust(self) -> None:

@@ -8,10 +8,10 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from rfp.control import frame
-from rfp.control.message import Attached, Detach, Message, Refused
+from rfp.control.message import Attached, Detach, M, Message, Refused
 from rfp.control.uninterrupted import Descriptor, in_turn
 from rfp.core import clock
 from rfp.core.forks import in_child
@@ -25,20 +25,15 @@ from rfp.errors import (
     not_copied,
 )
 
-M = TypeVar("M", bound=Message)
-
-
-def deadline_in(seconds: float) -> float:
-    """Return the deadline `seconds` from now: a time of clock.now(), as all calls here take it."""
-    return clock.now() + seconds
+POLL_MS_MAX = 60_000.0
 
 
 class ControlConnection:
     """A stream socket that carries messages: base of Unix (unix.py) and TCP (tcp.py) connections.
 
-    Each call takes a deadline (a clock.now() time).  A deadline that has already passed means: do
-    all that is possible without waiting.  So a server that sends with `deadline=0` drops a client
-    that does not read, instead of waiting for it.
+    Each call takes a deadline (a clock.now_ns() time).  A deadline that has already passed means:
+    do all that is possible without waiting.  So a server that sends with `deadline=0` drops a
+    client that does not read, instead of waiting for it.
 
     One thread at a time may use the connection; many threads may share `call`.  After any failure
     but a deadline the connection is closed, since nothing marks the start of the next message.
@@ -91,16 +86,16 @@ class ControlConnection:
 
     # Messages
 
-    def send(self, message: Message, deadline: float) -> None:
+    def send(self, message: Message, deadline: int) -> None:
         """Send a message with the file descriptors of its handles; the caller keeps owning them."""
         in_turn(self, deadline, self._send, message, deadline)
 
-    def answer(self, question: Message, answer: Message, deadline: float) -> None:
+    def answer(self, question: Message, answer: Message, deadline: int) -> None:
         """Send the response to a message that was received."""
         answer.number = question.number
         self.send(answer, deadline)
 
-    def receive(self, deadline: float) -> Message:
+    def receive(self, deadline: int) -> Message:
         """Return the next message.
 
         Raises:
@@ -117,7 +112,7 @@ class ControlConnection:
         """
         return in_turn(self, 0.0, self._advance)
 
-    def call(self, question: Message, kind: type[M], deadline: float) -> M:
+    def call(self, question: Message, kind: type[M], deadline: int) -> M:
         """Send a message and return its response.
 
         A call whose deadline passes leaves the connection usable: its response is dropped when it
@@ -127,7 +122,7 @@ class ControlConnection:
         Args:
             question: the message to send.
             kind: class of the response.
-            deadline: a clock.now() time.
+            deadline: a clock.now_ns() time.
 
         Raises:
             RfpError: the server refused, with the exception that it sent.
@@ -137,7 +132,7 @@ class ControlConnection:
         answer: M = in_turn(self, deadline, self._call, question, kind, deadline)
         return answer
 
-    def _call(self, question: Message, kind: type[M], deadline: float) -> M:
+    def _call(self, question: Message, kind: type[M], deadline: int) -> M:
         self._number = question.number = self._number % 0xFFFFFFFF + 1
         # Record the call before it is sent: however it ends, its response may still come.
         self._abandoned.add(question.number)
@@ -157,12 +152,13 @@ class ControlConnection:
             answer.close()
             raise self._fail(
                 HandshakeFailed(
-                    f"the server answered {question.title()!r} with {answer.title()!r}, not {kind.title()!r}"
+                    f"the server answered {question.title()!r} with {answer.title()!r}, not "
+                    f"{kind.title()!r}"
                 )
             )
         return answer
 
-    def _receive_answer(self, deadline: float) -> Message:
+    def _receive_answer(self, deadline: int) -> Message:
         """Return the response to the last call, or a refusal that concerns the whole connection."""
         while True:
             answer = self._receive(deadline)
@@ -181,7 +177,7 @@ class ControlConnection:
             if isinstance(answer, Attached):  # rings that no thread will use
                 self._send(Detach(answer.channel), deadline)
 
-    def _send(self, message: Message, deadline: float) -> None:
+    def _send(self, message: Message, deadline: int) -> None:
         body, fds = message.to_message()
         data = memoryview(frame.pack(message.KIND, message.number, body, len(fds)))
         self._note(data)
@@ -214,7 +210,7 @@ class ControlConnection:
         except OSError as error:
             raise self._fail(_lost(error)) from error
 
-    def _receive(self, deadline: float) -> Message:
+    def _receive(self, deadline: int) -> Message:
         while (message := self._advance()) is None:
             if not wait(self._socket.fileno(), self._awaited, deadline):
                 raise DeadlineExceeded(
@@ -382,16 +378,16 @@ def _lost(error: OSError) -> ConnectionFailed:
     )
 
 
-def wait(fd: int, events: int, deadline: float) -> int:
+def wait(fd: int, events: int, deadline: int) -> int:
     """Return the events that have occurred, or 0 when the deadline has passed."""
     if fd < 0:  # closed in the meantime: the next system call reports it
         return select.POLLNVAL
     poller = select.poll()
     poller.register(fd, events)
     while True:
-        left = deadline - clock.now()
-        found = poller.poll(min(max(0.0, left * 1000), 60_000.0))
+        left_ns = deadline - clock.now_ns()
+        found = poller.poll(min(max(0.0, left_ns / 1e6), POLL_MS_MAX))
         if found:
             return found[0][1]
-        if left <= 0:
+        if left_ns <= 0:
             return 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import ssl  # imported at run time only where needed: few connections use TLS
 
 LEAST, MOST = 16, 4096  # bytes of a secret: a shorter one could be guessed from a captured proof
-SECRET_FILE = "RFP_SECRET_FILE"  # environment variable, used if no secret is given
+SECRET_FILE_VARIABLE = "RFP_SECRET_FILE"  # environment variable, used if no secret is given
 SYSTEM = "system"  # as tls_ca: the certificate authorities that this system trusts
 
 
@@ -56,7 +56,7 @@ class Credentials:
         if secret is not None and secret_file is not None:
             raise InvalidArgument("cannot use both secret and secret_file")
         if secret is None and secret_file is None:
-            secret_file = os.environ.get(SECRET_FILE) or None
+            secret_file = os.environ.get(SECRET_FILE_VARIABLE) or None
         if (tls_cert is None) != (tls_key is None):
             raise InvalidArgument(
                 "cannot use tls_cert without tls_key, or the reverse",
@@ -80,7 +80,10 @@ class Credentials:
             raise InvalidArgument(
                 f"tls_ca={self.authorities!r} at a server would accept "
                 "every certificate of a public authority",
-                hint="give the PEM file of an authority that signs certificates for these clients only",
+                hint=(
+                    "give the PEM file of an authority that signs certificates for these clients "
+                    "only"
+                ),
             )
         import ssl
 
@@ -208,7 +211,8 @@ def _checked(secret: str | bytes | None, what: str) -> bytes | None:
     if not isinstance(secret, (bytes, bytearray)):
         raise WrongType(f"{what} must be bytes or str, not {type(secret).__name__}")
     if not LEAST <= len(secret) <= MOST:
-        raise InvalidArgument(f"the length of {what} must be between {LEAST} "
-                              f"and {MOST} bytes, got {len(secret)}",
-                              hint="create a random one: head -c 32 /dev/urandom | base64")  # fmt: skip
+        raise InvalidArgument(
+            f"the length of {what} must be between {LEAST} and {MOST} bytes, got {len(secret)}",
+            hint="create a random one: head -c 32 /dev/urandom | base64",
+        )
     return bytes(secret)

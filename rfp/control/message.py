@@ -39,23 +39,23 @@ from rfp.control.schema import (
     failed,
 )
 from rfp.control.uninterrupted import Descriptor
+from rfp.core.limits import LINE, SLOT_BYTES_MAX, WORKERS_MAX
 from rfp.errors import ConnectionFailed, HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
-MAX_PARTITIONS = 64
 NONCE = PROOF = 32  # bytes
 
 U32 = Annotated[int, Integer(0, 2**32 - 1)]
 U64 = Annotated[int, Integer(0, 2**64 - 1)]
-Count = Annotated[int, Integer(1, MAX_PARTITIONS)]
+Count = Annotated[int, Integer(1, WORKERS_MAX)]
 Pid = Annotated[int, Integer(0, 2**31 - 1)]
 Name = Annotated[str, Text(128)]
 Region = Annotated[Handle, Memory()]
 MaybeRegion = Annotated[Handle | None, Maybe(Memory())]
-Regions = Annotated[list[Handle], Many(Memory(), MAX_PARTITIONS)]
-Offsets = Annotated[list[int], Many(Integer(0, 2**63 - 1, multiple=64), MAX_PARTITIONS)]
+Regions = Annotated[list[Handle], Many(Memory(), WORKERS_MAX)]
+Offsets = Annotated[list[int], Many(Integer(0, 2**63 - 1, multiple=LINE), WORKERS_MAX)]
 Nonce = Annotated[bytes, Binary(NONCE, exactly=True)]
 Proof = Annotated[bytes, Binary(PROOF, exactly=True)]
-Descriptors = Annotated[list[bytes], Many(Binary(256), MAX_PARTITIONS)]  # of queue pairs
+Descriptors = Annotated[list[bytes], Many(Binary(256), WORKERS_MAX)]  # of queue pairs
 
 M = TypeVar("M", bound="Message")
 
@@ -88,7 +88,8 @@ class Message:
         known: dict[str, Spec] | None = cls.__dict__.get("_specs")
         if known is None:
             hints = get_type_hints(cls, include_extras=True)
-            known = {field.name: hints[field.name].__metadata__[0] for field in fields(cls)}  # type: ignore[arg-type]
+            own = fields(cls)  # type: ignore[arg-type]
+            known = {field.name: hints[field.name].__metadata__[0] for field in own}
             cls._specs = known  # type: ignore[attr-defined]
         return known
 
@@ -118,7 +119,8 @@ class Message:
         """
         ours = Fds(fds)
         values: dict[str, Any] = {}
-        required = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
+        own = fields(cls)  # type: ignore[arg-type]
+        required = {field.name for field in own if field.default is MISSING}
         try:
             for name, spec in cls.specs().items():
                 if name in body:
@@ -176,7 +178,7 @@ class Welcome(Message):
     KIND: ClassVar[int] = 2
     features: U32  # granted
     service: Annotated[str, Text(16)]  # "kv", "rpc" or "rnvm"
-    slot_size: Annotated[int, Integer(64, 1 << 20, multiple=64)]  # bytes
+    slot_size: Annotated[int, Integer(LINE, SLOT_BYTES_MAX, multiple=LINE)]  # bytes
     slots: Annotated[int, Integer(1, 4096)]  # the window W of each ring
     hash: Annotated[str, Text(16)]  # of keys: "xxh3-64"
     seed: U64  # of that hash
@@ -192,7 +194,7 @@ class Welcome(Message):
     chunk_size: U64 = 0  # bytes of a chunk to request (Map)
     # A region whose first 8 bytes change at least ten times a second while the server runs.
     beat: MaybeRegion = None
-    # A line whose word, at owner_offset, contains owner while the server runs (rfp/core/owner_word.h).
+    # A line whose word, at owner_offset, contains owner while the server runs (core/owner_word.h).
     owner_line: MaybeRegion = None
     owner_offset: U64 = 0
     owner: U64 = 0
@@ -262,7 +264,7 @@ class Map(Message):
     """Request to READ in a chunk of an arena."""
 
     KIND: ClassVar[int] = 12
-    partition: Annotated[int, Integer(0, MAX_PARTITIONS - 1)]
+    partition: Annotated[int, Integer(0, WORKERS_MAX - 1)]
     chunk: U32  # from byte chunk * chunk_size on
 
 

@@ -87,7 +87,7 @@ class TcpConnection(ControlConnection):
             ) from None
         return False
 
-    def encrypt(self, deadline: float) -> None:
+    def encrypt(self, deadline: int) -> None:
         """Run the whole TLS handshake."""
         while not self.encrypted():
             if not wait(self._socket.fileno(), self._awaited, deadline):
@@ -141,7 +141,7 @@ def _numeric(name: tuple[str, int, int, int] | tuple[str, int] | str) -> str:
     return str(name[0]).partition("%")[0].removeprefix("::ffff:")
 
 
-def connect_tcp(address: Address, deadline: float, credentials: Credentials) -> TcpConnection:
+def connect_tcp(address: Address, deadline: int, credentials: Credentials) -> TcpConnection:
     """Connect to the server at an rdma address.
 
     On return both sides have given the proof that the credentials require.
@@ -162,7 +162,7 @@ def connect_tcp(address: Address, deadline: float, credentials: Credentials) -> 
     return connection
 
 
-def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) -> TcpConnection:
+def _reach(address: Address, context: ssl.SSLContext | None, deadline: int) -> TcpConnection:
     """Return a connection to the first of the host's addresses that accepts."""
     start = f"start one: rfp serve --address {shlex.quote(str(address))}"
     try:

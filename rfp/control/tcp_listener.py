@@ -12,20 +12,20 @@ import weakref
 from collections import Counter
 
 from rfp.address import Address
-from rfp.control.acceptor import STRANGERS_MAX, Acceptor
+from rfp.control.acceptor import BACKLOG, STRANGERS_MAX, Acceptor
 from rfp.control.authentication import Examination
 from rfp.control.connection import wait
 from rfp.control.credentials import Credentials
 from rfp.control.message import Refused
 from rfp.control.tcp import TcpConnection
 from rfp.core import clock
+from rfp.core.clock import deadline_in
 from rfp.core.forks import in_child
 from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
-_BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 EVENTS_MAX, EVENTS_TLS_MAX = 16, 4  # strangers served in one turn; TLS costs a millisecond each
-NEWCOMERS_MAX = 8  # connections accepted in one turn
+ACCEPTED_MAX = 8  # connections accepted in one turn
 PROOF_S_MAX = 5.0  # seconds in which a connection must authenticate itself
 
 
@@ -34,7 +34,7 @@ class _Stranger:
 
     def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
         self.connection = connection
-        self.expires = clock.now() + PROOF_S_MAX
+        self.expires = deadline_in(PROOF_S_MAX)
         self.origin = _origin(connection.remote)
         self.encrypted = False
         self.examination = Examination(connection, credentials.secret, binding)
@@ -110,11 +110,13 @@ class TcpListener:
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
                 sock.bind((place[0], port, *place[2:]))
-                sock.listen(_BACKLOG)
+                sock.listen(BACKLOG)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    raise AddressInUse(f"a program is already listening at {address}",
-                                       hint="choose another port, or port 0 for any") from None  # fmt: skip
+                    raise AddressInUse(
+                        f"a program is already listening at {address}",
+                        hint="choose another port, or port 0 for any",
+                    ) from None
                 hint = "give an address of this host"
                 raise FabricError(
                     f"cannot listen at {address}: {error.strerror}", hint=hint
@@ -128,8 +130,8 @@ class TcpListener:
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     @property
-    def expires(self) -> float | None:
-        """The clock.now() time when `accept` has work even without events; None: never."""
+    def expires(self) -> int | None:
+        """The clock.now_ns() time when `accept` has work even without events; None: never."""
         return next((stranger.expires for stranger in self._strangers.values()), None)
 
     @property
@@ -137,11 +139,11 @@ class TcpListener:
         """Number of connections closed because this process had no file descriptor left."""
         return sum(acceptor.dropped for acceptor in self._acceptors.values())
 
-    def accept(self, deadline: float) -> TcpConnection | None:
+    def accept(self, deadline: int) -> TcpConnection | None:
         """Return the next authenticated connection.
 
         Args:
-            deadline: a clock.now() time; in the past: one turn, without waiting.  A turn is
+            deadline: a clock.now_ns() time; in the past: one turn, without waiting.  A turn is
                 bounded, however many strangers connect.
 
         Returns:
@@ -162,7 +164,7 @@ class TcpListener:
             if any(acceptor.exhausted for acceptor in self._acceptors.values()):
                 return None
             if ready:
-                if clock.now() >= deadline:
+                if clock.now_ns() >= deadline:
                     return None
                 continue
             until = deadline if self.expires is None else min(deadline, self.expires)
@@ -171,7 +173,7 @@ class TcpListener:
         return None
 
     def _let_in(self, acceptor: Acceptor) -> None:
-        for _ in range(NEWCOMERS_MAX):
+        for _ in range(ACCEPTED_MAX):
             sock = acceptor.take()
             if sock is None:
                 return
@@ -223,7 +225,7 @@ class TcpListener:
         return stranger.connection
 
     def _expired(self) -> list[_Stranger]:
-        now = clock.now()
+        now = clock.now_ns()
         return [stranger for stranger in self._strangers.values() if stranger.expires <= now]
 
     def _reject(self, stranger: _Stranger, error: RfpError | None) -> None:
@@ -237,7 +239,7 @@ class TcpListener:
         self._forget_stranger(stranger)
         if error is not None and not stranger.connection.closed:
             try:
-                stranger.connection.send(Refused.of(error), 0.0)
+                stranger.connection.send(Refused.of(error), 0)
             except RfpError:
                 pass  # the peer does not even read
         stranger.connection.close()

@@ -19,5 +19,5 @@ def hand_over(
     function: Callable[..., _T], first: object, owner: Descriptor | int, *more: object
 ) -> _T: ...
 def in_turn(
-    connection: Any, deadline: float, function: Callable[..., _T], *arguments: object
+    connection: Any, deadline: int, function: Callable[..., _T], *arguments: object
 ) -> _T: ...

@@ -12,6 +12,7 @@ from cpython.exc cimport PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
 
 import threading
 
@@ -33,9 +34,6 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
-    struct iovec:
-        void *iov_base
-        size_t iov_len
     struct msghdr:
         iovec *msg_iov
         size_t msg_iovlen
@@ -170,17 +168,20 @@ def hand_over(function, first, owner, *more):
 
     owner: a Descriptor, or the number.
     """
-    return function(first, (<Descriptor> owner).take() if isinstance(owner, Descriptor) else owner, *more)
+    return function(first, (<Descriptor> owner).take() if isinstance(owner, Descriptor) else owner,
+                    *more)
 
 
-def in_turn(connection, double deadline, function, *arguments):
+def in_turn(connection, deadline, function, *arguments):
     """Return `function(*arguments)`, with exclusive use of the connection.
 
     An exception that ends it in the middle of a message closes the connection too, since nothing
     marks the start of the next message.
     """
     connection._check()
-    if not connection._lock.acquire(True, max(0.0, min(deadline - clock.now(), threading.TIMEOUT_MAX))):
+    if not connection._lock.acquire(True,
+                                    max(0.0, min((deadline - clock.now_ns()) / 1e9,
+                                                 threading.TIMEOUT_MAX))):
         connection._check()
         raise DeadlineExceeded("timed out waiting for another thread on the control channel",
                                hint="give a larger timeout=")
@@ -199,8 +200,10 @@ def in_turn(connection, double deadline, function, *arguments):
             if connection._torn:
                 connection._torn = False
                 if not connection.closed:
-                    connection._fail(ConnectionFailed(f"{type(error).__name__} interrupted a call on it"))
-            if connection.closed and isinstance(error, (OSError, ValueError)) and not isinstance(error, RfpError):
+                    connection._fail(
+                        ConnectionFailed(f"{type(error).__name__} interrupted a call on it"))
+            if connection.closed and isinstance(error, (OSError, ValueError)) \
+                    and not isinstance(error, RfpError):
                 # close() was called in the meantime, and its socket is gone
                 connection._check()
             raise

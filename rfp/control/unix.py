@@ -99,7 +99,7 @@ class UnixConnection(ControlConnection):
             self._pidfd = None
 
 
-def connect_unix(address: Address, deadline: float) -> UnixConnection:
+def connect_unix(address: Address, deadline: int) -> UnixConnection:
     """Connect to the server at an shm address.
 
     Raises:
@@ -115,7 +115,7 @@ def connect_unix(address: Address, deadline: float) -> UnixConnection:
                 sock.connect(os.fsencode(address.path))
                 break
             except BlockingIOError:  # its queue is full; a Unix socket has no event for that
-                if clock.now() >= deadline:
+                if clock.now_ns() >= deadline:
                     raise DeadlineExceeded(
                         f"timed out connecting to {address}: the server is too "
                         "busy to accept a connection"

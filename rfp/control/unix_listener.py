@@ -11,7 +11,7 @@ import stat
 import weakref
 
 from rfp.address import EMBEDDED, Address, open_private
-from rfp.control.acceptor import Acceptor
+from rfp.control.acceptor import BACKLOG, Acceptor
 from rfp.control.connection import wait
 from rfp.control.unix import UnixConnection
 from rfp.core import clock
@@ -19,7 +19,6 @@ from rfp.core.forks import in_child
 from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
-_BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 FOREIGN_MAX = 16  # connections of other users, closed in one turn
 # File descriptors that come with a client's message: those of an incomplete one would be kept here.
 CLIENTS_FDS = 1
@@ -136,7 +135,7 @@ class UnixListener:
                     hint="check the owners of the directories above it",
                 )
             self._identity = found.st_dev, found.st_ino
-            sock.listen(_BACKLOG)
+            sock.listen(BACKLOG)
         except OSError as error:
             raise FabricError(f"cannot listen at {self.address}: {error.strerror}") from error
 
@@ -151,27 +150,27 @@ class UnixListener:
         """Return the socket, to wait on: readable when `accept` has work.  -1 when closed."""
         return self._acceptor.socket.fileno() if self._acceptor is not None else -1
 
-    expires: float | None = None  # when `accept` has work without an event: never
+    expires: int | None = None  # when `accept` has work without an event: never
 
     @property
     def dropped(self) -> int:
         """Number of connections closed because this process had no file descriptor left."""
         return self._acceptor.dropped if self._acceptor is not None else 0
 
-    def accept(self, deadline: float) -> UnixConnection | None:
+    def accept(self, deadline: int) -> UnixConnection | None:
         """Return the next connection of this user.
 
         Connections of other users are closed and counted in `foreign`.
 
         Args:
-            deadline: a clock.now() time; in the past: do not wait.
+            deadline: a clock.now_ns() time; in the past: do not wait.
 
         Returns:
             None when the deadline passes or the listener is closed.
         """
         foreign = 0
         while (acceptor := self._acceptor) is not None and (
-            foreign < FOREIGN_MAX or clock.now() < deadline
+            foreign < FOREIGN_MAX or clock.now_ns() < deadline
         ):
             client = acceptor.take()
             if client is None:

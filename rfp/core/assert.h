@@ -2,9 +2,9 @@
  * ends the process.
  *
  * Only own invariants: data from a peer or a file is validated, and invalid data is an error.  The
- * builds that users get define NDEBUG and contain no assertion; debug and sanitizer builds, and with
- * them `make test SANITIZE=1`, contain all of them.  In Cython code the line is that of the .pyx
- * file, since these builds ask Cython for line directives.
+ * builds that users get define NDEBUG and contain no assertion; debug and sanitizer builds, and
+ * with them `make test SANITIZE=1`, contain all of them.  In Cython code the line is that of the
+ * .pyx file, since these builds ask Cython for line directives.
  */
 #ifndef RFP_CORE_ASSERT_H
 #define RFP_CORE_ASSERT_H

@@ -26,23 +26,60 @@
 #define RFP_FENCES 1
 #endif
 
-static inline uint8_t rfp_load8(const void *p) { return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED); }
-static inline uint32_t rfp_load32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
-static inline uint64_t rfp_load64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
-static inline uint32_t rfp_load32_acquire(const void *p) { return __atomic_load_n((const uint32_t *)p, RFP_ACQUIRE); }
-static inline uint64_t rfp_load64_acquire(const void *p) { return __atomic_load_n((const uint64_t *)p, RFP_ACQUIRE); }
+static inline uint8_t rfp_load8(const void *p)
+{
+    return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED);
+}
+static inline uint32_t rfp_load32(const void *p)
+{
+    return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
+}
+static inline uint64_t rfp_load64(const void *p)
+{
+    return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
+}
+static inline uint32_t rfp_load32_acquire(const void *p)
+{
+    return __atomic_load_n((const uint32_t *)p, RFP_ACQUIRE);
+}
+static inline uint64_t rfp_load64_acquire(const void *p)
+{
+    return __atomic_load_n((const uint64_t *)p, RFP_ACQUIRE);
+}
 
-static inline void rfp_store8(void *p, uint8_t v) { __atomic_store_n((uint8_t *)p, v, __ATOMIC_RELAXED); }
-static inline void rfp_store32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
-static inline void rfp_store64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
-static inline void rfp_store32_release(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, RFP_RELEASE); }
-static inline void rfp_store64_release(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, RFP_RELEASE); }
+static inline void rfp_store8(void *p, uint8_t v)
+{
+    __atomic_store_n((uint8_t *)p, v, __ATOMIC_RELAXED);
+}
+static inline void rfp_store32(void *p, uint32_t v)
+{
+    __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED);
+}
+static inline void rfp_store64(void *p, uint64_t v)
+{
+    __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED);
+}
+static inline void rfp_store32_release(void *p, uint32_t v)
+{
+    __atomic_store_n((uint32_t *)p, v, RFP_RELEASE);
+}
+static inline void rfp_store64_release(void *p, uint64_t v)
+{
+    __atomic_store_n((uint64_t *)p, v, RFP_RELEASE);
+}
 
-static inline uint32_t rfp_exchange32(void *p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_ACQ_REL); }
-static inline uint64_t rfp_add64(void *p, uint64_t v) { return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_ACQ_REL); }
+static inline uint32_t rfp_exchange32(void *p, uint32_t v)
+{
+    return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_ACQ_REL);
+}
+static inline uint64_t rfp_add64(void *p, uint64_t v)
+{
+    return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_ACQ_REL);
+}
 static inline int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
 {
-    return __atomic_compare_exchange_n((uint64_t *)p, expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return __atomic_compare_exchange_n((uint64_t *)p, expected, v, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
 }
 
 static inline void rfp_fence_acquire(void) { __atomic_thread_fence(RFP_ACQUIRE); }

@@ -1,5 +1,7 @@
 """The clock of all deadlines, the same as rfp_now() in core/clock.h, and the system's clock.
 
+A deadline is an absolute time of now_ns(), everywhere.
+
 Not time.monotonic(): test libraries (freezegun) replace that function and others of `time` in all
 modules, and a frozen deadline never passes, or has passed at once.
 """
@@ -20,6 +22,11 @@ def now() -> float:
 def now_ns() -> int:
     """Return the time in nanoseconds."""
     return _read_ns(_MONOTONIC)
+
+
+def deadline_in(seconds: float) -> int:
+    """Return the deadline so many seconds from now."""
+    return now_ns() + int(seconds * 1e9)
 
 
 def real_ns() -> int:

@@ -1,5 +1,5 @@
-# The C headers of rfp/core: atomics, checksum, clock, hash.  All are inline, so this file has no
-# module.
+# The only declarations of rfp/core's headers that all layers use: atomics, assertions, checksum,
+# clock, waiting, random numbers, hash.  All are inline, so this file has no module.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -24,6 +24,7 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_prefetch(const void *p)
     void rfp_prefetch_write(const void *p)
     void rfp_copy_in(void *to, const void *source, size_t n)
+    void rfp_fetch(char *to, const char *source, size_t n)
     void rfp_copy_out(void *to, const void *source, size_t n)
 
 cdef extern from "rfp/core/assert.h" nogil:
@@ -54,6 +55,15 @@ cdef extern from "rfp/core/futex.h" nogil:
     int rfp_futex_wait(const void *word, uint32_t expected, uint64_t ns)
     void rfp_futex_wake(const void *word)
 
+cdef extern from "rfp/core/eventcount.h" nogil:
+    struct rfp_eventcount:
+        uint32_t word
+        uint64_t in_bound
+    uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
+    void rfp_eventcount_cancel_wait(uint32_t *word)
+    int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)
+    void rfp_eventcount_notify(uint32_t *word)
+
 cdef extern from "rfp/core/adaptive_spin.h" nogil:
     struct rfp_spin:
         uint64_t ns
@@ -61,6 +71,12 @@ cdef extern from "rfp/core/adaptive_spin.h" nogil:
     uint64_t rfp_spin_ns(const rfp_spin *s)
     void rfp_spin_won(rfp_spin *s)
     void rfp_spin_lost(rfp_spin *s)
+
+cdef extern from "rfp/core/random.h" nogil:
+    const uint64_t RFP_RANDOM_STEP
+    uint64_t rfp_random_mix(uint64_t x)
+    uint64_t rfp_random(uint64_t *state)
+    uint64_t rfp_random_below(uint64_t *state, uint64_t n)
 
 cdef extern from "rfp/core/hash.h" nogil:
     uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)

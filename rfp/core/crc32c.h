@@ -21,7 +21,12 @@
 #include <sys/auxv.h>
 #endif
 
-enum rfp_crc32c_kind { RFP_CRC32C_UNKNOWN, RFP_CRC32C_TABLE, RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS };
+enum rfp_crc32c_kind {
+    RFP_CRC32C_UNKNOWN,
+    RFP_CRC32C_TABLE,
+    RFP_CRC32C_INSTRUCTION,
+    RFP_CRC32C_STREAMS
+};
 
 static inline int rfp_crc32c_detect(void)
 {
@@ -52,8 +57,9 @@ static inline uint32_t rfp_crc32c_portable(uint32_t crc, const unsigned char *p,
 {
     /* Half-byte table: 64 bytes, enough for the machines without the instruction. */
     static const uint32_t table[16] = {
-        0x00000000u, 0x105ec76fu, 0x20bd8edeu, 0x30e349b1u, 0x417b1dbcu, 0x5125dad3u, 0x61c69362u, 0x7198540du,
-        0x82f63b78u, 0x92a8fc17u, 0xa24bb5a6u, 0xb21572c9u, 0xc38d26c4u, 0xd3d3e1abu, 0xe330a81au, 0xf36e6f75u,
+        0x00000000u, 0x105ec76fu, 0x20bd8edeu, 0x30e349b1u, 0x417b1dbcu, 0x5125dad3u,
+        0x61c69362u, 0x7198540du, 0x82f63b78u, 0x92a8fc17u, 0xa24bb5a6u, 0xb21572c9u,
+        0xc38d26c4u, 0xd3d3e1abu, 0xe330a81au, 0xf36e6f75u,
     };
     while (n--) {
         crc ^= *p++;
@@ -64,7 +70,8 @@ static inline uint32_t rfp_crc32c_portable(uint32_t crc, const unsigned char *p,
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
+__attribute__((target("sse4.2"))) static inline uint32_t
+rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
 {
     uint64_t wide = crc;
     for (; n >= 8; n -= 8, p += 8) {
@@ -83,14 +90,16 @@ __attribute__((target("sse4.2"))) static inline uint32_t rfp_crc32c_hardware(uin
 #define RFP_CRC32C_ONE 0xdd7e3b0cu
 #define RFP_CRC32C_TWO 0x170076fau /* x^(16 * 512 - 33): twice as many */
 
-__attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_shift(uint32_t crc, uint32_t power)
+__attribute__((target("sse4.2,pclmul"))) static inline uint32_t
+rfp_crc32c_shift(uint32_t crc, uint32_t power)
 {
     typedef long long lanes __attribute__((vector_size(16)));
     lanes product = __builtin_ia32_pclmulqdq128((lanes){crc, 0}, (lanes){power, 0}, 0);
     return (uint32_t)__builtin_ia32_crc32di(0, (uint64_t)product[0]);
 }
 
-__attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_streams(uint32_t crc, const unsigned char *p, size_t n)
+__attribute__((target("sse4.2,pclmul"))) static inline uint32_t
+rfp_crc32c_streams(uint32_t crc, const unsigned char *p, size_t n)
 {
     for (; n >= 3 * RFP_CRC32C_STREAM; n -= 3 * RFP_CRC32C_STREAM, p += 3 * RFP_CRC32C_STREAM) {
         uint64_t a = crc, b = 0, c = 0, word;
@@ -102,7 +111,8 @@ __attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_strea
             memcpy(&word, p + i + 2 * RFP_CRC32C_STREAM, 8);
             c = __builtin_ia32_crc32di(c, word);
         }
-        crc = rfp_crc32c_shift((uint32_t)a, RFP_CRC32C_TWO) ^ rfp_crc32c_shift((uint32_t)b, RFP_CRC32C_ONE) ^ (uint32_t)c;
+        crc = rfp_crc32c_shift((uint32_t)a, RFP_CRC32C_TWO) ^
+              rfp_crc32c_shift((uint32_t)b, RFP_CRC32C_ONE) ^ (uint32_t)c;
     }
     return rfp_crc32c_hardware(crc, p, n);
 }
@@ -115,7 +125,8 @@ static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p,
         memcpy(&word, p, 8);
         __asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
     }
-    for (; n; n--, p++) __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"((uint32_t)*p));
+    for (; n; n--, p++)
+        __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"((uint32_t)*p));
     return crc;
 }
 #endif
@@ -126,7 +137,8 @@ static inline uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
     const unsigned char *p = (const unsigned char *)data;
     crc = ~crc;
 #if defined(__x86_64__)
-    if (n >= 3 * RFP_CRC32C_STREAM && rfp_crc32c_kind() == RFP_CRC32C_STREAMS) return ~rfp_crc32c_streams(crc, p, n);
+    if (n >= 3 * RFP_CRC32C_STREAM && rfp_crc32c_kind() == RFP_CRC32C_STREAMS)
+        return ~rfp_crc32c_streams(crc, p, n);
 #endif
 #if defined(__x86_64__) || defined(__aarch64__)
     if (rfp_crc32c_kind() >= RFP_CRC32C_INSTRUCTION) return ~rfp_crc32c_hardware(crc, p, n);

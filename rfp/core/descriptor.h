@@ -32,7 +32,7 @@ struct rfp_pair_descriptor {
     uint32_t magic;
     uint16_t version;
     uint16_t provider;
-    uint64_t bell;       /* offset of the eventcount word in its region */
+    uint64_t eventcount; /* offset of the eventcount word in its region */
     uint64_t engine;     /* offset of the eventcount line whose in-bound engine it uses */
     uint64_t rtt;        /* of the network that this end emulates, in ns; all three 0: none */
     uint64_t in_gap;     /* ns between two requests of its in-bound engine; 0: no limit */
@@ -107,7 +107,8 @@ static inline uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 /* received, n: the bytes that the peer sent.  copy: private, `size` bytes; filled if the result is
  * GOOD.  All kinds begin and end alike.  The provider is checked before the size, which depends on
  * it. */
-static inline int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic, uint16_t provider)
+static inline int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size,
+                                       uint32_t magic, uint16_t provider)
 {
     struct rfp_region_descriptor start;
     uint32_t checksum;

@@ -18,6 +18,7 @@
 
 #include "rfp/core/atomics.h"
 #include "rfp/core/futex.h"
+#include "rfp/core/limits.h"
 
 #define RFP_EVENTCOUNT_AWAKE 0u
 #define RFP_EVENTCOUNT_WAITING 1u
@@ -30,7 +31,7 @@ struct rfp_eventcount {
     uint64_t in_bound;
     uint64_t unused[6];
 };
-_Static_assert(sizeof(struct rfp_eventcount) == 64, "a bell fills a cache line");
+_Static_assert(sizeof(struct rfp_eventcount) == RFP_LINE, "an eventcount fills a cache line");
 
 static inline uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
 {
@@ -39,7 +40,10 @@ static inline uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
     return RFP_EVENTCOUNT_WAITING;
 }
 
-static inline void rfp_eventcount_cancel_wait(uint32_t *word) { rfp_store32(word, RFP_EVENTCOUNT_AWAKE); }
+static inline void rfp_eventcount_cancel_wait(uint32_t *word)
+{
+    rfp_store32(word, RFP_EVENTCOUNT_AWAKE);
+}
 
 /* Returns 1: woken (perhaps spuriously), 0: time-out.  The word is AWAKE afterwards. */
 static inline int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)

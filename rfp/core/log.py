@@ -34,7 +34,7 @@ class Limit:
 
     def admit(self, now: float) -> bool:
         """Return whether a message may be logged now; one that may not is counted."""
-        # Without a lock, which a fork could copy while it is held: a race costs one message at most.
+        # Without a lock, which a fork could copy while it is held: a race costs one message.
         self.tokens = min(float(BURST), self.tokens + (now - self.then) / INTERVAL_S)
         self.then = now
         if self.tokens < 1.0:
@@ -47,8 +47,8 @@ class Limit:
 class Log:
     """A logger that no peer can flood, and whose handlers cannot end the thread that logs.
 
-    Arguments become text at once: a handler that keeps records must not keep connections and regions
-    alive.
+    Arguments become text at once: a handler that keeps records must not keep connections and
+    regions alive.
     """
 
     def __init__(self, name: str, now: Callable[[], float] = clock.now) -> None:

@@ -9,6 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "rfp/core/limits.h"
+#include "rfp/core/private_map.h"
+
 /* Newer than the C library's headers on the oldest distributions that we build on. */
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
@@ -23,13 +26,9 @@
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
 #endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 /* SHRINK: a truncation cannot make the peer fault.  SEAL: verified seals stay. */
 #define RFP_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define RFP_HUGE_PAGE (2u << 20)
 #define RFP_LEAST_PIECE (64u << 10) /* bytes: of every size that pages have */
 
 /* A new memfd, or -1 with errno. */
@@ -109,7 +108,8 @@ static inline int rfp_memfd_seal(int fd, int writable)
 /* Maps a peer's memfd that has been verified.  Returns the mapping, or NULL with errno. */
 static inline char *rfp_memfd_map(int fd, uint64_t length, int writable)
 {
-    char *base = (char *)mmap(NULL, length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    char *base = (char *)mmap(NULL, length, protection, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) return NULL;
     if (length >= RFP_HUGE_PAGE) madvise(base, length, MADV_HUGEPAGE);
     if (madvise(base, length, MADV_DONTFORK)) {

@@ -19,11 +19,15 @@ struct rfp_network {
     uint64_t out_gap; /* ns between two requests of the poster's out-bound engine; 0: no limit */
 };
 
-static inline int rfp_network_emulated(const struct rfp_network *n) { return (n->rtt | n->in_gap | n->out_gap) != 0; }
+static inline int rfp_network_emulated(const struct rfp_network *n)
+{
+    return (n->rtt | n->in_gap | n->out_gap) != 0;
+}
 
 /* The network between two sides, each described by its own adapter.  A side that emulates none is
  * assumed to be like the other; of two round trips the longer one counts. */
-static inline struct rfp_network rfp_network_between(const struct rfp_network *from, const struct rfp_network *to)
+static inline struct rfp_network rfp_network_between(const struct rfp_network *from,
+                                                     const struct rfp_network *to)
 {
     struct rfp_network n;
     n.rtt = from->rtt > to->rtt ? from->rtt : to->rtt;

@@ -11,7 +11,7 @@ import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
-MARK = "meson.build"  # a file that only folders of sources contain
+SOURCES_MARK = "meson.build"  # a file that only folders of sources contain
 
 
 def import_installed(name: str) -> None:
@@ -28,11 +28,12 @@ def import_installed(name: str) -> None:
         spec = PathFinder.find_spec(name, [folder])
         if spec is None or spec.origin is None or spec.loader is None:
             continue
-        if not os.path.exists(os.path.join(os.path.dirname(spec.origin), MARK)):
+        if not os.path.exists(os.path.join(os.path.dirname(spec.origin), SOURCES_MARK)):
             break
     else:
         raise ImportError(
-            f"{sources} contains the sources of {name}, which are not compiled there, and {_advice(sources)}"
+            f"{sources} contains the sources of {name}, which are not compiled there, and "
+            f"{_advice(sources)}"
         )
     for module in [each for each in sys.modules if each == name or each.startswith(name + ".")]:
         del sys.modules[module]
@@ -47,4 +48,7 @@ def _advice(sources: str) -> str:
     advice = f"{sys.executable} has no installed package: "
     if os.path.exists(python) and not os.path.samefile(sys.prefix, os.path.join(checkout, ".venv")):
         return f"{advice}start {python}"
-    return f"{advice}run `make demo` in {checkout} and start .venv/bin/python, or install it with `pip install {checkout}`"
+    return (
+        f"{advice}run `make demo` in {checkout} and start .venv/bin/python, or install it with "
+        f"`pip install {checkout}`"
+    )

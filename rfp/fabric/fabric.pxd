@@ -16,6 +16,9 @@ cpdef enum:                    # rights that a region gives to peers
     # local_region only: not even work requests of this process may write it (a read-only buffer)
     CONSTANT = 8
 
+cdef enum:
+    ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+
 cpdef enum:                    # opcodes of a work request
     READ = 1
     WRITE = 2
@@ -63,6 +66,9 @@ cdef struct completion:
     uint64_t id
     uint32_t opcode
     uint32_t status
+
+cdef enum:
+    QUEUE_DEPTH = 256          # work requests that may be outstanding; a power of two
 
 cdef struct queue_pair
 
@@ -164,10 +170,12 @@ cdef class Fabric(Resource):
     # `base`; keeper keeps them mapped), for peers to use as `rights` permits.  Whole pages.  The
     # file is neither sealed nor private: no process may truncate it in the meantime.  On verbs it
     # need not be a file: the memory at base is registered.
-    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                            uint64_t length, uint32_t rights)
     # The same for share() to give to peers part by part, with at most these rights (shm: the same
     # as share_file).
-    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                              uint64_t length, uint32_t rights)
     # Returns a peer's region from its descriptor and, on shm, the file descriptor that came with it
     # (always taken over, also on error).
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*, bint files=*)
@@ -181,6 +189,17 @@ cdef class Fabric(Resource):
     # close() gives the device back as soon as all objects made with it are closed, too; open
     # objects stay usable.
 
+# Returns whether the peer's process (pidfd, if it runs on this host) and the control connection
+# exist.
+cdef bint peer_exists(int pidfd, int control) noexcept nogil
+# Returns the operations of an end that is not connected: before connect(), and after close() and in
+# a forked child (alive=NULL: False).  Its requests are flushed, its channel has no events, and it
+# touches no memory.
+cdef provider disconnected_operations(
+    int (*post)(queue_pair *pair, work_request *requests, int n) noexcept nogil,
+    int (*poll)(queue_pair *pair, completion *completions, int n) noexcept nogil,
+    bint (*alive)(queue_pair *pair) noexcept nogil) noexcept nogil
+
 # For share() of a buffer: a view of its bytes (WrongBuffer unless they are contiguous), and their
 # address.
 cdef object buffer_bytes(object buffer)
@@ -188,4 +207,5 @@ cdef char *buffer_base(object view) except? NULL
 
 # Copies a descriptor that a peer sent, and checks it; `what` names it in the message.  Raises
 # HandshakeFailed.
-cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider, str what)
+cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider,
+                     str what)

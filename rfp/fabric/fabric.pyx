@@ -3,22 +3,14 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from rfp.core.core cimport rfp_copy_out, rfp_fence_release, rfp_fetch, rfp_now
+from rfp.core.descriptor cimport RFP_DESCRIPTOR_GOOD, rfp_descriptor_check
+from rfp.core.system cimport POLLIN, POLLRDHUP, poll, pollfd
 
-from rfp.errors import Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer, not_copied
-
-cdef extern from "rfp/core/atomics.h" nogil:
-    void rfp_fetch(char *to, const char *source, size_t n)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    void rfp_fence_release()
-
-cdef extern from "rfp/core/descriptor.h" nogil:
-    int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic, uint16_t provider)
-    enum:
-        RFP_DESCRIPTOR_GOOD
-
-cdef extern from "rfp/core/clock.h" nogil:
-    uint64_t rfp_now()
-
+from rfp.errors import (
+    Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer,
+    not_copied,
+)
 
 # In the child of a fork, the mappings do not exist (MADV_DONTFORK).  The child also drops the file
 # descriptors, every pointer into memory that may have been reused, and every object whose end would
@@ -146,8 +138,8 @@ cdef void nothing(event_channel *channel) noexcept nogil:
 
 
 cdef provider unmade = provider(
-    post=no_post, poll=no_poll, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait, cancel_wait=nothing,
-    notify=nothing, replenish=nothing)
+    post=no_post, poll=no_poll, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait,
+    cancel_wait=nothing, notify=nothing, replenish=nothing)
 
 
 cdef class EventChannel(Resource):
@@ -244,9 +236,9 @@ cdef class QueuePair(Resource):
             alive = self.c.ops.alive(&self.c)
         return alive
 
-    def post(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
-             uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, uint32_t flags=SIGNALED,
-             uint64_t id=0):
+    def post(self, uint32_t opcode, Region local not None, uint64_t local_offset,
+             RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, *,
+             uint64_t operand=0, uint64_t compare=0, uint32_t flags=SIGNALED, uint64_t id=0):
         """Post one work request with one doorbell; for set-up and tests.
 
         Args:
@@ -265,8 +257,9 @@ cdef class QueuePair(Resource):
             1, or 0 if the send queue is full.
         """
         cdef work_request request = work_request(
-            id=id, opcode=opcode, flags=flags, length=length, local=&local.c, local_offset=local_offset, remote=&remote.c,
-            remote_offset=remote_offset, operand=operand, compare=compare)
+            id=id, opcode=opcode, flags=flags, length=length, local=&local.c,
+            local_offset=local_offset, remote=&remote.c, remote_offset=remote_offset,
+            operand=operand, compare=compare)
         return self.c.ops.post(&self.c, &request, 1)
 
     def poll(self, int n=1):
@@ -284,9 +277,9 @@ cdef class QueuePair(Resource):
         n = self.c.ops.poll(&self.c, completions, n)
         return [(completions[i].id, completions[i].opcode, completions[i].status) for i in range(n)]
 
-    def execute(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
-                uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=10.0,
-                bint check=False):
+    def execute(self, uint32_t opcode, Region local not None, uint64_t local_offset,
+                RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, *,
+                uint64_t operand=0, uint64_t compare=0, double timeout=10.0, bint check=False):
         """Execute one work request and wait for it; for set-up and tests.
 
         No other request may be outstanding.
@@ -311,7 +304,8 @@ cdef class QueuePair(Resource):
         cdef completion done
         cdef int n = 0
         cdef uint64_t deadline = rfp_now() + <uint64_t>(timeout * 1e9)
-        if not self.post(opcode, local, local_offset, remote, remote_offset, length, operand=operand, compare=compare):
+        if not self.post(opcode, local, local_offset, remote, remote_offset, length,
+                         operand=operand, compare=compare):
             raise InvalidArgument("the send queue is full",
                                   hint="poll until the posted requests complete")
         with nogil:
@@ -324,8 +318,8 @@ cdef class QueuePair(Resource):
         if check and done.status != SUCCESS:
             raise self.failed(
                 done.opcode, done.status,
-                f"of {length} bytes, {local_offset} in a local region of {local.c.length}, {remote_offset} in a remote one of "
-                f"{remote.c.length}")
+                f"of {length} bytes, {local_offset} in a local region of {local.c.length}, "
+                f"{remote_offset} in a remote one of {remote.c.length}")
         return done.status
 
     def failed(self, uint32_t opcode, uint32_t status, str arguments=""):
@@ -339,10 +333,12 @@ cdef class QueuePair(Resource):
         verb = VERBS.get(opcode, f"opcode {opcode}")
         text, hint = STATUSES.get(status, (f"status {status}", None))
         request = f"{verb} {arguments}".rstrip()
-        return RequestFailed(f"{request}: {self.failure or text}", verb=verb, status=status, hint=hint)
+        return RequestFailed(f"{request}: {self.failure or text}", verb=verb, status=status,
+                             hint=hint)
 
 
-VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP", FETCH_ADD: "FETCH_ADD"}
+VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP",
+         FETCH_ADD: "FETCH_ADD"}
 STATUSES = {                   # status: (its meaning, the remedy)
     BOUNDS: ("a range is outside its region",
              "check that the region is open and that the range is inside it"),
@@ -372,13 +368,16 @@ cdef char *buffer_base(object view) except? NULL:
     return base
 
 
-cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider, str what):
+cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider,
+                     str what):
     cdef int found
     if received is None:
         raise InvalidArgument(f"the {what} descriptor is missing")
-    found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic, provider)
+    found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic,
+                                 provider)
     if found != RFP_DESCRIPTOR_GOOD:
-        reason = ("", f"it has {len(received)} bytes instead of {size}", "its magic number is wrong", "its version is another",
+        reason = ("", f"it has {len(received)} bytes instead of {size}",
+                  "its magic number is wrong", "its version is another",
                   "it is of another provider", "its checksum is wrong")[found]
         raise HandshakeFailed(f"invalid {what} descriptor from the peer: {reason}",
                               hint="use the same release of rfp-rnvm on both sides")
@@ -414,10 +413,12 @@ cdef class Fabric(Resource):
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
         raise NotImplementedError
 
-    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                            uint64_t length, uint32_t rights):
         raise NotImplementedError
 
-    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                              uint64_t length, uint32_t rights):
         raise NotImplementedError
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
@@ -431,3 +432,27 @@ cdef class Fabric(Resource):
 
     cpdef close(self):
         pass
+
+
+# What all providers share
+
+
+cdef bint peer_exists(int pidfd, int control) noexcept nogil:
+    # A pidfd becomes readable when its process ends.  Of the control socket only the end of the
+    # stream counts: unread data does not mean that the peer has died.
+    cdef pollfd[2] watched
+    watched[0] = pollfd(fd=pidfd, events=POLLIN, revents=0)
+    watched[1] = pollfd(fd=control, events=POLLRDHUP, revents=0)
+    return poll(watched, 2, 0) <= 0
+
+
+cdef provider disconnected_operations(
+        int (*post)(queue_pair *pair, work_request *requests, int n) noexcept nogil,
+        int (*poll)(queue_pair *pair, completion *completions, int n) noexcept nogil,
+        bint (*alive)(queue_pair *pair) noexcept nogil) noexcept nogil:
+    cdef provider operations = provider(
+        post=post, poll=poll, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait,
+        cancel_wait=nothing, notify=nothing, replenish=nothing)
+    if alive != NULL:
+        operations.alive = alive
+    return operations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 
-NO_LIMIT = 1 << 62
+UNLIMITED = 1 << 62
 _CAP_IPC_LOCK = 14
 
 
@@ -44,7 +44,7 @@ def _number(path: str) -> int | None:
 
 def _machine() -> int:
     meminfo = _fields("/proc/meminfo")
-    return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else NO_LIMIT
+    return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else UNLIMITED
 
 
 def _group(controller: str) -> str | None:
@@ -66,8 +66,8 @@ def _room(
     """
     path = _group(controller)
     if path is None:
-        return NO_LIMIT
-    group, room = os.path.join(root, path) if path else root, NO_LIMIT
+        return UNLIMITED
+    group, room = os.path.join(root, path) if path else root, UNLIMITED
     while True:
         limit = _number(f"{group}/{limit_file}")
         if limit is not None:
@@ -107,12 +107,12 @@ def lockable(status: str | os.PathLike[str] = "/proc/self/status") -> int:
     """
     text = _text(status)
     if text is None:
-        return NO_LIMIT
+        return UNLIMITED
     said = {
         name: value.split()
         for name, _, value in (line.partition(":") for line in text.splitlines())
     }
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY or int(said.get("CapEff", ["0"])[0], 16) >> _CAP_IPC_LOCK & 1:
-        return NO_LIMIT
+        return UNLIMITED
     return max(0, soft - int(said.get("VmPin", ["0"])[0]) * 1024)

@@ -33,16 +33,17 @@
 
 #include "rfp/core/atomics.h"
 #include "rfp/core/crc32c.h"
+#include "rfp/core/limits.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the wire format is little-endian and so must the machine be"
 #endif
-_Static_assert(sizeof(void *) == 8, "64-bit lengths and 8-byte atomics: x86-64 or aarch64, not a 32-bit system");
+_Static_assert(sizeof(void *) == 8,
+               "64-bit lengths and 8-byte atomics: x86-64 or aarch64, not a 32-bit system");
 
 #define RFP_MAGIC 0x31504652u /* "RFP1" */
 #define RFP_MAJOR 1
 #define RFP_MINOR 0
-#define RFP_LINE 64
 
 /* Features that a client requests and a server grants at the handshake. */
 /* responses carry a CRC32C: needed if one READ may return its lines out of order */
@@ -101,16 +102,19 @@ struct rfp_reference {
     uint64_t lease;  /* ns */
 };
 
-_Static_assert(sizeof(struct rfp_request_header) == 32, "request header");
-_Static_assert(sizeof(struct rfp_response_header) == 24, "response header");
-_Static_assert(sizeof(struct rfp_reference) == 32, "reference");
-
+/* Sizes in bytes. */
 #define RFP_REQUEST_HEADER 32
 #define RFP_RESPONSE_HEADER 24
 #define RFP_REFERENCE 32
+_Static_assert(sizeof(struct rfp_request_header) == RFP_REQUEST_HEADER, "request header");
+_Static_assert(sizeof(struct rfp_response_header) == RFP_RESPONSE_HEADER, "response header");
+_Static_assert(sizeof(struct rfp_reference) == RFP_REFERENCE, "reference");
 
 /* Returns the sequence number of the request after this one. */
-static inline uint32_t rfp_next_sequence(uint32_t sequence) { return sequence == UINT32_MAX ? 1 : sequence + 1; }
+static inline uint32_t rfp_next_sequence(uint32_t sequence)
+{
+    return sequence == UINT32_MAX ? 1 : sequence + 1;
+}
 
 static inline uint16_t rfp_wire_time(uint64_t ns)
 {
@@ -139,23 +143,27 @@ static inline uint32_t rfp_request_seal(char *slot)
 /* Copies the request with this sequence out of a slot that its sender can change at any time, and
  * checks the copy.  copy: private, slot_size bytes, aligned to 8.  The function reads nothing
  * outside the slot. */
-static inline int rfp_request_take(const char *slot, uint32_t slot_size, uint32_t sequence, char *copy)
+static inline int rfp_request_take(const char *slot, uint32_t slot_size, uint32_t sequence,
+                                   char *copy)
 {
     struct rfp_request_header *header = (struct rfp_request_header *)copy;
-    if (rfp_load32_acquire(slot + offsetof(struct rfp_request_header, sequence)) != sequence) return RFP_TAKE_NONE;
+    if (rfp_load32_acquire(slot + offsetof(struct rfp_request_header, sequence)) != sequence)
+        return RFP_TAKE_NONE;
     rfp_copy_in(copy, slot, RFP_REQUEST_HEADER);
     if (header->sequence != sequence) return RFP_TAKE_NONE;
     if (header->length > slot_size - RFP_REQUEST_HEADER) return RFP_TAKE_LENGTH;
     rfp_copy_in(copy + RFP_REQUEST_HEADER, slot + RFP_REQUEST_HEADER, header->length);
-    if (rfp_crc32c(0, copy + 8, RFP_REQUEST_HEADER - 8 + header->length) != header->crc) return RFP_TAKE_UNFINISHED;
+    if (rfp_crc32c(0, copy + 8, RFP_REQUEST_HEADER - 8 + header->length) != header->crc)
+        return RFP_TAKE_UNFINISHED;
     return RFP_TAKE_VALID;
 }
 
 /* Publishes a response.  The service has written the payload behind the header of `slot`. */
-static inline void rfp_response_publish(char *slot, uint32_t sequence, uint32_t length, uint64_t ns, uint8_t status,
-                                        uint8_t kind, uint64_t result, int checked)
+static inline void rfp_response_publish(char *slot, uint32_t sequence, uint32_t length, uint64_t ns,
+                                        uint8_t status, uint8_t kind, uint64_t result, int checked)
 {
-    struct rfp_response_header header = {0, sequence, length, rfp_wire_time(ns), status, kind, result};
+    struct rfp_response_header header = {0, sequence, length, rfp_wire_time(ns), status, kind,
+                                         result};
     uint64_t words[3];
     if (checked) {
         header.crc = rfp_crc32c(0, (char *)&header + 4, RFP_RESPONSE_HEADER - 4);
@@ -177,7 +185,8 @@ static inline void rfp_response_publish(char *slot, uint32_t sequence, uint32_t 
 
 /* copy: private memory.  checked: True verifies the checksum, False relies on the order of the
  * provider's READ. */
-static inline int rfp_response_check(const char *copy, uint32_t available, uint32_t slot_size, uint32_t sequence, int checked)
+static inline int rfp_response_check(const char *copy, uint32_t available, uint32_t slot_size,
+                                     uint32_t sequence, int checked)
 {
     struct rfp_response_header header;
     memcpy(&header, copy, sizeof header);
@@ -186,7 +195,8 @@ static inline int rfp_response_check(const char *copy, uint32_t available, uint3
         /* Without that order, length and sequence may come from different responses. */
         return checked ? RFP_RESPONSE_TORN : RFP_RESPONSE_LENGTH;
     if (RFP_RESPONSE_HEADER + header.length > available) return RFP_RESPONSE_MORE;
-    if (checked && RFP_FENCES && rfp_crc32c(0, copy + 4, RFP_RESPONSE_HEADER - 4 + header.length) != header.crc)
+    if (checked && RFP_FENCES &&
+        rfp_crc32c(0, copy + 4, RFP_RESPONSE_HEADER - 4 + header.length) != header.crc)
         return RFP_RESPONSE_TORN;
     return RFP_RESPONSE_WHOLE;
 }

@@ -1,4 +1,4 @@
-# Declarations of the wire format in wire.h.  This file has no module of its own.
+# Declarations of the wire format in wire.h.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -6,7 +6,6 @@ cdef extern from "rfp/protocol/wire.h" nogil:
     enum:
         RFP_MAJOR
         RFP_MINOR
-        RFP_LINE
         RFP_FEATURE_RESPONSE_CRC
         RFP_FEATURE_DIRECT_READS
         RFP_MODE_FETCH
@@ -58,6 +57,7 @@ cdef extern from "rfp/protocol/wire.h" nogil:
     uint32_t rfp_next_sequence(uint32_t sequence)
     uint32_t rfp_request_seal(char *slot)
     int rfp_request_take(const char *slot, uint32_t slot_size, uint32_t sequence, char *copy)
-    void rfp_response_publish(char *slot, uint32_t sequence, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
-                              uint64_t result, bint checked)
-    int rfp_response_check(const char *copy, uint32_t available, uint32_t slot_size, uint32_t sequence, bint checked)
+    void rfp_response_publish(char *slot, uint32_t sequence, uint32_t length, uint64_t ns,
+                              uint8_t status, uint8_t kind, uint64_t result, bint checked)
+    int rfp_response_check(const char *copy, uint32_t available, uint32_t slot_size,
+                           uint32_t sequence, bint checked)

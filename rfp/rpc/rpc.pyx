@@ -19,6 +19,7 @@ from rfp.protocol.wire cimport (
 )
 
 from rfp.control.credentials import Credentials
+from rfp.core.choices import RPC_MODES
 from rfp.core.log import log
 from rfp.errors import HandlerFailed, TooLarge, Unsupported, bad_choice
 from rfp.protocol.client.opener import Opener
@@ -158,8 +159,8 @@ cdef class RpcClient(ClientBase):
 
     def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None,
                  secret_file=None, tls_ca=None, tls_cert=None, tls_key=None):
-        if mode not in ("auto", "fetch", "reply"):
-            raise bad_choice("mode", mode, ("auto", "fetch", "reply"))
+        if mode not in RPC_MODES:
+            raise bad_choice("mode", mode, RPC_MODES)
         self.mode = mode
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout,

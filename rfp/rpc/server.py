@@ -9,14 +9,14 @@ from rfp import address as addresses
 from rfp import units
 from rfp.address import Address
 from rfp.control import Credentials
+from rfp.core.limits import LINE, SLOTS_MAX
 from rfp.errors import WrongType, out_of_bounds
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
+from rfp.protocol.wire import REQUEST_HEADER
 from rfp.rpc.rpc import HandlerService
-
-HEADER = 32  # bytes of a request's header, which is not shorter than a response's
 
 
 class RpcServer(ServerBase):
@@ -60,11 +60,11 @@ class RpcServer(ServerBase):
         longest = units.size(max_message)
         if not 1 <= longest <= 1 << 19:
             raise out_of_bounds("max_message", max_message, "1B", "512KiB")
-        if not 1 <= slots <= 256:
-            raise out_of_bounds("slots", slots, 1, 256)
+        if not 1 <= slots <= SLOTS_MAX:
+            raise out_of_bounds("slots", slots, 1, SLOTS_MAX)
         place = addresses.unique() if address is None else addresses.parse(address)
         # An odd number of cache lines: the first lines of the slots then cover all sets of a cache.
-        lines = (longest + HEADER + 63) // 64 | 1
+        lines = -(-(longest + REQUEST_HEADER) // LINE) | 1
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         service = HandlerService(handler)
         super().__init__()
@@ -76,7 +76,7 @@ class RpcServer(ServerBase):
                 [service],
                 service="rpc",
                 slots=slots,
-                slot_size=64 * lines,
+                slot_size=LINE * lines,
                 idle=idle,
                 credentials=credentials,
                 allow_anyone=no_auth,

@@ -36,10 +36,11 @@
 
 #include "rfp/core/atomics.h"
 #include "rfp/core/crc32c.h"
+#include "rfp/core/limits.h"
 
 #define KV_PARTITION_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
 #define KV_LAYOUT_VERSION 2
-#define KV_LINE 64
+#define KV_LINE RFP_LINE
 #define KV_SLOTS 8
 #define KV_UNIT 16
 /* The longest value that the CRC covers: readers do not verify a value that is too large for a slot
@@ -94,7 +95,7 @@ static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7;
  * it leaves the index. */
 struct kv_record {
     uint64_t block;
-    uint32_t crc;          /* CRC32C of key, value (if at most KV_MAX_SEALED bytes), struct kv_seal */
+    uint32_t crc;          /* CRC32C of key, value (up to KV_MAX_SEALED bytes), struct kv_seal */
     uint32_t value_length;
     uint64_t version;      /* 0: not the current value of its key */
     uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12),
@@ -122,12 +123,15 @@ struct kv_overflow {
     uint64_t slots[KV_SLOTS];
 };
 
-_Static_assert(sizeof(struct kv_partition_header) == 64, "partition header");
+_Static_assert(sizeof(struct kv_partition_header) == KV_LINE, "partition header");
 _Static_assert(KV_ARENA_START % KV_LINE == 0, "arena start");
 _Static_assert(sizeof(struct kv_record) == 32, "record");
 _Static_assert(sizeof(struct kv_overflow) == 80, "overflow line");
 
-static inline uint64_t kv_value_offset(uint64_t key_length) { return sizeof(struct kv_record) + ((key_length + 7) & ~7ull); }
+static inline uint64_t kv_value_offset(uint64_t key_length)
+{
+    return sizeof(struct kv_record) + ((key_length + 7) & ~7ull);
+}
 static inline uint64_t kv_record_size(uint64_t key_length, uint64_t value_length)
 {
     return (kv_value_offset(key_length) + value_length + KV_UNIT - 1) & ~(uint64_t)(KV_UNIT - 1);
@@ -150,7 +154,10 @@ static inline int kv_slot_link(uint64_t slot) { return slot && !(slot >> 48); }
 
 /* Linear hashing: mask belongs to the smallest power of two that is not below the number of
  * buckets. */
-static inline uint64_t kv_mask(uint64_t buckets) { return buckets < 2 ? 0 : ~0ull >> __builtin_clzll(buckets - 1); }
+static inline uint64_t kv_mask(uint64_t buckets)
+{
+    return buckets < 2 ? 0 : ~0ull >> __builtin_clzll(buckets - 1);
+}
 static inline uint64_t kv_bucket(uint64_t hash, uint64_t buckets, uint64_t mask)
 {
     uint64_t bucket = hash >> 16 & mask;
@@ -192,7 +199,8 @@ static inline uint32_t kv_value_crc(uint32_t crc, const void *value, uint32_t le
 }
 
 /* Returns the CRC of a record.  crc: of key and value. */
-static inline uint32_t kv_seal_crc(uint32_t crc, uint32_t key_length, uint32_t value_length, uint64_t version)
+static inline uint32_t kv_seal_crc(uint32_t crc, uint32_t key_length, uint32_t value_length,
+                                   uint64_t version)
 {
     struct kv_seal seal = {key_length, value_length, version};
     return rfp_crc32c(crc, &seal, sizeof seal);

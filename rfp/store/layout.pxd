@@ -2,28 +2,6 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef extern from "rfp/core/atomics.h" nogil:
-    uint8_t rfp_load8(const void *p)
-    uint32_t rfp_load32(const void *p)
-    uint64_t rfp_load64(const void *p)
-    uint64_t rfp_load64_acquire(const void *p)
-    void rfp_store32(void *p, uint32_t v)
-    void rfp_store64(void *p, uint64_t v)
-    void rfp_store64_release(void *p, uint64_t v)
-    void rfp_fence_acquire()
-    void rfp_fence_release()
-    void rfp_prefetch(const void *p)
-    void rfp_prefetch_write(const void *p)
-    void rfp_copy_in(void *to, const void *source, size_t n)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    void rfp_pause()
-
-cdef extern from "rfp/core/crc32c.h" nogil:
-    uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
-
-cdef extern from "rfp/core/clock.h" nogil:
-    uint64_t rfp_now()
-
 cdef extern from "rfp/store/layout.h" nogil:
     enum:
         KV_PARTITION_MAGIC

@@ -14,25 +14,25 @@
 #define KV_MAX_VALUE (256u << 20)
 #define KV_MAX_PIECE (256u << 10)
 
-enum kv_opcode {            /* request payload                        -> response payload; result */
-    KV_GET = 17,            /* key                                    -> value or rfp_reference; version */
-    KV_EXISTS = 18,         /* key                                    -> -; version */
-    KV_PUT = 19,            /* kv_put, key, value                     -> -; version */
-    KV_DELETE = 20,         /* key                                    -> -; version deleted */
-    KV_INCR = 21,           /* kv_number (delta), key                 -> kv_number (the sum); version */
-    KV_TOUCH = 22,          /* kv_number (ttl in ms, 0 = none), key   -> -; version */
-    KV_GET_MANY = 23,       /* count x (kv_key, key)                  -> count x kv_item, then the inline
-                                                                         values; 0 */
+enum kv_opcode {            /* request payload                -> response payload; result */
+    KV_GET = 17,            /* key                            -> value or rfp_reference; version */
+    KV_EXISTS = 18,         /* key                            -> -; version */
+    KV_PUT = 19,            /* kv_put, key, value             -> -; version */
+    KV_DELETE = 20,         /* key                            -> -; version deleted */
+    KV_INCR = 21,           /* kv_number (delta), key         -> kv_number (the sum); version */
+    KV_TOUCH = 22,          /* kv_number (ttl in ms, 0 = none), key -> -; version */
+    KV_GET_MANY = 23,       /* count x (kv_key, key)          -> count x kv_item, then the inline
+                                                                  values; 0 */
     KV_PUT_MANY = 24,       /* kv_number (ttl in ms, 0 = none), count x (kv_pair, key, value)
-                                                                      -> count x kv_item; 0 */
-    KV_DELETE_MANY = 25,    /* count x (kv_key, key)                  -> count x kv_item; 0 */
-    KV_PUT_BEGIN = 26,      /* kv_put, key (value_length announced)   -> -; upload */
-    KV_PUT_PIECE = 27,      /* kv_piece; the bytes are in staging     -> -; version after the last
-                                                                         piece, 0 before it */
+                                                                  -> count x kv_item; 0 */
+    KV_DELETE_MANY = 25,    /* count x (kv_key, key)          -> count x kv_item; 0 */
+    KV_PUT_BEGIN = 26,      /* kv_put, key (value_length announced) -> -; upload */
+    KV_PUT_PIECE = 27,      /* kv_piece; the bytes are in staging -> -; version after the last
+                                                                  piece, 0 before it */
     KV_PUT_ABORT = 28,      /* kv_number (upload, 0: all of this session's) -> -; 0 */
-    KV_RELEASE = 29,        /* - (the pin is in the header)           -> -; 0 */
-    KV_STATS = 30,          /* -                                      -> KV_COUNTERS x u64; 0 */
-    KV_REFER = 31,          /* count x kv_use (at most KV_USES_MAX)   -> -; 0 */
+    KV_RELEASE = 29,        /* - (the pin is in the header)   -> -; 0 */
+    KV_STATS = 30,          /* -                              -> KV_COUNTERS x u64; 0 */
+    KV_REFER = 31,          /* count x kv_use                 -> -; 0 */
 };
 
 enum kv_flag {              /* request flags */

@@ -14,6 +14,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from rfp.core.core cimport (
+    rfp_copy_out, rfp_crc32c, rfp_hash, rfp_store64, rfp_store64_release,
+)
 from rfp.fabric.fabric cimport REMOTE_READ, Region
 from rfp.store.client.direct_read cimport (
     DIRECT_ABSENT, DIRECT_FOUND, DIRECT_UNSURE, direct_arena, direct_at, direct_find, direct_open,
@@ -21,13 +24,10 @@ from rfp.store.client.direct_read cimport (
 )
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_LINE, kv_bucket, kv_record_size, kv_slot, kv_slot_offset,
-    kv_tag, kv_value_crc, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64,
-    rfp_store64_release,
+    kv_tag, kv_value_crc, kv_value_offset,
 )
 from rfp.store.server.arena cimport arena_allocate, arena_become, arena_size
-from rfp.store.server.index cimport (
-    index_rearrangements, index_repoint, record_invalidate, rfp_hash,
-)
+from rfp.store.server.index cimport index_rearrangements, index_repoint, record_invalidate
 from rfp.store.server.partition cimport Partition
 from rfp.store.server.records cimport (
     partition, record_at, record_begin, record_entered, record_find, record_left, record_remove,

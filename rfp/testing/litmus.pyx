@@ -8,43 +8,29 @@ it.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from rfp.core.core cimport (
+    rfp_copy_out, rfp_load64, rfp_load64_acquire, rfp_now, rfp_random_below, rfp_store64,
+    rfp_store64_release,
+)
+from rfp.core.limits cimport RFP_LINE
+from rfp.core.system cimport sched_yield
 from rfp.fabric.fabric cimport (
     READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, Region, RemoteRegion,
     completion, queue_pair, work_request,
 )
 from rfp.errors import ConnectionFailed, DeadlineExceeded
 
-cdef extern from "rfp/core/atomics.h" nogil:
-    uint64_t rfp_load64(const void *p)
-    uint64_t rfp_load64_acquire(const void *p)
-    void rfp_store64(void *p, uint64_t v)
-    void rfp_store64_release(void *p, uint64_t v)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    void rfp_pause()
-
-cdef extern from "rfp/core/clock.h" nogil:
-    uint64_t rfp_now()
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
 cdef enum:
-    LINE = 64
     WORDS_MAX = 512            # of a message
-    SPINS = 200                # before the processor is yielded: the peer may need this one
-    SPREAD = 128               # ns, about, by which each side varies its timing
+    YIELD_SPINS = 200          # before the processor is yielded: the peer may need this one
+    SPREAD_NS = 128            # ns, about, by which each side varies its timing
     AIM_STEP = 8
     FARTHEST = 4000            # ns of aim: beyond it the two sides do not run at the same time
 
 cdef enum:                     # how a side ended
-    DONE = 0
-    LATE = 1
-    FAILED = 2
-
-
-cdef inline uint64_t below(uint64_t *random, uint64_t n) noexcept nogil:
-    random[0] = random[0] * 6364136223846793005u + 1442695040888963407u
-    return (random[0] >> 32) * n >> 32
+    SIDE_DONE = 0
+    SIDE_LATE = 1
+    SIDE_FAILED = 2
 
 
 cdef inline void linger(uint64_t n) noexcept nogil:
@@ -60,25 +46,25 @@ cdef int one(queue_pair *pair, work_request *request, uint64_t deadline) noexcep
     cdef int spins = 0
     while pair.ops.post(pair, request, 1) == 0:
         if rfp_now() > deadline:
-            return LATE
+            return SIDE_LATE
     while pair.ops.poll(pair, &done, 1) == 0:
         spins += 1
-        if spins % SPINS == 0:
+        if spins % YIELD_SPINS == 0:
             sched_yield()
             if rfp_now() > deadline:
-                return LATE
-    return DONE if done.status == SUCCESS else FAILED
+                return SIDE_LATE
+    return SIDE_DONE if done.status == SUCCESS else SIDE_FAILED
 
 
 cdef ended(int how):
-    if how == LATE:
+    if how == SIDE_LATE:
         raise DeadlineExceeded("the litmus test did not end in time")
-    if how == FAILED:
+    if how == SIDE_FAILED:
         raise ConnectionFailed("a work request of the litmus test failed")
 
 
-def sleeper(EventChannel channel not None, Region memory not None, uint64_t offset, uint64_t rounds, *, double step=1.0,
-            int limit=10, double timeout=20.0):
+def sleeper(EventChannel channel not None, Region memory not None, uint64_t offset, uint64_t rounds,
+            *, double step=1.0, int limit=10, double timeout=20.0):
     """Wait `rounds` times for the writes of waker(), sleeping.
 
     Args:
@@ -95,17 +81,18 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
         The number of lost wake-ups.
     """
     cdef char *said = memory.c.base + offset
-    cdef char *heard = said + LINE
-    cdef uint64_t i, ns = <uint64_t>(step * 1e9), deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 1
+    cdef char *heard = said + RFP_LINE
+    cdef uint64_t i, ns = <uint64_t>(step * 1e9), random = 1
+    cdef uint64_t deadline = rfp_now() + <uint64_t>(timeout * 1e9)
     cdef uint32_t armed
-    cdef int lost = 0, how = DONE
+    cdef int lost = 0, how = SIDE_DONE
     cdef uint64_t aim = 0
     cdef bint early
     with nogil:
         for i in range(1, rounds + 1):
             # The two sides race only if they meet within some 100 ns.  So aim at the arrival of the
             # data: start later after a round that had to sleep, earlier after one that had not.
-            linger(aim + below(&random, SPREAD))
+            linger(aim + rfp_random_below(&random, SPREAD_NS))
             early = False
             while True:
                 armed = channel.c.ops.prepare_wait(&channel.c)
@@ -117,9 +104,9 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
                     lost += 1
                     break
                 if rfp_now() > deadline:
-                    how = LATE
+                    how = SIDE_LATE
                     break
-            if lost >= limit or how != DONE:
+            if lost >= limit or how != SIDE_DONE:
                 break
             if early and aim < FARTHEST:
                 aim += AIM_STEP
@@ -131,44 +118,46 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
     return lost
 
 
-def waker(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t rounds, *,
-          double timeout=20.0):
+def waker(QueuePair pair not None, Region local not None, RemoteRegion remote not None,
+          uint64_t offset, uint64_t rounds, *, double timeout=20.0):
     """Run the other side of sleeper(): a WRITE_NOTIFY for each round.
 
     local: 128 bytes of it, at `offset`, are used.
     """
     cdef char *said = local.c.base + offset
-    cdef char *heard = said + LINE
+    cdef char *heard = said + RFP_LINE
     cdef uint64_t i = 0, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 2
-    cdef int how = DONE, spins = 0
-    cdef work_request look, write
-    memset(&look, 0, sizeof(look))
-    look.opcode, look.flags, look.length = READ, SIGNALED, 8
-    look.local, look.local_offset, look.remote, look.remote_offset = &local.c, offset + LINE, &remote.c, offset
-    write = look
-    write.opcode, write.local_offset, write.remote_offset = WRITE_NOTIFY, offset, offset + LINE
+    cdef int how = SIDE_DONE, spins = 0
+    cdef work_request read, write
+    memset(&read, 0, sizeof(read))
+    read.opcode, read.flags, read.length = READ, SIGNALED, 8
+    read.local, read.local_offset = &local.c, offset + RFP_LINE
+    read.remote, read.remote_offset = &remote.c, offset
+    write = read
+    write.opcode, write.local_offset, write.remote_offset = WRITE_NOTIFY, offset, offset + RFP_LINE
     with nogil:
         rfp_store64(heard, 0)
-        while i < rounds and how == DONE:
-            how = one(&pair.c, &look, deadline)
+        while i < rounds and how == SIDE_DONE:
+            how = one(&pair.c, &read, deadline)
             if rfp_load64(heard) < i:
                 spins += 1
-                if spins % SPINS == 0:
+                if spins % YIELD_SPINS == 0:
                     sched_yield()
                     if rfp_now() > deadline:
-                        how = LATE
+                        how = SIDE_LATE
                 continue
             if rfp_load64(heard) == ~<uint64_t>0:
                 break
             i += 1
             rfp_store64(said, i)
-            linger(below(&random, SPREAD))
-            if how == DONE:
+            linger(rfp_random_below(&random, SPREAD_NS))
+            if how == SIDE_DONE:
                 how = one(&pair.c, &write, deadline)
     ended(how)
 
 
-def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t rounds, *, double timeout=20.0):
+def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t rounds, *,
+              double timeout=20.0):
     """Publish `rounds` messages of `length` bytes as the protocol does: the first word last.
 
     The message is at offset + 64; each stays unchanged until fetcher() has it.  length: a multiple
@@ -176,31 +165,31 @@ def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t
     """
     cdef uint64_t[WORDS_MAX] message
     cdef char *taken = memory.c.base + offset
-    cdef char *slot = taken + LINE
+    cdef char *slot = taken + RFP_LINE
     cdef uint64_t i, word, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 3
-    cdef int how = DONE, spins = 0
+    cdef int how = SIDE_DONE, spins = 0
     if not 8 < length <= 8 * WORDS_MAX or length % 8:
         raise ValueError(f"a message has 16 to {8 * WORDS_MAX} bytes")
     with nogil:
         for i in range(1, rounds + 1):
             for word in range(length // 8):
                 message[word] = i
-            linger(below(&random, SPREAD))
+            linger(rfp_random_below(&random, SPREAD_NS))
             rfp_copy_out(slot + 8, &message[1], length - 8)
             rfp_store64_release(slot, i)
-            while rfp_load64_acquire(taken) < i and how == DONE:
+            while rfp_load64_acquire(taken) < i and how == SIDE_DONE:
                 spins += 1
-                if spins % SPINS == 0:
+                if spins % YIELD_SPINS == 0:
                     sched_yield()
                     if rfp_now() > deadline:
-                        how = LATE
-            if how != DONE:
+                        how = SIDE_LATE
+            if how != SIDE_DONE:
                 break
     ended(how)
 
 
-def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t length,
-            uint64_t rounds, *, double timeout=20.0):
+def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote not None,
+            uint64_t offset, uint64_t length, uint64_t rounds, *, double timeout=20.0):
     """Run the other side of publisher(): fetch each message with READs of all of it.
 
     local: offset + 64 + length bytes of it are used.
@@ -208,40 +197,43 @@ def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote 
     Returns:
         The number of torn messages: with the new first word, but not all other new words.
     """
-    cdef char *copy = local.c.base + offset + LINE
+    cdef char *copy = local.c.base + offset + RFP_LINE
     cdef uint64_t i, word, torn = 0, old, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
-    cdef int how = DONE, spins = 0
-    cdef work_request look, acknowledge
-    memset(&look, 0, sizeof(look))
-    look.opcode, look.flags, look.length = READ, SIGNALED, length
-    look.local, look.local_offset, look.remote, look.remote_offset = &local.c, offset + LINE, &remote.c, offset + LINE
-    acknowledge = look
-    acknowledge.opcode, acknowledge.length, acknowledge.local_offset, acknowledge.remote_offset = WRITE, 8, offset, offset
+    cdef int how = SIDE_DONE, spins = 0
+    cdef work_request read, acknowledge
+    memset(&read, 0, sizeof(read))
+    read.opcode, read.flags, read.length = READ, SIGNALED, length
+    read.local, read.local_offset = &local.c, offset + RFP_LINE
+    read.remote, read.remote_offset = &remote.c, offset + RFP_LINE
+    acknowledge = read
+    acknowledge.opcode, acknowledge.length = WRITE, 8
+    acknowledge.local_offset, acknowledge.remote_offset = offset, offset
     with nogil:
         for i in range(1, rounds + 1):
             rfp_store64(copy, 0)
-            while how == DONE and rfp_load64(copy) != i:
-                how = one(&pair.c, &look, deadline)
+            while how == SIDE_DONE and rfp_load64(copy) != i:
+                how = one(&pair.c, &read, deadline)
                 spins += 1
-                if spins % SPINS == 0:
+                if spins % YIELD_SPINS == 0:
                     sched_yield()
                     if rfp_now() > deadline:
-                        how = LATE
+                        how = SIDE_LATE
             old = 0
             for word in range(1, length // 8):
                 old += rfp_load64(copy + 8 * word) != i
             torn += old != 0
             rfp_store64(local.c.base + offset, i)
-            if how == DONE:
+            if how == SIDE_DONE:
                 how = one(&pair.c, &acknowledge, deadline)
-            if how != DONE:
+            if how != SIDE_DONE:
                 break
     ended(how)
     return torn
 
 
-def round_trips(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, uint64_t offset,
-                uint64_t length, int rounds, *, double timeout=20.0):
+def round_trips(QueuePair pair not None, Region local not None, RemoteRegion remote not None,
+                uint32_t opcode, uint64_t offset, uint64_t length, int rounds, *,
+                double timeout=20.0):
     """Execute requests one after the other.
 
     Returns:
@@ -249,10 +241,11 @@ def round_trips(QueuePair pair not None, Region local not None, RemoteRegion rem
     """
     cdef work_request request
     cdef uint64_t begin, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
-    cdef int how = DONE
+    cdef int how = SIDE_DONE
     memset(&request, 0, sizeof(request))
     request.opcode, request.flags, request.length = opcode, SIGNALED, length
-    request.local, request.local_offset, request.remote, request.remote_offset = &local.c, offset, &remote.c, offset
+    request.local, request.local_offset = &local.c, offset
+    request.remote, request.remote_offset = &remote.c, offset
     took = []
     while len(took) < rounds:
         with nogil:
@@ -264,8 +257,8 @@ def round_trips(QueuePair pair not None, Region local not None, RemoteRegion rem
     return took
 
 
-def burst(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, list offsets not None,
-          uint64_t length):
+def burst(QueuePair pair not None, Region local not None, RemoteRegion remote not None,
+          uint32_t opcode, list offsets not None, uint64_t length):
     """Post one request for each offset (the same on both sides), at most 512, with one doorbell.
 
     The id of a request is its index in the list.  All but the last are unsignaled.

@@ -9,18 +9,21 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from rfp.core.core cimport rfp_hash, rfp_now
+from rfp.core.limits cimport RFP_PAGE
+from rfp.core.system cimport aligned_alloc
 from rfp.fabric.fabric cimport REMOTE_READ, Region
 from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_STATE_KEY, KV_UNIT, kv_record,
-    kv_slot_offset, rfp_now,
+    kv_slot_offset,
 )
 from rfp.store.server.arena cimport (
     arena, arena_allocate, arena_check, arena_extend, arena_extend_back, arena_free, arena_kind,
     arena_may_shrink, arena_open, arena_previous, arena_shrink, arena_size, arena_slide, arena_take,
     arena_trim,
 )
-from rfp.store.server.index cimport index_chain, rfp_hash
+from rfp.store.server.index cimport index_chain
 from rfp.store.server.partition cimport Partition
 from rfp.store.server.records cimport record_at
 
@@ -28,9 +31,6 @@ cdef extern from "<signal.h>" nogil:
     enum:
         SIGSTOP
     int stop_here "raise"(int signal)
-
-cdef extern from "stdlib.h" nogil:
-    void *aligned_alloc(size_t alignment, size_t size)
 
 cdef enum:
     GUARD = 64                 # bytes behind the space for a response that must stay unchanged
@@ -48,7 +48,8 @@ cdef class Memory(Region):
     def __init__(self, uint64_t length):
         self.close()
         length = (length + KV_LINE - 1) // KV_LINE * KV_LINE
-        self.c.base = <char *> aligned_alloc(4096, (length + 4095) // 4096 * 4096)
+        self.c.base = <char *> aligned_alloc(
+            RFP_PAGE, (length + RFP_PAGE - 1) // RFP_PAGE * RFP_PAGE)
         if self.c.base == NULL:
             raise MemoryError
         memset(self.c.base, 0, length)
@@ -91,7 +92,8 @@ cdef class Session:
     cdef readonly bint yield_after     # as in the last response
     cdef bint open
 
-    def __cinit__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
+    def __cinit__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096,
+                  uint64_t peer=0):
         if service.c.opened == NULL:
             raise ValueError("the service serves nothing")
         self.service = service
@@ -106,8 +108,8 @@ cdef class Session:
         service.c.opened(service.c.context, &self.c)
         self.open = True
 
-    def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0, capacity=None,
-                bint stops=False):
+    def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0,
+                capacity=None, bint stops=False):
         """Execute one request.
 
         Args:
@@ -121,7 +123,8 @@ cdef class Session:
             RuntimeError: the service wrote outside its space.
         """
         cdef const unsigned char[::1] view = payload
-        cdef uint32_t length = view.shape[0], room = self.capacity if capacity is None else capacity, i
+        cdef uint32_t length = view.shape[0], room = self.capacity if capacity is None else capacity
+        cdef uint32_t i
         cdef char *copy
         cdef char *slot
         cdef request r
@@ -170,7 +173,8 @@ cdef class Session:
 
     def stage(self, uint64_t offset, const unsigned char[::1] data not None):
         """Copy bytes into the staging memory, as the client's WRITE would."""
-        if offset > self.c.staging_length or <uint64_t> data.shape[0] > self.c.staging_length - offset:
+        if offset > self.c.staging_length \
+                or <uint64_t> data.shape[0] > self.c.staging_length - offset:
             raise ValueError("beyond the staging memory")
         if data.shape[0]:
             memcpy(self.memory + offset, &data[0], data.shape[0])
@@ -186,7 +190,8 @@ cdef class Session:
                 stop_here(SIGSTOP)
         return more
 
-    def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16, bytes tail=b""):
+    def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16,
+             bytes tail=b""):
         """Return the ns per request of `rounds` requests over the keys in turn.
 
         The requests are executed in groups that are prepared together.
@@ -277,7 +282,8 @@ def buckets(Partition store not None):
         keys = []
         for i in range(n):
             record = record_at(store.p, kv_slot_offset(slots[i]))
-            keys.append(PyBytes_FromStringAndSize(<char *> (record + 1), record.state & KV_STATE_KEY))
+            keys.append(PyBytes_FromStringAndSize(<char *> (record + 1),
+                                                  record.state & KV_STATE_KEY))
         found.append(keys)
     return found
 
@@ -370,6 +376,7 @@ cdef class Arena:
 
     def shrink(self, uint64_t size):
         cdef uint64_t last = arena_previous(&self.a, self.a.end)
-        if not last or arena_kind(&self.a, last) != KV_BLOCK_FREE or not arena_may_shrink(arena_size(&self.a, last), size):
+        if not last or arena_kind(&self.a, last) != KV_BLOCK_FREE \
+                or not arena_may_shrink(arena_size(&self.a, last), size):
             raise ValueError("the end is not free")
         arena_shrink(&self.a, size)

@@ -16,34 +16,27 @@ from libc.stdlib cimport calloc, free, malloc
 from posix.signal cimport kill
 from posix.unistd cimport getpid
 
+from rfp.core.core cimport (
+    rfp_copy_in, rfp_copy_out, rfp_eventcount_notify, rfp_fence_acquire, rfp_fence_release,
+    rfp_load32, rfp_random_below, rfp_random_mix, rfp_store32,
+)
+from rfp.core.limits cimport RFP_LINE
 from rfp.fabric.fabric cimport (
-    FLUSHED, PEER_GONE, READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair,
-    completion, local_region, provider, queue_pair, work_request,
+    FLUSHED, PEER_GONE, QUEUE_DEPTH, READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel,
+    QueuePair, completion, local_region, provider, queue_pair, work_request,
 )
 from rfp.fabric.shm.datapath cimport (
-    DEPTH, alive, cancel_wait, check, complete, flush_post, notify, pair_state, perform,
-    prepare_wait, replenish, take_completions, wait,
+    alive, cancel_wait, check, complete, flush_post, notify, pair_state, perform, prepare_wait,
+    replenish, take_completions, wait,
 )
 from rfp.fabric.shm.region cimport ShmFabric, ShmQueuePair
 
-cdef extern from "rfp/core/atomics.h" nogil:
-    uint32_t rfp_load32(const void *p)
-    void rfp_store32(void *p, uint32_t v)
-    void rfp_copy_in(void *to, const void *source, size_t n)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    void rfp_fence_acquire()
-    void rfp_fence_release()
-
-cdef extern from "rfp/core/eventcount.h" nogil:
-    void rfp_eventcount_notify(uint32_t *word)
-
 cdef enum:
-    LINE = 64
-    INLINE = 64                # bytes of a WRITE that are copied when it is posted
+    REORDER_INLINE_BYTES = RFP_LINE  # bytes of a WRITE that are copied when it is posted
     OUTSTANDING_READS = 16     # as for a usual adapter
     # Limit of the poll steps that a request waits before it starts, and again before it completes.
     DELAY = 4
-    STEPS = 16                 # of a long request; a short one moves a line at a time
+    STEPS_MAX = 16             # of a long request; a short one moves a line at a time
 
 cdef uint32_t ALIVE = ~<uint32_t>0
 
@@ -68,9 +61,9 @@ cdef struct scattered:         # a request under way
     uint32_t last              # it strikes when so many lines have moved; ALIVE: it does not
     uint32_t *order
     local_region taken         # replaces the local region of a WRITE whose bytes were copied
-    char bytes[INLINE]
+    char bytes[REORDER_INLINE_BYTES]
 
-cdef struct reordering:        # the state behind pair_state.more; indices modulo DEPTH
+cdef struct reordering:        # the state behind pair_state.more; indices modulo QUEUE_DEPTH
     uint64_t random
     # poll steps in which nothing moves; another thread may set this and `dropped`
     uint32_t held
@@ -79,15 +72,11 @@ cdef struct reordering:        # the state behind pair_state.more; indices modul
     uint32_t how               # its effect: LOSES ...
     uint32_t done
     uint32_t posted
-    scattered requests[DEPTH]
+    scattered requests[QUEUE_DEPTH]
 
 
 cdef uint32_t below(reordering *r, uint32_t n) noexcept nogil:
-    # xorshift64*
-    r.random ^= r.random >> 12
-    r.random ^= r.random << 25
-    r.random ^= r.random >> 27
-    return <uint32_t>(((r.random * 0x2545F4914F6CDD1Du) >> 32) * n >> 32)
+    return <uint32_t>rfp_random_below(&r.random, n)
 
 
 cdef bint is_write(const work_request *request) noexcept nogil:
@@ -103,13 +92,14 @@ cdef bint start(reordering *r, scattered *s, const work_request *request) noexce
     s.status = check(request)
     if s.status != SUCCESS:
         return True
-    if is_write(request) and request.length <= INLINE:
+    if is_write(request) and request.length <= REORDER_INLINE_BYTES:
         rfp_copy_in(s.bytes, request.local.base + request.local_offset, request.length)
-        s.taken = local_region(base=&s.bytes[0], length=INLINE, key=0, rights=0)
+        s.taken = local_region(base=&s.bytes[0], length=REORDER_INLINE_BYTES, key=0, rights=0)
         s.request.local = &s.taken
         s.request.local_offset = 0
     if request.length and (is_write(request) or request.opcode == READ):
-        s.lines = <uint32_t>((request.remote_offset % LINE + request.length + LINE - 1) // LINE)
+        s.lines = <uint32_t>(
+            (request.remote_offset % RFP_LINE + request.length + RFP_LINE - 1) // RFP_LINE)
         s.order = <uint32_t *>malloc(s.lines * sizeof(uint32_t))
         if s.order == NULL:
             return False
@@ -126,9 +116,9 @@ cdef bint start(reordering *r, scattered *s, const work_request *request) noexce
 
 cdef void move_line(scattered *s, uint32_t line) noexcept nogil:
     # Positions relative to the request's first byte; its first and last line may be partial.
-    cdef uint64_t skew = s.request.remote_offset % LINE
-    cdef uint64_t begin = line * <uint64_t>LINE - skew if line else 0
-    cdef uint64_t end = (line + 1) * <uint64_t>LINE - skew
+    cdef uint64_t skew = s.request.remote_offset % RFP_LINE
+    cdef uint64_t begin = line * <uint64_t>RFP_LINE - skew if line else 0
+    cdef uint64_t end = (line + 1) * <uint64_t>RFP_LINE - skew
     cdef char *local = s.request.local.base + s.request.local_offset + begin
     cdef char *remote = s.request.remote.base + s.request.remote_offset + begin
     if end > s.request.length:
@@ -166,7 +156,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
     if s.status == SUCCESS and s.order == NULL:
         perform(state, &s.request)
     elif s.status == SUCCESS:
-        n = 1 + s.lines // STEPS
+        n = 1 + s.lines // STEPS_MAX
         while n and s.moved != s.lines:
             move_line(s, s.order[s.moved])
             s.moved += 1
@@ -177,13 +167,13 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
         if s.moved != s.lines:
             return
         if s.request.opcode == WRITE_NOTIFY:
-            rfp_eventcount_notify(state.bell)
+            rfp_eventcount_notify(state.eventcount)
     s.stage = MOVED
     s.delay = below(r, DELAY)
 
 
 cdef void finish(pair_state *state, reordering *r, uint32_t status, bint always) noexcept nogil:
-    cdef scattered *s = &r.requests[r.done % DEPTH]
+    cdef scattered *s = &r.requests[r.done % QUEUE_DEPTH]
     free(s.order)
     s.order = NULL
     if always or status != SUCCESS or s.request.flags & SIGNALED:
@@ -196,7 +186,7 @@ cdef void progress(pair_state *state, reordering *r) noexcept nogil:
     cdef scattered *s
     cdef uint32_t i = r.done
     while i != r.posted:
-        s = &r.requests[i % DEPTH]
+        s = &r.requests[i % QUEUE_DEPTH]
         # Nothing overtakes a WRITE; READs and atomics keep their order among themselves.
         if not writes_before and (is_write(&s.request) or not reads_before) and below(r, 4):
             move(state, r, s)
@@ -207,7 +197,7 @@ cdef void progress(pair_state *state, reordering *r) noexcept nogil:
                 reads_before = True
         i += 1
     while r.done != r.posted:
-        s = &r.requests[r.done % DEPTH]
+        s = &r.requests[r.done % QUEUE_DEPTH]
         if s.stage == MOVING or s.delay:
             break
         finish(state, r, s.status, False)
@@ -226,7 +216,8 @@ cdef int reorder_post(queue_pair *pair, work_request *requests, int n) noexcept 
         drop(state, r, PEER_GONE)
         return flush_post(pair, requests, n)
     for i in range(n):
-        if r.posted - r.done + state.tail - state.head >= DEPTH or not start(r, &r.requests[r.posted % DEPTH], &requests[i]):
+        if r.posted - r.done + state.tail - state.head >= QUEUE_DEPTH \
+                or not start(r, &r.requests[r.posted % QUEUE_DEPTH], &requests[i]):
             return i
         r.posted += 1
     return n
@@ -251,8 +242,8 @@ cdef bint reorder_alive(queue_pair *pair) noexcept nogil:
 
 
 cdef provider reorder = provider(
-    post=reorder_post, poll=reorder_poll, alive=reorder_alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
-    notify=notify, replenish=replenish)
+    post=reorder_post, poll=reorder_poll, alive=reorder_alive, prepare_wait=prepare_wait, wait=wait,
+    cancel_wait=cancel_wait, notify=notify, replenish=replenish)
 
 
 cdef class ReorderQueuePair(ShmQueuePair):
@@ -265,7 +256,7 @@ cdef class ReorderQueuePair(ShmQueuePair):
         self.state.more = r
         self.c.reads_ordered = False
         self.c.max_outstanding_reads = OUTSTANDING_READS
-        self.c.max_inline = INLINE
+        self.c.max_inline = REORDER_INLINE_BYTES
 
     def __dealloc__(self):
         self.end()
@@ -325,16 +316,14 @@ cdef class ReorderFabric(ShmFabric):
         """False."""
         return False
 
-    cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):  # no-cython-lint
+    cpdef QueuePair queue_pair(self, EventChannel channel,  # no-cython-lint
+                               int pidfd, int control):
         """Return one end of a connection; like ShmFabric's."""
         cdef ReorderQueuePair pair = ReorderQueuePair.__new__(ReorderQueuePair)
-        # Each pair has a sequence of its own; splitmix64 separates the sequences of close seeds.
-        cdef uint64_t z
+        # Each pair has a sequence of its own.
+        (<reordering *>pair.state.more).random = rfp_random_mix(
+            self.seed ^ rfp_random_mix(self.made)) | 1
         self.made += 1
-        z = self.seed + self.made * 0x9E3779B97F4A7C15u
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu
-        (<reordering *>pair.state.more).random = (z ^ (z >> 31)) | 1
         self.new_pair(pair, channel, pidfd, control)
         self.pairs.add(pair)
         return pair
@@ -363,7 +352,9 @@ cdef class ReorderFabric(ShmFabric):
     @property
     def stopped(self):
         """Whether stop() has taken effect."""
-        return any(rfp_load32(&(<reordering *>(<ReorderQueuePair>pair).state.more).held) == FOREVER for pair in list(self.pairs))
+        return any(
+            rfp_load32(&(<reordering *>(<ReorderQueuePair>pair).state.more).held) == FOREVER
+            for pair in list(self.pairs))
 
     cdef void doom(self, uint32_t n, uint32_t how) except *:
         cdef reordering *r

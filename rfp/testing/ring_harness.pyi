@@ -22,7 +22,7 @@ class Response(NamedTuple):
     payload: bytes
 
 OUTCOMES: dict[int, str]
-TAKEN: dict[int, str]
+TAKE_RESULTS: dict[int, str]
 CHECKSUMS: dict[int, str]
 
 def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int: ...

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport (
     RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS, RFP_CRC32C_TABLE, rfp_copy_out, rfp_crc32c,
-    rfp_crc32c_kind, rfp_now, rfp_pause,
+    rfp_crc32c_kind, rfp_now, rfp_pause, rfp_random_below, rfp_random_mix,
 )
 from rfp.fabric.fabric cimport Region, RemoteRegion
 from rfp.protocol.client cimport client_ring as client
@@ -25,8 +25,9 @@ from rfp.protocol.server.server_ring cimport ServerRing
 from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.server.worker cimport Worker
 from rfp.protocol.wire cimport (
-    RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
-    RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID, rfp_response_header,
+    RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER,
+    RFP_RESPONSE_HEADER, RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID,
+    rfp_response_header,
 )
 
 from collections import namedtuple
@@ -34,12 +35,15 @@ from collections import namedtuple
 Request = namedtuple("Request", "opcode count flags release payload")
 Response = namedtuple("Response", "sequence status kind time result payload")
 
-OUTCOMES = {client.PENDING: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out", client.DISCONNECTED: "gone",
-            client.CLOSED: "closed", client.PROTOCOL_ERROR: "malformed"}
-TAKEN = {RFP_TAKE_NONE: "none", RFP_TAKE_VALID: "valid", RFP_TAKE_UNFINISHED: "unfinished", RFP_TAKE_LENGTH: "length"}
+OUTCOMES = {client.PENDING: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out",
+            client.DISCONNECTED: "gone", client.CLOSED: "closed",
+            client.PROTOCOL_ERROR: "malformed"}
+TAKE_RESULTS = {RFP_TAKE_NONE: "none", RFP_TAKE_VALID: "valid", RFP_TAKE_UNFINISHED: "unfinished",
+                RFP_TAKE_LENGTH: "length"}
 
 
-CHECKSUMS = {RFP_CRC32C_TABLE: "table", RFP_CRC32C_INSTRUCTION: "instruction", RFP_CRC32C_STREAMS: "streams"}
+CHECKSUMS = {RFP_CRC32C_TABLE: "table", RFP_CRC32C_INSTRUCTION: "instruction",
+             RFP_CRC32C_STREAMS: "streams"}
 
 
 def checksum(const unsigned char[::1] data, uint32_t crc=0) -> int:
@@ -54,8 +58,9 @@ def checksum_method() -> str:
 
 # The client's end
 
-def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=None, fixed_fetch=None, mode=None,
-          paradigm=None, retries=None, polls_per_round_trip=None, spin=None, checked=None):
+def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=None,
+          fixed_fetch=None, mode=None, paradigm=None, retries=None, polls_per_round_trip=None,
+          spin=None, checked=None):
     """Set the initial state of a ring.
 
     Args:
@@ -82,7 +87,8 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
     if mode is not None:
         ring.c.mode = {"fetch": RFP_MODE_FETCH, "reply": RFP_MODE_REPLY}[mode]
     if paradigm is not None:
-        ring.c.paradigm = {"auto": client.AUTO, "fetch": client.FETCH, "reply": client.REPLY}[paradigm]
+        ring.c.paradigm = {"auto": client.AUTO, "fetch": client.FETCH,
+                           "reply": client.REPLY}[paradigm]
     if retries is not None:
         ring.c.retries = retries
     if polls_per_round_trip is not None:
@@ -93,8 +99,8 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
         ring.c.checked = checked
 
 
-def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=RFP_OPCODE_CALL, uint16_t count=0,
-           uint32_t flags=0, uint64_t tag=0):
+def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=RFP_OPCODE_CALL,
+           uint16_t count=0, uint32_t flags=0, uint64_t tag=0):
     """Build and seal a request.
 
     Returns:
@@ -103,10 +109,11 @@ def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=R
     cdef char *place = client.client_ring_payload(&ring.c)
     if place == NULL:
         return None
-    if PyBytes_GET_SIZE(payload) > ring.c.slot_size - 32:
+    if PyBytes_GET_SIZE(payload) > ring.c.slot_size - RFP_REQUEST_HEADER:
         raise ValueError(f"{len(payload)} bytes do not fit into a slot of {ring.c.slot_size}")
     memcpy(place, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-    return client.client_ring_submit(&ring.c, opcode, count, flags, <uint32_t> PyBytes_GET_SIZE(payload), tag)
+    return client.client_ring_submit(&ring.c, opcode, count, flags,
+                                     <uint32_t> PyBytes_GET_SIZE(payload), tag)
 
 
 def flush(ClientRing ring not None):
@@ -132,7 +139,8 @@ def result(ClientRing ring not None):
     """Return the oldest response, after "done"."""
     cdef const rfp_response_header *header = client.client_ring_response(&ring.c)
     payload = PyBytes_FromStringAndSize(<const char *> header + RFP_RESPONSE_HEADER, header.length)
-    return Response(header.sequence, header.status, header.kind, header.time, header.result, payload)
+    return Response(header.sequence, header.status, header.kind, header.time, header.result,
+                    payload)
 
 
 def tag(ClientRing ring not None):
@@ -155,13 +163,15 @@ def release(ClientRing ring not None, uint64_t pin):
     client.client_ring_release(&ring.c, pin)
 
 
-def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset,
-             RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, double seconds):
+def transfer(ClientRing ring not None, uint32_t opcode, Region local not None,
+             uint64_t local_offset, RemoteRegion remote not None, uint64_t remote_offset,
+             uint64_t length, double seconds):
     """Run a READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found
     with nogil:
-        found = client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
+        found = client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c,
+                                     remote_offset, length, deadline)
     return OUTCOMES[found]
 
 
@@ -190,13 +200,13 @@ def take(ServerRing ring not None, uint32_t ahead=0):
     place += -<size_t> place & 7
     cdef int found = server.ring_take(&ring.c, ahead, place, &taken)
     if found != RFP_TAKE_VALID:
-        return TAKEN[found], None
+        return TAKE_RESULTS[found], None
     return "valid", Request(taken.opcode, taken.count, taken.flags, taken.release,
                             PyBytes_FromStringAndSize(taken.payload, taken.length))
 
 
-def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE,
-            uint64_t result=0, uint64_t ns=0):
+def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=0,
+            uint8_t kind=RFP_KIND_INLINE, uint64_t result=0, uint64_t ns=0):
     """Take the next request, if it is there, and publish its response; does not check WAIT.
 
     Returns:
@@ -210,9 +220,10 @@ def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=
         raise ValueError(f"{len(payload)} bytes do not fit into a slot of {ring.c.slot_size}")
     if server.ring_take(&ring.c, 0, place, &taken) != RFP_TAKE_VALID:
         return False
-    rfp_copy_out(ring.c.responses + <uint64_t> ring.c.head * ring.c.slot_size + RFP_RESPONSE_HEADER, PyBytes_AS_STRING(payload),
-                 PyBytes_GET_SIZE(payload))
-    server.ring_publish(&ring.c, place, <uint32_t> PyBytes_GET_SIZE(payload), ns, status, kind, result)
+    rfp_copy_out(ring.c.responses + <uint64_t> ring.c.head * ring.c.slot_size + RFP_RESPONSE_HEADER,
+                 PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+    server.ring_publish(&ring.c, place, <uint32_t> PyBytes_GET_SIZE(payload), ns, status, kind,
+                        result)
     return True
 
 
@@ -255,7 +266,7 @@ cdef class Echo(Service):
     def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1, uint64_t ticks_before_answer=0):
         self.state.delay = delay
         self.state.ticks_before_answer = ticks_before_answer
-        self.state.random = seed
+        self.state.random = rfp_random_mix(seed) | 1
         self.c.context = &self.state
         self.c.opened = count_in
         self.c.closed = count_out
@@ -294,8 +305,7 @@ cdef void repeat(void *context, request *asked, response *answer) noexcept nogil
         return
     state.ticked_at = 0
     if state.delay:
-        state.random = state.random * 6364136223846793005u + 1442695040888963407u
-        until = rfp_now() + (((state.random >> 33) * (2 * state.delay)) >> 31)
+        until = rfp_now() + rfp_random_below(&state.random, 2 * state.delay)
         while rfp_now() < until:
             rfp_pause()
     answer.length = min(asked.length, answer.capacity)
@@ -332,7 +342,8 @@ cdef class Fixed(Service):
     def __dealloc__(self):
         free(self.state)
 
-    def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE, uint64_t result=0):
+    def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE,
+            uint64_t result=0):
         """Set the response; only while no request is under way."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"{len(payload)} bytes are more than any slot holds")
@@ -404,7 +415,7 @@ def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeo
     cdef char *place
     cdef const rfp_response_header *header
     cdef const char *text
-    if length > ring.c.slot_size - 32:
+    if length > ring.c.slot_size - RFP_REQUEST_HEADER:
         raise ValueError(f"{length} bytes do not fit into a slot of {ring.c.slot_size}")
     with nogil:
         for i in range(n):

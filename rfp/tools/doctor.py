@@ -22,7 +22,7 @@ from rfp.fabric.verbs import select_device as device
 from rfp.fabric.verbs.select_device import AUTOMATIC, V2, Port
 from rfp.units import show_size
 
-GOOD, WARNING, FAILED, NOT_RUN = "ok", "warning", "FAILED", "not run"
+GOOD, LIMITED, NOT_OK, NOT_RUN = "ok", "warning", "NOT_OK", "not run"
 # Bytes that a client should be able to pin: one chunk of a server's memory.
 WANTED_LOCKED = 64 << 20
 FULL_MTU = 4200  # of a network interface, so that an RDMA packet carries 4096 bytes
@@ -34,7 +34,7 @@ class Finding:
     """The result of one check."""
 
     question: str
-    state: str  # GOOD, WARNING (works, with limits), FAILED, NOT_RUN (an earlier check failed)
+    state: str  # GOOD, LIMITED (works, with limits), NOT_OK, NOT_RUN (an earlier check failed)
     answer: str
     remedy: str = ""
 
@@ -94,7 +94,7 @@ def examine(
     broken = False
     for check in (kernel, library, plugins, devices, links, gids, mtu, nodes, memlock, huge_pages):
         finding = check(machine, ports)
-        broken |= finding.state == FAILED
+        broken |= finding.state == NOT_OK
         yield finding
     last: list[tuple[str, Callable[[], str]]] = [
         ("choice", lambda: str(machine.choose(host, options))),
@@ -108,7 +108,7 @@ def examine(
             yield Finding(question, GOOD, act())
         except RfpError as error:
             broken = True
-            yield Finding(question, FAILED, Exception.__str__(error), error.hint or "")
+            yield Finding(question, NOT_OK, Exception.__str__(error), error.hint or "")
 
 
 def kernel(machine: Machine, ports: list[Port]) -> Finding:
@@ -119,7 +119,7 @@ def kernel(machine: Machine, ports: list[Port]) -> Finding:
         remedy = f"run `modprobe {' '.join(missing)}` as root"
         if machine.container:
             remedy += ", on the host of this container"
-        return Finding("kernel modules", FAILED, f"not loaded: {', '.join(missing)}", remedy)
+        return Finding("kernel modules", NOT_OK, f"not loaded: {', '.join(missing)}", remedy)
     return Finding("kernel modules", GOOD, "ib_core and ib_uverbs are loaded")
 
 
@@ -128,7 +128,7 @@ def library(machine: Machine, ports: list[Port]) -> Finding:
     try:
         return Finding("library", GOOD, machine.provider().library())
     except RfpError as error:
-        return Finding("library", FAILED, Exception.__str__(error), error.hint or "")
+        return Finding("library", NOT_OK, Exception.__str__(error), error.hint or "")
 
 
 def plugins(machine: Machine, ports: list[Port]) -> Finding:
@@ -144,7 +144,7 @@ def plugins(machine: Machine, ports: list[Port]) -> Finding:
         )
     unknown = [name for name in there if name not in known]
     if unknown:
-        return Finding("provider plugins", FAILED,
+        return Finding("provider plugins", NOT_OK,
                        f"libibverbs has no plugin for {', '.join(unknown)}",
                        "run `apt install ibverbs-providers` or `dnf install "
                        "libibverbs`, of the library's release")  # fmt: skip
@@ -155,8 +155,12 @@ def plugins(machine: Machine, ports: list[Port]) -> Finding:
 def devices(machine: Machine, ports: list[Port]) -> Finding:
     """Check that there is a device."""
     if not ports:
-        return Finding("devices", FAILED, "there is no RDMA device",
-                       f"check that the adapter's driver is loaded (lspci -k); {SOFT_ROCE}")  # fmt: skip
+        return Finding(
+            "devices",
+            NOT_OK,
+            "there is no RDMA device",
+            f"check that the adapter's driver is loaded (lspci -k); {SOFT_ROCE}",
+        )
     return Finding("devices", GOOD, ", ".join(sorted({port.device for port in ports})))
 
 
@@ -170,7 +174,7 @@ def links(machine: Machine, ports: list[Port]) -> Finding:
     interfaces = sorted(
         {gid.interface for port in ports for gid in port.gids if gid.interface}
     ) or ["INTERFACE"]
-    return Finding("ports", FAILED, "; ".join(port.complaint for port in ports),
+    return Finding("ports", NOT_OK, "; ".join(port.complaint for port in ports),
                    f"run `ip link set {interfaces[0]} up`, and check cable and switch")  # fmt: skip
 
 
@@ -188,14 +192,14 @@ def gids(machine: Machine, ports: list[Port]) -> Finding:
     if roce and not any(gid.kind == V2 for gid in roce):
         return Finding(
             "GIDs",
-            WARNING,
+            LIMITED,
             shown,
             "use RoCE v2 (cma_roce_mode, or another adapter): routers do not forward RoCE v1",
         )
     if roce and all(gid.address.is_link_local for gid in roce):
         return Finding(
             "GIDs",
-            WARNING,
+            LIMITED,
             shown,
             "give the interface an IP address (ip addr add), which peers need to connect",
         )
@@ -217,8 +221,12 @@ def mtu(machine: Machine, ports: list[Port]) -> Finding:
     shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
     low = [name for name, size in sizes.items() if size < FULL_MTU]
     if low:
-        return Finding("MTU", WARNING, f"{shown}: packets of at most 1024 or 2048 bytes",
-                       f"run `ip link set {low[0]} mtu {FULL_MTU}`, if the whole path supports it")  # fmt: skip
+        return Finding(
+            "MTU",
+            LIMITED,
+            f"{shown}: packets of at most 1024 or 2048 bytes",
+            f"run `ip link set {low[0]} mtu {FULL_MTU}`, if the whole path supports it",
+        )
     return Finding("MTU", GOOD, shown)
 
 
@@ -233,10 +241,10 @@ def nodes(machine: Machine, ports: list[Port]) -> Finding:
             if not machine.container
             else "start the container with --device=/dev/infiniband"
         )
-        return Finding("rights", FAILED, f"there is no {folder}/uverbs*", remedy)
+        return Finding("rights", NOT_OK, f"there is no {folder}/uverbs*", remedy)
     closed = [path for path in found if not machine.access(path)]
     if len(closed) == len(found):
-        return Finding("rights", FAILED, f"this user may not open {closed[0]}",
+        return Finding("rights", NOT_OK, f"this user may not open {closed[0]}",
                        "add the user to the group that owns it, or set "
                        f"mode 0666 with a udev rule{container}")  # fmt: skip
     return Finding("rights", GOOD, ", ".join(str(path) for path in found if path not in closed))
@@ -245,12 +253,12 @@ def nodes(machine: Machine, ports: list[Port]) -> Finding:
 def memlock(machine: Machine, ports: list[Port]) -> Finding:
     """Check that this user may pin memory for a device."""
     lockable = machine.lockable()
-    if lockable >= memory_limits.NO_LIMIT:
+    if lockable >= memory_limits.UNLIMITED:
         return Finding("locked memory", GOOD, "no limit")
     shown = f"{show_size(lockable)} may be pinned"
     if lockable < WANTED_LOCKED:
-        return Finding("locked memory", FAILED, shown, MEMLOCK)
-    return Finding("locked memory", WARNING,
+        return Finding("locked memory", NOT_OK, shown, MEMLOCK)
+    return Finding("locked memory", LIMITED,
                    f"{shown}; a server pins its memory once for each client",
                    MEMLOCK)  # fmt: skip
 
@@ -265,8 +273,12 @@ def huge_pages(machine: Machine, ports: list[Port]) -> Finding:
     """Check that the kernel backs large regions with huge pages, for fewer address translations."""
     text = machine.text("sys", "kernel", "mm", "transparent_hugepage", "enabled")
     if "[never]" in text or not text:
-        return Finding("huge pages", WARNING, "disabled in the kernel: large values are slower",
-                       "run `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`")  # fmt: skip
+        return Finding(
+            "huge pages",
+            LIMITED,
+            "disabled in the kernel: large values are slower",
+            "run `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`",
+        )
     return Finding("huge pages", GOOD, "on request" if "[madvise]" in text else "always")
 
 
@@ -309,6 +321,8 @@ def loopback(host: str, options: RdmaOptions) -> str:
                     took[name] = time.perf_counter() - began
                 woken = channel.wait(armed, 5.0)
                 if memory.read(256, 6) != b"doctor" or memory.read(512, 1) != b"\x2a" or not woken:
-                    raise FabricError("operations on the device succeeded, but their data is wrong",
-                                      hint="install driver and plugin of the same release")  # fmt: skip
+                    raise FabricError(
+                        "operations on the device succeeded, but their data is wrong",
+                        hint="install driver and plugin of the same release",
+                    )
     return ", ".join(f"{name} {seconds * 1e6:.0f} us" for name, seconds in took.items())

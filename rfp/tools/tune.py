@@ -23,14 +23,13 @@ from rfp import control
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.core import clock
+from rfp.core.limits import LINE, SIZE_CLASSES, SLOT_BYTES_MAX
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.client.connection import Connection
+from rfp.protocol.wire import REFERENCE, RESPONSE_HEADER
 
 VERSION = 1
-LINE = 64
-CLASSES = 65  # of sizes, in lines (protocol/client/client_ring.pxd)
-HEADER, REFERENCE = 24, 32  # bytes of a response's header, and of a reference (protocol/wire.h)
 # Fetching pays as long as it is this much faster than replying (the paper: 10 %).
 GAIN = 1.1
 RETRIES_MAX = 16
@@ -50,7 +49,9 @@ def lines(value: int) -> int:
 
     A value that does not fit into a slot counts as a reference.
     """
-    size = HEADER + value if HEADER + value <= MEASURED[-1] * LINE else HEADER + REFERENCE
+    size = RESPONSE_HEADER + (
+        value if RESPONSE_HEADER + value <= MEASURED[-1] * LINE else REFERENCE
+    )
     return (size + LINE - 1) // LINE
 
 
@@ -113,13 +114,13 @@ def calibrate(
         connection = Connection(
             host.address,
             fabric,
-            control.connect(host.address, clock.now() + 10, credentials),
+            control.connect(host.address, clock.deadline_in(10), credentials),
             "spin",
-            _ns(10),
+            clock.deadline_in(10),
         )
         try:
-            channel = connection.attach(_ns(10))
-            rates = [0.0] * CLASSES
+            channel = connection.attach(clock.deadline_in(10))
+            rates = [0.0] * SIZE_CLASSES
             for count in MEASURED:
                 progress(f"READs of {count * LINE} bytes")
                 rates[count] = _best(partial(read_rate, channel, count * LINE), seconds)
@@ -151,10 +152,6 @@ def calibrate(
 def _best(measure: Callable[[float], float], seconds: float) -> float:
     """Return the best of three: other load on the machine only ever slows it down."""
     return max(measure(seconds / 3) for _ in range(3))
-
-
-def _ns(seconds: float) -> int:
-    return clock.now_ns() + int(seconds * 1e9)
 
 
 def _fill_gaps(rates: list[float]) -> None:
@@ -251,9 +248,9 @@ def load(address: Address, fabric: Fabric) -> Calibration | None:
     except (TypeError, ValueError, AttributeError):
         return None
     if (
-        len(rates) != CLASSES
+        len(rates) != SIZE_CLASSES
         or not 1 <= retries <= 1000
-        or not LINE <= fetch <= 1 << 20
+        or not LINE <= fetch <= SLOT_BYTES_MAX
         or fetch % LINE
     ):
         return None

@@ -85,7 +85,8 @@ def read_rate(Channel channel not None, uint32_t size, double seconds):
     return count / ((rfp_now() - started) / 1e9)
 
 
-def call_rate(Channel channel not None, uint32_t process_ns, uint32_t size, bint reply, double seconds):
+def call_rate(Channel channel not None, uint32_t process_ns, uint32_t size, bint reply,
+              double seconds):
     """Return the calls per second to a SpinService, one at a time, and the READs of each call.
 
     Args:

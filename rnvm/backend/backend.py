@@ -12,11 +12,11 @@ from rfp.address import Address
 from rfp.control import Credentials
 from rfp.control.message import printable
 from rfp.core import clock
+from rfp.core.limits import SYSTEM_PAGE
 from rfp.core.log import Log
 from rfp.errors import out_of_bounds
-from rfp.fabric.fabric import Fabric
+from rfp.fabric.fabric import REMOTE_ATOMIC, REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
-from rfp.protocol.handshake_layout import REMOTE_ATOMIC, REMOTE_READ
 from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
 from rnvm import pools
@@ -26,8 +26,7 @@ from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
-WORD = 8  # bytes: the activity word of a front-end for one structure
-PAGE = os.sysconf("SC_PAGE_SIZE")
+ACTIVITY_WORD_BYTES = 8  # bytes: the activity word of a front-end for one structure
 
 
 class Backend(ServerBase):
@@ -122,10 +121,10 @@ class Backend(ServerBase):
             arena = self._keep(self._service.reserve(used))
             if revoking:
                 # Refuse memory that the device cannot register here, not at the first front-end.
-                used.share(arena, 0, PAGE, REMOTE_READ).close()
+                used.share(arena, 0, SYSTEM_PAGE, REMOTE_READ).close()
             names = self._service.names
             self._service.keep_words(
-                self._keep(used.reserve(WORD * names, REMOTE_READ | REMOTE_ATOMIC))
+                self._keep(used.reserve(ACTIVITY_WORD_BYTES * names, REMOTE_READ | REMOTE_ATOMIC))
             )
             self._host = Host(
                 place,
@@ -134,7 +133,7 @@ class Backend(ServerBase):
                 service="rnvm",
                 arenas=[arena],
                 slots=16,
-                staging_size=-(-WORD * names // PAGE) * PAGE,
+                staging_size=-(-ACTIVITY_WORD_BYTES * names // SYSTEM_PAGE) * SYSTEM_PAGE,
                 lease_ns=int(lease * 1e9),
                 idle=idle,
                 cpus=cpus,

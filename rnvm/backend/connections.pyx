@@ -19,6 +19,8 @@ from rnvm.format.messages cimport (
 )
 from rnvm.pool.sessions cimport NO_SESSION, session_attach, session_release
 
+from rfp.core.process import gone, identity
+
 
 cdef enum:
     SPARED = 8  # one of every 8 sessions is never given to a process that has all the others
@@ -116,7 +118,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
         answer.status = RNVM_OTHER_POOL
         return
     if s.g.cut_off == NULL:  # else: no process of this host, and nothing to wait for
-        process = identity(c.peer)
+        process = identity_of(c.peer)
     if (question.ticket and question.previous < s.g.p.g.sessions
             and was_its_own(s, &question, process)):
         # The front-end states that it no longer writes to its old rings.
@@ -189,30 +191,18 @@ cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil:
     backend_locks(s)
 
 
-cdef uint64_t identity(uint32_t number) noexcept with gil:
-    """Return the identity of a process of this host: number | start time << 22.
-
-    The start time distinguishes it from a later process with the same number.
-    """
-    if not number:
-        return UNNAMED
+cdef uint64_t identity_of(uint32_t number) noexcept with gil:
+    """Return the identity of a process of this host; UNNAMED if it is not known."""
     try:
-        with open(f"/proc/{number}/stat", "rb") as file:
-            started = int(file.read().rsplit(b")", 1)[1].split()[19])
-        return number & 0x3fffff | (started & 0x1ffffffffff) << 22
+        return identity(number) if number else UNNAMED
     except Exception:
         return UNNAMED
 
 
-cdef bint gone(uint64_t process) noexcept with gil:
+cdef bint has_ended(uint64_t process) noexcept with gil:
     """Return whether the process with this identity has ended."""
-    if process == UNNAMED:
-        return False
     try:
-        with open(f"/proc/{process & 0x3fffff}/stat", "rb") as file:
-            return int(file.read().rsplit(b")", 1)[1].split()[19]) & 0x1ffffffffff != process >> 22
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+        return process != UNNAMED and gone(process)
     except Exception:
         return False
 
@@ -223,7 +213,7 @@ cdef void clients_sweep(backend *s) noexcept nogil:
     s.swept = s.g.now
     for i in range(s.g.p.g.sessions):
         if s.g.p.sessions[i].state == RNVM_FENCED:
-            if not s.g.each[i].quiet and not s.g.each[i].attached and gone(s.g.each[i].process):
+            if not s.g.each[i].quiet and not s.g.each[i].attached and has_ended(s.g.each[i].process):
                 s.g.each[i].quiet = True
             due |= s.g.each[i].quiet
     if not due or s.stopped or backend_checkpoint(s):

@@ -72,11 +72,11 @@ cdef struct lock_manager:
 cdef int lock_manager_begin(lock_manager *g) noexcept nogil
 # Applies everything that the session has written.
 cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil
-# Returns GRANTED, WAITING, or -1.
+# Returns LOCK_GRANTED, LOCK_WAITING, or -1.
 cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
 # Requests the lock in shared mode, in which front-ends arbitrate by compare-and-swap.  word: the
-# caller's own word if it is in the lock word, or 0.  Returns GRANTED (the caller is inside),
-# WAITING, ABANDONED (*dead is the word found, and the session that it names will never finish), or
+# caller's own word if it is in the lock word, or 0.  Returns LOCK_GRANTED (the caller is inside),
+# LOCK_WAITING, LOCK_ABANDONED (*dead is the word found, and the session that it names will never finish), or
 # -1.
 cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
                     uint64_t *dead) noexcept nogil
@@ -96,6 +96,6 @@ cdef int lock_manager_end(lock_manager *g) noexcept nogil
 cdef void locks_publish(lock_manager *g) noexcept nogil
 
 cdef enum:
-    GRANTED = 0
-    WAITING = 1
-    ABANDONED = 2
+    LOCK_GRANTED = 0
+    LOCK_WAITING = 1
+    LOCK_ABANDONED = 2

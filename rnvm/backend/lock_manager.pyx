@@ -2,13 +2,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove, memset
-from rfp.core.core cimport rfp_now
+from rfp.core.core cimport rfp_fence_full, rfp_load64_acquire, rfp_now, rfp_store64_release
 from rnvm.backend.events cimport (
     EVENT_FENCED, FENCE_EARLIER, FENCE_INVALID, FENCE_LEASE, FENCE_STOPPED, event_put,
 )
 from rnvm.format.layout cimport (
-    RNVM_ATTACHED, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_LIMIT, rfp_fence_full,
-    rfp_load64_acquire, rfp_store64_release, rnvm_name_at, rnvm_structure_index,
+    RNVM_ATTACHED, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_LIMIT, rnvm_name_at,
+    rnvm_structure_index,
 )
 from rnvm.format.messages cimport (
     RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE,
@@ -270,13 +270,13 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
         if not it.revoked:
             # It has lost track of its lock; the answer must take account of everything it has
             # written.
-            return -1 if lock_manager_catch_up(g) else GRANTED
+            return -1 if lock_manager_catch_up(g) else LOCK_GRANTED
         # It saw the waiters and requests again: they are served first.
         if give_back(g, index):
             return -1
     if queue(g, index, session, False):
         return -1
-    return GRANTED if it.holder == session else WAITING
+    return LOCK_GRANTED if it.holder == session else LOCK_WAITING
 
 
 cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
@@ -286,20 +286,20 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
     if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
         return -1
     if it.holder != RNVM_SHARED or it.revoked:
-        return WAITING
+        return LOCK_WAITING
     found = activity_word(g, index)
     if found == word and user(g, index, found) == session:
-        return -1 if lock_manager_catch_up(g) else GRANTED
+        return -1 if lock_manager_catch_up(g) else LOCK_GRANTED
     if not found & RNVM_HELD:
-        return WAITING
+        return LOCK_WAITING
     # The word is frozen: its owner is fenced and cannot swap it again, so a waiter may replace it.
     if user(g, index, found) == NOBODY or stuck(g, index, found):
         if (user(g, index, found) != NOBODY
                 and lock_manager_fence(g, user(g, index, found), FENCE_LEASE)):
             return -1
         dead[0] = found
-        return ABANDONED
-    return WAITING
+        return LOCK_ABANDONED
+    return LOCK_WAITING
 
 
 cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:

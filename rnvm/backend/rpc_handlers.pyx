@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rnvm.backend.lock_manager cimport (
-    ABANDONED, GRANTED, fence_point, lock_leave, lock_manager_catch_up, lock_manager_fence_point,
+    LOCK_ABANDONED, LOCK_GRANTED, fence_point, lock_leave, lock_manager_catch_up, lock_manager_fence_point,
     lock_request, lock_share, lock_word,
 )
 from rnvm.backend.state cimport backend_checkpoint, fail, reply
@@ -66,7 +66,7 @@ cdef void call_acquire(backend *s, uint64_t structure, response *answer,
     if found < 0:
         fail(s, answer)
         return
-    if found != GRANTED:
+    if found != LOCK_GRANTED:
         answer.status = RNVM_QUEUED
         return
     say_granted(s, <uint32_t> index, answer)
@@ -89,9 +89,9 @@ cdef void call_share(backend *s, const request *asked, response *answer,
     found = lock_share(&s.g, <uint32_t> index, <uint32_t> c.session, question.word, &dead.number)
     if found < 0:
         fail(s, answer)
-    elif found == GRANTED:
+    elif found == LOCK_GRANTED:
         say_granted(s, <uint32_t> index, answer)
-    elif found == ABANDONED:
+    elif found == LOCK_ABANDONED:
         answer.status = RNVM_ABANDONED
         reply(answer, &dead, sizeof(dead))
     else:

@@ -5,7 +5,7 @@ from rfp.protocol.server.service import Service
 from rnvm.pool.pool import Pool
 
 ENDED: dict[int, tuple[Any, str]]
-REFUSED: dict[int, str]
+REFUSALS: dict[int, str]
 
 class PoolService(Service):
     pool: Pool

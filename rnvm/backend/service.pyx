@@ -13,6 +13,7 @@ cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
 from rfp.core.core cimport rfp_copy_out, rfp_load64
+from rfp.core.limits cimport system_page
 from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
 from rfp.protocol.server.service cimport Service, request, response
 from rnvm.backend.connections cimport (
@@ -24,7 +25,7 @@ from rnvm.backend.events cimport (
     event_take,
 )
 from rnvm.backend.lock_manager cimport (
-    GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
+    LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (
@@ -41,6 +42,7 @@ from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool.state cimport pool
 
 from rfp.core.log import Log
+from rfp.core.process import number_of
 from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
 
 log = Log("rnvm")
@@ -58,7 +60,7 @@ ENDED = {
     FENCE_EARLIER: (log.info, "%s: session %d (epoch %d, %s) ended: it was an earlier back-end's"),
     FENCE_STOPPED: (log.info, "%s: session %d (epoch %d, %s) ended: the back-end stopped"),
 }
-REFUSED = {
+REFUSALS = {
     RNVM_OTHER_VERSION: "it speaks another version of the protocol",
     RNVM_OTHER_POOL: "it was attached to another pool",
     RNVM_NO_SESSION_LEFT: "all sessions are in use",
@@ -73,7 +75,6 @@ cdef enum:
     LOCK_POLL_NS = 50000
     SWEEP_NS = 100000000       # ns between two sweeps of sessions that have ended
 
-cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef class PoolService(Service):
@@ -149,7 +150,7 @@ cdef class PoolService(Service):
         """Return the whole pool as a region that front-ends read."""
         cdef pool *p = self.b.g.p
         return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(),
-                                   0, rnvm_up(p.g.size, PAGE), REMOTE_READ)
+                                   0, rnvm_up(p.g.size, system_page), REMOTE_READ)
 
     def keep_words(self, Region words not None):
         """Set the lock words for compare-and-swap: memory of zeros, 8 bytes for each structure."""
@@ -235,7 +236,7 @@ cdef class PoolService(Service):
             elif happened.kind == EVENT_REFUSED:
                 log.warning("%s: refused a session to %s: %s", self.title,
                             process_of(happened.process),
-                            REFUSED.get(happened.detail, f"status {happened.detail}"))
+                            REFUSALS.get(happened.detail, f"status {happened.detail}"))
             elif happened.kind == EVENT_FENCED:
                 say, text = ENDED[happened.detail]
                 say(text, self.title, happened.session, happened.epoch,
@@ -324,7 +325,7 @@ cdef class PoolService(Service):
             answer.status = RNVM_ABSENT
             return 0
         index = self.pool.names[name]
-        if lock_request(&self.b.g, index, <uint32_t> user) != GRANTED:
+        if lock_request(&self.b.g, index, <uint32_t> user) != LOCK_GRANTED:
             lock_leave(&self.b.g, index, <uint32_t> user)
             answer.status = RNVM_IN_USE
             return 0
@@ -370,7 +371,7 @@ cdef class PoolService(Service):
 cdef str process_of(uint64_t process):
     if not process or process == UNNAMED:
         return "a process that is not known"
-    return f"process {process & 0x3fffff}"
+    return f"process {number_of(process)}"
 
 
 cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:

@@ -17,6 +17,7 @@ from rfp.core.log import Log
 from rfp.errors import PoolDamaged
 from rnvm import pools
 from rnvm.check import offline_walk
+from rnvm.format.layout import OWNER_GRANTED, OWNER_KIND, OWNER_NOBODY, OWNER_UNKNOWN, OWNER_USED
 from rnvm.media import wal
 from rnvm.media.medium import VolatileMemory
 from rnvm.pool import repair as repair_module
@@ -26,8 +27,7 @@ from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
-NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
-PIECE = 1 << 16
+CHECKED_AT_ONCE = 1 << 16  # words, or bytes
 
 
 class Checked:
@@ -122,10 +122,12 @@ def account(pool: Pool) -> dict[str, Any]:
     owners = pool.blocks_by_owner()
     return {
         "blocks": sum(owners.values()),
-        "free": owners.get(NOBODY, 0),
-        "granted": sum(count for owner, count in owners.items() if owner & UNKNOWN == GRANTED),
-        "unknown": owners.get(UNKNOWN, 0),
-        "used": {name: owners.get(USED + index + 1, 0) for name, index in pool.names.items()},
+        "free": owners.get(OWNER_NOBODY, 0),
+        "granted": sum(
+            count for owner, count in owners.items() if owner & OWNER_KIND == OWNER_GRANTED
+        ),
+        "unknown": owners.get(OWNER_UNKNOWN, 0),
+        "used": {name: owners.get(OWNER_USED + index + 1, 0) for name, index in pool.names.items()},
         "recovered": pool.recovered,
     }
 
@@ -186,9 +188,13 @@ def repair_owners(
     """
     mended = lost = 0
     # may be millions of words: let Ctrl-C through
-    for first in range(finding.number, finding.number + finding.words, PIECE):
+    for first in range(finding.number, finding.number + finding.words, CHECKED_AT_ONCE):
         turned, left = repair_module.owners(
-            view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up
+            view,
+            inspection,
+            first,
+            min(CHECKED_AT_ONCE, finding.number + finding.words - first),
+            give_up,
         )
         mended, lost = mended + turned, lost + left
     return mended, lost
@@ -295,8 +301,9 @@ def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
         with contextlib.closing(claimed.view()) as now:
             changes = [
                 (at, new)
-                for at in range(0, view.length, PIECE)
-                if (new := view.read(at, min(PIECE, view.length - at))) != now.read(at, len(new))
+                for at in range(0, view.length, CHECKED_AT_ONCE)
+                if (new := view.read(at, min(CHECKED_AT_ONCE, view.length - at)))
+                != now.read(at, len(new))
             ]
         area = wal.describe(view) or {"at": 0, "bytes": 0}
     if not changes:

@@ -3,7 +3,7 @@ from typing import Any
 
 from rnvm.pool.inspect import Inspection
 
-STATES: dict[int, str]
+STATE_NAMES: dict[int, str]
 ENTRIES: dict[int, str]
 
 def description(i: Inspection) -> dict[str, Any]: ...

@@ -4,14 +4,15 @@ import uuid
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from rfp.core.core cimport rfp_load64
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_DROPPING, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE,
     RNVM_LOCK, RNVM_LOST, RNVM_MEMORY, RNVM_NOBODY, RNVM_NO_LIMIT, RNVM_OPERATION, RNVM_OPERATIONS,
-    RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN, RNVM_SESSION_STATE, RNVM_TAKE, RNVM_TRANSACTION,
-    RNVM_UNKNOWN, RNVM_WRITE, rfp_load64, rnvm_entry, rnvm_entry_next, rnvm_geometry,
-    rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at,
-    rnvm_owner_shift, rnvm_owner_word_at, rnvm_part, rnvm_part_next, rnvm_record, rnvm_session_at,
-    rnvm_word_value, rnvm_word_whole,
+    RNVM_OWNER_INDEX, RNVM_OWNER_KIND, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN, RNVM_SESSION_STATE,
+    RNVM_TAKE, RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_WRITE, rnvm_entry, rnvm_entry_next,
+    rnvm_geometry, rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at,
+    rnvm_operation_ring_at, rnvm_owner_shift, rnvm_owner_word_at, rnvm_part, rnvm_part_next,
+    rnvm_record, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
 )
 from rnvm.media.medium cimport medium
 from rnvm.pool.dual_copy cimport dual_copy_read
@@ -20,13 +21,9 @@ from rnvm.pool.ring_log cimport ring_open, ring_read
 from rnvm.pool.state cimport ring
 
 RECORDS = {RNVM_PAD: "pad", RNVM_OPERATION: "operation", RNVM_TRANSACTION: "transaction"}
-STATES = {RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost",
+STATE_NAMES = {RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost",
           RNVM_ATTACHED: "attached", RNVM_FENCED: "fenced"}
 ENTRIES = {RNVM_WRITE: "write", RNVM_TAKE: "take", RNVM_RETURN: "return"}
-
-cdef enum:
-    OWNER = 0xc000
-    WHICH = 0x3fff
 
 
 def description(Inspection i not None):
@@ -63,7 +60,7 @@ def names(Inspection i not None):
         entry = <rnvm_name *> (i.medium.c.base + at)
         state = "damaged"
         if rnvm_word_whole(i.g.seed, at, entry.state):
-            state = STATES.get(rnvm_word_value(entry.state) & 0xff, "?")
+            state = STATE_NAMES.get(rnvm_word_value(entry.state) & 0xff, "?")
         if state == "free":
             continue
         progress, lock = words_of(i, at + RNVM_PROGRESS), words_of(i, at + RNVM_LOCK)
@@ -99,7 +96,7 @@ def sessions(Inspection i not None):
         state = words_of(i, at + RNVM_SESSION_STATE)
         result.append({
             "session": index, "at": at,
-            "state": STATES.get(state[1], "?") if state else "damaged",
+            "state": STATE_NAMES.get(state[1], "?") if state else "damaged",
             "epoch": state and state[0],
             "operations": positions(words_of(i, at + RNVM_OPERATIONS)),
             "memory": positions(words_of(i, at + RNVM_MEMORY)),
@@ -225,8 +222,8 @@ cdef inline uint32_t owner_of(const medium *m, const rnvm_geometry *g,
 cdef str whose(uint32_t owner):
     if owner == RNVM_NOBODY:
         return "free"
-    if owner & OWNER == RNVM_UNKNOWN:
+    if owner & RNVM_OWNER_KIND == RNVM_UNKNOWN:
         return "unknown"
-    if owner & OWNER == RNVM_GRANTED:
-        return f"granted to session {owner & WHICH}"
-    return f"used by entry {(owner & WHICH) - 1}"
+    if owner & RNVM_OWNER_KIND == RNVM_GRANTED:
+        return f"granted to session {owner & RNVM_OWNER_INDEX}"
+    return f"used by entry {(owner & RNVM_OWNER_INDEX) - 1}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rfp import units
-from rfp.cli.options import SIZE
+from rfp.cli.options import SIZE_TYPE
 from rnvm import pools
 from rnvm.sizes import FRONT_ENDS_MAX
 
@@ -17,11 +17,11 @@ POOL = click.argument("pool", type=click.Path())
 @click.option(
     "--size",
     "-s",
-    type=SIZE,
+    type=SIZE_TYPE,
     required=True,
     help="Size of the pool, allocated immediately, e.g. 1GiB.",
 )
-@click.option("--block", type=SIZE, default="4KiB", show_default=True, help="Allocation unit.")
+@click.option("--block", type=SIZE_TYPE, default="4KiB", show_default=True, help="Allocation unit.")
 @click.option("--front-ends", type=click.IntRange(1, FRONT_ENDS_MAX),
               help="Maximum number of attached front-ends.  "
                    "[default: 16, fewer in small pools]")  # fmt: skip
@@ -30,18 +30,18 @@ POOL = click.argument("pool", type=click.Path())
     type=click.IntRange(1, 16383),
     help="Maximum number of structures.  [default: one for each 16KiB, at most 1024]",
 )
-@click.option("--operation-log", type=SIZE,
+@click.option("--operation-log", type=SIZE_TYPE,
               help="Size of each front-end's operation log.  "
                    "[default: an eighth of the pool for all, at most "
                    "8MiB each, at least as much as structures need]")  # fmt: skip
 @click.option(
     "--memory-log",
-    type=SIZE,
+    type=SIZE_TYPE,
     help="Size of each front-end's memory log.  [default: like --operation-log]",
 )
 @click.option(
     "--write-ahead",
-    type=SIZE,
+    type=SIZE_TYPE,
     help="Size of a file's write-ahead area.  [default: a sixteenth, at most 16MiB; 0 in memory]",
 )
 @click.option(
@@ -93,7 +93,9 @@ def create(
 
 @click.command()
 @POOL
-@click.option("--size", "-s", type=SIZE, required=True, help="New size of the pool, e.g. 4GiB.")
+@click.option(
+    "--size", "-s", type=SIZE_TYPE, required=True, help="New size of the pool, e.g. 4GiB."
+)
 def grow(pool: str, size: int) -> None:
     """Enlarge a pool that no process has open.
 

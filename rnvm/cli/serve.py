@@ -10,9 +10,10 @@ import click
 
 from rfp.address import Address, unique
 from rfp.cli.log import log_to_stderr, logged
-from rfp.cli.options import ADDRESS, serving
+from rfp.cli.options import ADDRESS_TYPE, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
+from rfp.core.choices import IDLES
 from rfp.protocol.server.shares import raise_open_files
 from rnvm.backend.backend import Backend
 from rnvm.cli.create import POOL
@@ -25,7 +26,7 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 
 @click.command()
 @POOL
-@click.option("--address", "-a", type=ADDRESS,
+@click.option("--address", "-a", type=ADDRESS_TYPE,
               help="Address to listen at: shm://PATH or rdma://HOST:PORT.  "
                    "[default: POOL.socket beside the pool if its directory "
                    "is private, else a name in your run directory; "
@@ -37,7 +38,7 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     show_default=True,
     help="Seconds before a front-end that holds a contended lock is fenced.",
 )
-@click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive",
+@click.option("--idle", type=click.Choice(IDLES), default="adaptive",
               show_default=True,
               help="Behaviour of an idle back-end thread: spin "
                    "briefly and then sleep, or always spin.")  # fmt: skip

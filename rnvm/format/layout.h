@@ -35,13 +35,14 @@
 
 #include "rfp/core/atomics.h"
 #include "rfp/core/crc32c.h"
+#include "rfp/core/limits.h"
 
 #define RNVM_MAGIC 0x6c6f6f704d564e72ull            /* "rNVMpool" */
 #define RNVM_SUPERBLOCK_MAGIC 0x7265707553564e72ull /* "rNVSuper" */
 #define RNVM_MAJOR 2
 #define RNVM_MINOR 0
-#define RNVM_LINE 64
-#define RNVM_PAGE 4096
+#define RNVM_LINE RFP_LINE
+#define RNVM_PAGE RFP_PAGE
 /* A front-end maps its two rings alone, and a kernel maps whole pages of 4, 16 or 64 KiB.  So the
  * rings of a session begin and end at multiples of the largest page, on every machine, and a pool
  * can be carried from one machine to another. */
@@ -52,9 +53,9 @@
 
 #define RNVM_BLOCK_BYTES_MIN 512
 #define RNVM_BLOCK_BYTES_MAX (1u << 20)
-#define RNVM_RING_BYTES_MIN 4096
+#define RNVM_RING_BYTES_MIN RNVM_PAGE
 #define RNVM_RING_BYTES_MAX (1ull << 30)
-#define RNVM_WAL_MIN (8 * 4096)
+#define RNVM_WAL_MIN (8 * RNVM_PAGE)
 #define RNVM_NAMES_MAX 0x3fff    /* the most that an owner can encode */
 #define RNVM_SESSIONS_MAX 1025 /* 1024 front-ends, and one for a front-end that recovers (see
                                 * service.attach()) */
@@ -213,6 +214,14 @@ struct rnvm_session {
 #define RNVM_USED 0x8000u    /* | structure index + 1 */
 #define RNVM_UNKNOWN 0xc000u /* its word was damaged: not handed out again */
 #define RNVM_OWNERS 3        /* per word */
+#define RNVM_OWNER_KIND 0xc000u
+#define RNVM_OWNER_INDEX 0x3fffu /* of a session, or of a structure + 1 */
+
+/* Limits of a value, in bytes: see Structure.largest_value. */
+#define RNVM_VALUE_BYTES_MIN 256        /* of a value that fits in any case */
+#define RNVM_VALUE_BYTES_MAX (1u << 20)
+#define RNVM_OPERATION_HEAD_MAX 2048    /* of an operation's record before the value */
+#define RNVM_OTHER_CHANGES_MAX 8192     /* that an operation may change beside the value */
 
 _Static_assert(sizeof(struct rnvm_header) == 256, "header");
 _Static_assert(sizeof(struct rnvm_superblock) == 64, "superblock");

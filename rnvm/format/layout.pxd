@@ -1,21 +1,6 @@
-# Declarations of layout.h, log.h, and of the parts of rfp/core that this package uses.
+# Declarations of layout.h and log.h.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-
-cdef extern from "rfp/core/atomics.h" nogil:
-    uint32_t rfp_load32(const void *p)
-    uint64_t rfp_load64(const void *p)
-    uint64_t rfp_load64_acquire(const void *p)
-    void rfp_store64(void *p, uint64_t v)
-    void rfp_store64_release(void *p, uint64_t v)
-    void rfp_fence_acquire()
-    void rfp_fence_release()
-    void rfp_fence_full()
-    void rfp_copy_in(void *to, const void *source, size_t n)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-
-cdef extern from "rfp/core/crc32c.h" nogil:
-    uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
 
 cdef extern from "rnvm/format/layout.h" nogil:
     const uint64_t RNVM_MAGIC
@@ -51,6 +36,11 @@ cdef extern from "rnvm/format/layout.h" nogil:
         RNVM_ATTACHED
         RNVM_FENCED
         RNVM_OWNERS
+        RNVM_VALUE_BYTES_MIN
+        RNVM_VALUE_BYTES_MAX
+        RNVM_OPERATION_HEAD_MAX
+        RNVM_OTHER_CHANGES_MAX
+        RNVM_ALIGN
         RNVM_NAME_LIVE
         RNVM_PROGRESS
         RNVM_LOCK
@@ -62,6 +52,8 @@ cdef extern from "rnvm/format/layout.h" nogil:
     const uint32_t RNVM_GRANTED
     const uint32_t RNVM_USED
     const uint32_t RNVM_UNKNOWN
+    const uint32_t RNVM_OWNER_KIND
+    const uint32_t RNVM_OWNER_INDEX
 
     struct rnvm_header:
         uint64_t magic

@@ -25,7 +25,7 @@ struct rnvm_node {
     uint64_t version;   /* number of the transaction that changed it last */
 };
 #define RNVM_NODE 32
-#define RNVM_NODE_BYTES_MAX ((1u << 20) + 4096)
+#define RNVM_NODE_BYTES_MAX (RNVM_VALUE_BYTES_MAX + RNVM_PAGE)
 
 /* Types that this package uses itself. */
 #define RNVM_TYPE_SLABS 0xffff /* heads of the lists of slabs: the first node of a structure */

@@ -10,6 +10,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from rfp.core.core cimport RFP_RANDOM_STEP
+from rfp.core.system cimport __builtin_popcountll
 from rnvm.format.layout cimport (
     RNVM_NO_BLOCK, RNVM_UNKNOWN, RNVM_USED, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_offset,
     rnvm_owner_shift, rnvm_owner_word_at, rnvm_word_value, rnvm_word_whole,
@@ -23,10 +25,6 @@ from rnvm.frontend.status cimport NO_MEMORY, OK, fault
 from rnvm.frontend.node_cache cimport cache_trim, cache_get, node_bytes
 from rnvm.frontend.state cimport frontend, instance, node
 from rnvm.frontend.remote cimport remote_ask, remote_read
-
-cdef extern from *:
-    int __builtin_popcountll(unsigned long long) nogil
-
 
 cdef struct place:             # a block with a reachable node: a slab, or the first of a node's own
     uint64_t block             # + 1; 0: free
@@ -47,7 +45,7 @@ cdef struct reached:
 
 cdef place *find(reached *r, uint64_t block) noexcept nogil:
     """The block's place in the table, or the free one where it can be added."""
-    cdef uint64_t i = (block + 1) * <uint64_t> 0x9e3779b97f4a7c15 >> 20 & (r.room - 1)
+    cdef uint64_t i = (block + 1) * RFP_RANDOM_STEP >> 20 & (r.room - 1)
     while r.places[i].block and r.places[i].block != block + 1:
         i = (i + 1) & (r.room - 1)
     return &r.places[i]

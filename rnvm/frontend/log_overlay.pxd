@@ -9,11 +9,11 @@ cdef enum:
     ASK_BACKEND = 1            # the log does not show it, or pulling would take too long
 
 cpdef enum:                    # conditions for a record to count: for tests
-    CHECK_CRC = 1
-    CHECK_EPOCH = 2
-    CHECK_ORDER = 4            # of the transactions' numbers
-    CHECK_HEAD = 8             # nothing was overwritten
-    CHECK_DURABLE = 16         # nothing is taken beyond the published durable position
+    OVERLAY_CHECK_CRC = 1
+    OVERLAY_CHECK_EPOCH = 2
+    OVERLAY_CHECK_ORDER = 4    # of the transactions' numbers
+    OVERLAY_CHECK_HEAD = 8     # nothing was overwritten
+    OVERLAY_CHECK_DURABLE = 16  # nothing is taken beyond the published durable position
 
 # Pulls the log of the holder that the status line names.  OK: *state is the sequence of the state
 # to which overlay_patch() brings bytes that are READ.  AGAIN: the line is out of date.

@@ -1,7 +1,7 @@
-CHECK_CRC: int
-CHECK_EPOCH: int
-CHECK_ORDER: int
-CHECK_HEAD: int
-CHECK_DURABLE: int
+OVERLAY_CHECK_CRC: int
+OVERLAY_CHECK_EPOCH: int
+OVERLAY_CHECK_ORDER: int
+OVERLAY_CHECK_HEAD: int
+OVERLAY_CHECK_DURABLE: int
 
 def _skip_checks(skipped: int) -> None: ...

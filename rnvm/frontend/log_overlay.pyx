@@ -56,13 +56,13 @@ cdef enum:
     RECORD_LSN_OFFSET = 8      # rnvm_record.lsn
     MEMORY_HEAD_OFFSET = 24    # live.memory_head
 
-cdef uint32_t overlay_checks = CHECK_CRC | CHECK_EPOCH | CHECK_ORDER | CHECK_HEAD | CHECK_DURABLE
+cdef uint32_t overlay_checks = OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE
 
 
 def _skip_checks(uint32_t skipped):
     """Take records without these checks, for tests only."""
     global overlay_checks
-    overlay_checks = (CHECK_CRC | CHECK_EPOCH | CHECK_ORDER | CHECK_HEAD | CHECK_DURABLE) & ~skipped
+    overlay_checks = (OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE) & ~skipped
 
 
 cdef struct source:            # the log that is pulled
@@ -146,7 +146,7 @@ cdef int pull(instance *s, const status_line *seen, source *from_) noexcept nogi
     from_.epoch = shown.epoch
     if not shown.awaits and not (fe.link.mapped and fe.session.direct):
         return ASK_BACKEND
-    if not shown.awaits or not overlay_checks & CHECK_DURABLE:
+    if not shown.awaits or not overlay_checks & OVERLAY_CHECK_DURABLE:
         return pull_whole(s, from_, &shown, seen.sequence)
     until = shown.memory_durable
     if until <= o.upto:
@@ -160,7 +160,7 @@ cdef inline bint nothing_new(const frontend *fe, const source *from_, uint64_t l
     """For a mapped log: two loads show that nothing was written there, and nothing overwritten."""
     cdef const char *pool = fe.link.pool.base
     cdef uint64_t next = rfp_load64_acquire(pool + from_.at + lsn % from_.size + RECORD_LSN_OFFSET)
-    return next != lsn and (not overlay_checks & CHECK_HEAD or rfp_load64(
+    return next != lsn and (not overlay_checks & OVERLAY_CHECK_HEAD or rfp_load64(
         pool + from_.live_at + MEMORY_HEAD_OFFSET) <= lsn)
 
 
@@ -176,13 +176,13 @@ cdef int read_log(frontend *fe, const source *from_, uint64_t lsn, void *to,
 
 
 cdef inline bint fits(const source *from_, const rnvm_record *header, uint64_t lsn) noexcept nogil:
-    cdef uint64_t epoch = from_.epoch if overlay_checks & CHECK_EPOCH else header.epoch
+    cdef uint64_t epoch = from_.epoch if overlay_checks & OVERLAY_CHECK_EPOCH else header.epoch
     return rnvm_record_fits(header, lsn, epoch, from_.size - lsn % from_.size,
                             rnvm_longest_record(from_.size))
 
 
 cdef inline bint crc_matches(const source *from_, const rnvm_record *record) noexcept nogil:
-    return not overlay_checks & CHECK_CRC \
+    return not overlay_checks & OVERLAY_CHECK_CRC \
         or rnvm_record_crc(from_.seed, record, record + 1) == record.crc
 
 
@@ -220,7 +220,7 @@ cdef int pull_whole(instance *s, const source *from_, const live *shown,
         status = read_log(fe, from_, o.upto, &header, sizeof(header))
         if status != OK or header.lsn != o.upto:
             break
-        if overlay_checks & CHECK_EPOCH and header.epoch != from_.epoch:
+        if overlay_checks & OVERLAY_CHECK_EPOCH and header.epoch != from_.epoch:
             return AGAIN                        # its writer is being fenced
         if not fits(from_, &header, o.upto):
             break
@@ -244,8 +244,8 @@ cdef int pull_whole(instance *s, const source *from_, const live *shown,
         flush_drain()
     rfp_fence_full()
     status = remote_read(fe, from_.live_at, &after, sizeof(after))
-    if status == OK and (overlay_checks & CHECK_EPOCH and after.epoch != from_.epoch
-                         or overlay_checks & CHECK_HEAD and after.memory_head > begun):
+    if status == OK and (overlay_checks & OVERLAY_CHECK_EPOCH and after.epoch != from_.epoch
+                         or overlay_checks & OVERLAY_CHECK_HEAD and after.memory_head > begun):
         return AGAIN
     return status
 
@@ -279,7 +279,7 @@ cdef int take_part(instance *s, const rnvm_part *part, uint64_t sequence) noexce
     cdef overlay *o = s.pulled
     cdef const rnvm_entry *entry
     cdef uint64_t within = 0
-    if overlay_checks & CHECK_ORDER:
+    if overlay_checks & OVERLAY_CHECK_ORDER:
         # The first one may be applied already; its predecessor is, for certain.
         if part.number != o.number + 1 if o.number \
                 else not part.number or rnvm_sequence_of(part.number - 1) > sequence:

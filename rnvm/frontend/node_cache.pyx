@@ -8,6 +8,7 @@ those bytes.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
+from rfp.core.core cimport RFP_RANDOM_STEP, rfp_random
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
     rnvm_transaction_of)
@@ -34,7 +35,7 @@ cdef void cache_init(frontend *fe, uint64_t budget_bytes, uint64_t seed) noexcep
 
 
 cdef inline uint64_t bucket_of(const frontend *fe, uint64_t address) noexcept nogil:
-    return address * <uint64_t> 0x9e3779b97f4a7c15 >> 20 & (fe.cache.bucket_count - 1)
+    return address * RFP_RANDOM_STEP >> 20 & (fe.cache.bucket_count - 1)
 
 
 cdef node *cache_find(frontend *fe, uint64_t address) noexcept nogil:
@@ -153,10 +154,7 @@ cdef node *draw_sample(frontend *fe) noexcept nogil:
     cdef node *n
     cdef uint32_t i
     for i in range(SAMPLE):
-        fe.cache.random ^= fe.cache.random << 13
-        fe.cache.random ^= fe.cache.random >> 7
-        fe.cache.random ^= fe.cache.random << 17
-        n = fe.cache.nodes[fe.cache.random % fe.cache.node_count]
+        n = fe.cache.nodes[rfp_random(&fe.cache.random) % fe.cache.node_count]
         if n.listed:
             continue                    # in the write set, even if its former state is applied
         if n.pinned > n.owner.applied:

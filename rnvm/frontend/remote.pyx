@@ -3,6 +3,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.time cimport nanosleep, timespec
 
 from rfp.core.core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
 from rfp.fabric.fabric cimport READ, local_region, remote_region, work_request
@@ -22,17 +23,11 @@ from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, STOPPED
 
 from rfp.errors import DeadlineExceeded, RfpError
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int nanosleep(const timespec *wanted, timespec *left)
-
 cdef enum:
     SIGNAL_INTERVAL_NS = 100000000     # between two polls for signals in a wait
     PAUSE_NS_MIN = 1000
     PAUSE_NS_MAX = 1000000
-    SPINS = 64                 # of the first pause
+    PAUSE_SPINS_MIN = 64       # of the first pause
 
 
 # The link
@@ -264,7 +259,7 @@ cdef int remote_wait(frontend *fe, uint64_t *pause_ns) noexcept nogil:
     cdef uint64_t now
     cdef int i
     if pause_ns[0] == 0:
-        for i in range(SPINS):
+        for i in range(PAUSE_SPINS_MIN):
             rfp_pause()
     else:
         wanted.tv_sec = 0

@@ -7,9 +7,9 @@ from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rnvm.frontend.state cimport doubt, frontend, instance
 
-cdef enum:                     # results of raise_or_retry(), unless it raises (FAILED)
-    FAILED = -1
-    RETRY = 0                  # the call must be done once more
+cdef enum:                     # results of raise_or_retry(), unless it raises (CALL_RAISED)
+    CALL_RAISED = -1
+    CALL_AGAIN = 0                  # the call must be done once more
     HOLDS = 1                  # the operation counts after all: its result is in *result
 
 # One thread at a time is inside a front-end; threads enter in the order of their requests.  With
@@ -91,7 +91,7 @@ cdef class Session:
     cdef int acquire_call(self, object timeout) except -1
     cdef int ensure_session(self) except -1
     cdef int raise_for(self, int status) except -1
-    # A call returned a status below 0.  Raises, or returns RETRY, or HOLDS (operations only).
+    # A call returned a status below 0.  Raises, or returns CALL_AGAIN, or HOLDS (operations only).
     cdef int raise_or_retry(self, instance *s, int status, bint operation,
-                            int *result) except FAILED
+                            int *result) except CALL_RAISED
     cdef void release_call(self) noexcept

@@ -4,8 +4,8 @@ from typing import Any
 from rfp.address import Address
 
 DEATH_NOTICE_S: float
-PAUSE_S_MIN: float
-PAUSE_S_MAX: float
+SESSION_PAUSE_S_MIN: float
+SESSION_PAUSE_S_MAX: float
 ATTEMPT_S_MIN: float
 SAME_RELEASE: str
 

@@ -6,7 +6,7 @@ A call
     ensure_session    connects again if the session was lost
     the work          without the GIL; a status below 0 is an error
     raise_or_retry    raises, or the session was lost: connects again and asks the back-end whether
-                      the operation counts (HOLDS), or it must be done once more (RETRY)
+                      the operation counts (HOLDS), or it must be done once more (CALL_AGAIN)
     release_call      closes structures whose objects are gone, then the fair lock
 """
 
@@ -63,7 +63,7 @@ cdef enum:
 # state from before its death.  A new back-end waits longer than that before it serves.
 DEATH_NOTICE_S = 2 * LIVENESS_INTERVAL_NS / 1e9
 
-PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.1
+SESSION_PAUSE_S_MIN, SESSION_PAUSE_S_MAX = 0.001, 0.1
 ATTEMPT_S_MIN = 1.0            # for an attempt to connect again; doubled after each that used it up
 
 SAME_RELEASE = "check that both are of the same release"
@@ -287,7 +287,7 @@ cdef class Session:
 
     cdef int begin_patiently(self) except -1:
         """The first session: waits for a back-end that is being started or restarted."""
-        cdef double pause = PAUSE_S_MIN
+        cdef double pause = SESSION_PAUSE_S_MIN
         reason = None
         while True:
             try:
@@ -307,7 +307,7 @@ cdef class Session:
                         or self.seconds_left(self.c.link.deadline_ns) <= pause:
                     raise
             time.sleep(pause)
-            pause = min(2 * pause, PAUSE_S_MAX)
+            pause = min(2 * pause, SESSION_PAUSE_S_MAX)
 
     cdef double seconds_left(self, uint64_t deadline):
         return (<double> deadline - <double> rfp_now()) / 1e9
@@ -383,7 +383,7 @@ cdef class Session:
     cdef int connect_again(self) except -1:
         """Begins the next session before the call's deadline; finds structures by their names."""
         cdef uint64_t deadline = self.c.link.deadline_ns
-        cdef double pause = PAUSE_S_MIN, attempt = ATTEMPT_S_MIN
+        cdef double pause = SESSION_PAUSE_S_MIN, attempt = ATTEMPT_S_MIN
         if not self.reconnect:
             raise ConnectionFailed(f"the session at {self.address} was lost",
                                    hint="connect again, or set reconnect=True")
@@ -419,7 +419,7 @@ cdef class Session:
                         hint="increase the call's timeout; check that the back-end is running"
                     ) from None
             time.sleep(pause)
-            pause = min(2 * pause, PAUSE_S_MAX)
+            pause = min(2 * pause, SESSION_PAUSE_S_MAX)
 
     cdef int raise_unless_lost(self) except -1:
         """In the handler of a ConnectionFailed of a call that may be repeated: raises it again,
@@ -558,7 +558,7 @@ cdef class Session:
                                hint="check that the back-end is running")
 
     cdef int raise_or_retry(self, instance *s, int status, bint operation,
-                            int *result) except FAILED:
+                            int *result) except CALL_RAISED:
         cdef doubt written = self.c.in_doubt
         cdef uint32_t session = self.c.session.number
         cdef uint64_t epoch = self.c.session.epoch
@@ -582,7 +582,7 @@ cdef class Session:
         if operation and self.records_count(session, epoch, ticket, &written):
             result[0] = applied
             return HOLDS
-        return RETRY
+        return CALL_AGAIN
 
     # Open instances
 

@@ -14,6 +14,7 @@ own.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from rfp.core.system cimport __builtin_ctzll
 from rnvm.format.layout cimport (
     RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset)
 from rnvm.format.node cimport (
@@ -24,10 +25,6 @@ from rnvm.frontend.state cimport instance, node
 from rnvm.frontend.status cimport OK, fault
 from rnvm.frontend.write_set cimport (
     blocks_return, blocks_take, change_bytes_max, node_set_changed, node_set_freed, node_set_new)
-
-cdef extern from *:
-    int __builtin_ctzll(unsigned long long) nogil
-
 
 cdef inline uint32_t header_bytes(uint32_t slots) noexcept nogil:
     return <uint32_t> sizeof(rnvm_slab) + (slots + 63) // 64 * 8

@@ -6,7 +6,7 @@ from rnvm.frontend.frontend import FrontEnd
 ROOT: int
 ROOT_BYTES_MAX: int
 kinds: dict[int, Any]
-CODECS: dict[str, Callable[[], Codec]]
+BUILT_IN_CODECS: dict[str, Callable[[], Codec]]
 made: dict[str, Codec]
 
 class Codec:

@@ -5,7 +5,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from rnvm.format.layout cimport rnvm_longest_record
+from rnvm.format.layout cimport (
+    RNVM_OPERATION_HEAD_MAX, RNVM_OTHER_CHANGES_MAX, RNVM_VALUE_BYTES_MIN, rnvm_longest_record,
+)
 from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE
 from rnvm.frontend.leak_check cimport reach
 from rnvm.frontend.byte_buffer cimport buffer_append
@@ -26,12 +28,7 @@ from rfp.errors import (
 ROOT = 1                       # type of a root
 ROOT_BYTES_MAX = 3072
 
-cdef enum:                     # bytes
-    OTHER_CHANGES_MAX = 8192   # that an operation may change beside the value that it brings
-    OPERATION_HEAD_MAX = 2048  # of its own record before the value
-    VALUE_MIN = 256            # of a value that fits in any case
-
-cdef uint32_t NONE = 0xffffffff        # in place of a structure's id: no structure has it
+cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
 
 
 # Nodes
@@ -186,7 +183,7 @@ def pickle_codec():
     return Codec("pickle", pickle.dumps, pickle.loads)
 
 
-CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
+BUILT_IN_CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
 made = {}                      # name -> codec
 
 
@@ -195,11 +192,11 @@ def codec_of(codec):
     if codec is None:
         return None
     if isinstance(codec, str):
-        if codec not in CODECS:
-            raise InvalidArgument(f"invalid codec {codec!r} (expected {', '.join(CODECS)}, or an "
+        if codec not in BUILT_IN_CODECS:
+            raise InvalidArgument(f"invalid codec {codec!r} (expected {', '.join(BUILT_IN_CODECS)}, or an "
                                   "object with encode and decode)")
         if codec not in made:
-            made[codec] = CODECS[codec]()
+            made[codec] = BUILT_IN_CODECS[codec]()
         return made[codec]
     if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
         raise WrongType(f"invalid codec of type {type(codec).__name__} (expected an object with "
@@ -376,8 +373,8 @@ cdef class Structure:
         cdef uint64_t redo = rnvm_longest_record(fe.c.g.memory_ring)
         cdef uint64_t operations = rnvm_longest_record(fe.c.g.operation_ring)
         return min(most,
-                   min(max(redo, OTHER_CHANGES_MAX + VALUE_MIN) - OTHER_CHANGES_MAX,
-                       max(operations, OPERATION_HEAD_MAX + VALUE_MIN) - OPERATION_HEAD_MAX))
+                   min(max(redo, RNVM_OTHER_CHANGES_MAX + RNVM_VALUE_BYTES_MIN) - RNVM_OTHER_CHANGES_MAX,
+                       max(operations, RNVM_OPERATION_HEAD_MAX + RNVM_VALUE_BYTES_MIN) - RNVM_OPERATION_HEAD_MAX))
 
     def check(self, *, timeout=None):
         """Verify every invariant, and that exactly the allocated nodes can be reached.
@@ -407,7 +404,7 @@ cdef class Structure:
         try:
             front_of(self).find(self, self.c, False)
         except (NotFound, WrongKind):
-            self.c.id = NONE           # in a pool's backup another structure may have our id
+            self.c.id = NO_STRUCTURE           # in a pool's backup another structure may have our id
             raise
 
     def _index(self):

@@ -29,6 +29,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport RFP_ASSERT
+from rfp.core.system cimport __builtin_ctzll, __builtin_popcountll
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address,
     rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset, rnvm_part, rnvm_sequence_of)
@@ -41,19 +42,15 @@ from rnvm.frontend.remote cimport remote_call, session_fail
 from rnvm.frontend.state cimport frontend, instance, node, run, runs, undo
 from rnvm.frontend.status cimport FULL, LOST, NO_MEMORY, OK, fault
 
-cdef extern from *:
-    int __builtin_popcountll(unsigned long long) nogil
-    int __builtin_ctzll(unsigned long long) nogil
-
 cdef enum:                     # undo.kind
-    CHANGED = 1                # bytes of a node
-    LISTED = 2                 # a node was added to write_set.nodes
-    ADDED = 3                  # a new node
-    FREED = 4
-    TOOK = 5
-    RETURNED = 6
-    ADDED_STRUCTURE = 7        # to the transaction
-    REUSED = 8                 # blocks that the transaction had returned
+    UNDO_CHANGED = 1           # bytes of a node
+    UNDO_LISTED = 2            # a node was added to write_set.nodes
+    UNDO_ADDED = 3             # a new node
+    UNDO_FREED = 4
+    UNDO_TOOK = 5
+    UNDO_RETURNED = 6
+    UNDO_ADDED_STRUCTURE = 7   # to the transaction
+    UNDO_REUSED = 8            # blocks that the transaction had returned
 
 cdef enum:
     GRANULES = 64
@@ -139,30 +136,30 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
         RFP_ASSERT(u.image_at <= fe.write_set.before_images.length)
         fe.write_set.record_bytes = u.record_bytes
         buffer_truncate(&fe.write_set.before_images, u.image_at)
-        if u.kind == CHANGED:
+        if u.kind == UNDO_CHANGED:
             memcpy(node_bytes(u.subject) + u.first,
                    fe.write_set.before_images.bytes + u.image_at, u.count)
             u.subject.changed = u.changed
-        elif u.kind == LISTED or u.kind == ADDED:
+        elif u.kind == UNDO_LISTED or u.kind == UNDO_ADDED:
             RFP_ASSERT(fe.write_set.nodes == u.subject)
             RFP_ASSERT(u.subject.listed)
             fe.write_set.nodes = u.subject.next_changed    # it was added last, so it is the first
             u.subject.listed = False
-            if u.kind == ADDED:
+            if u.kind == UNDO_ADDED:
                 cache_remove(fe, u.subject)
-        elif u.kind == FREED:
+        elif u.kind == UNDO_FREED:
             u.subject.freed = False
-        elif u.kind == TOOK:
+        elif u.kind == UNDO_TOOK:
             RFP_ASSERT(fe.write_set.taken.count > 0)
             fe.write_set.taken.count -= 1
             put_back(fe, u.first, u.count)
-        elif u.kind == RETURNED:
+        elif u.kind == UNDO_RETURNED:
             RFP_ASSERT(fe.write_set.returned.count > 0)
             fe.write_set.returned.count -= 1
-        elif u.kind == REUSED:
+        elif u.kind == UNDO_REUSED:
             fe.write_set.returned.items[u.first].count += u.count
         else:
-            RFP_ASSERT(u.kind == ADDED_STRUCTURE)
+            RFP_ASSERT(u.kind == UNDO_ADDED_STRUCTURE)
             RFP_ASSERT(fe.write_set.structures > 0)
             u.owner.touched = False
             fe.write_set.structures -= 1
@@ -173,7 +170,7 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
 
 cdef bint add_structure(instance *s) noexcept nogil:
     if not s.touched:
-        if undo_push(s, ADDED_STRUCTURE, NULL, 0, 0) == NULL:
+        if undo_push(s, UNDO_ADDED_STRUCTURE, NULL, 0, 0) == NULL:
             return False
         s.touched = True
         s.fe.write_set.structures += 1
@@ -196,7 +193,7 @@ cdef inline void list_node(frontend *fe, node *n) noexcept nogil:
 cdef bint add_to_write_set(instance *s, node *n) noexcept nogil:
     if n.listed:
         return True
-    if not add_structure(s) or undo_push(s, LISTED, n, 0, 0) == NULL:
+    if not add_structure(s) or undo_push(s, UNDO_LISTED, n, 0, 0) == NULL:
         return False
     list_node(s.fe, n)
     return True
@@ -212,7 +209,7 @@ cdef char *node_set_changed(instance *s, node *n, uint32_t offset, uint32_t leng
     RFP_ASSERT(not n.freed)
     if not add_to_write_set(s, n):
         return NULL
-    u = undo_push(s, CHANGED, n, offset, length)
+    u = undo_push(s, UNDO_CHANGED, n, offset, length)
     if u == NULL:
         return NULL
     u.changed = n.changed
@@ -247,7 +244,7 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
     header.structure = s.id
     header.type = type
     header.address = address
-    if not add_structure(s) or undo_push(s, ADDED, n, 0, 0) == NULL:
+    if not add_structure(s) or undo_push(s, UNDO_ADDED, n, 0, 0) == NULL:
         cache_remove(fe, n)
         return NULL
     n.born = fe.write_set.operation
@@ -258,7 +255,7 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
 
 
 cdef int node_set_freed(instance *s, node *n) noexcept nogil:
-    if not add_to_write_set(s, n) or undo_push(s, FREED, n, 0, 0) == NULL:
+    if not add_to_write_set(s, n) or undo_push(s, UNDO_FREED, n, 0, 0) == NULL:
         return s.error
     n.freed = True
     return OK
@@ -326,7 +323,7 @@ cdef uint64_t reuse_returned(instance *s, uint64_t count) noexcept nogil:
     cdef uint64_t i
     for i in range(returned.count):
         if returned.items[i].owner == s and returned.items[i].count >= count:
-            if undo_push(s, REUSED, NULL, i, count) == NULL:
+            if undo_push(s, UNDO_REUSED, NULL, i, count) == NULL:
                 return RNVM_NO_BLOCK
             returned.items[i].count -= count
             return returned.items[i].first + returned.items[i].count
@@ -355,7 +352,7 @@ cdef uint64_t blocks_take(instance *s, uint64_t count) noexcept nogil:
     RFP_ASSERT(i < granted.count)
     RFP_ASSERT(granted.items[i].count >= count)
     first = granted.items[i].first + granted.items[i].count - count
-    if undo_push(s, TOOK, NULL, first, count) == NULL:
+    if undo_push(s, UNDO_TOOK, NULL, first, count) == NULL:
         return RNVM_NO_BLOCK
     granted.items[i].count -= count
     if not granted.items[i].count:
@@ -369,7 +366,7 @@ cdef uint64_t blocks_take(instance *s, uint64_t count) noexcept nogil:
 cdef int blocks_return(instance *s, uint64_t first, uint64_t count) noexcept nogil:
     cdef frontend *fe = s.fe
     if not reserve(s, &fe.write_set.returned, fe.write_set.returned.count + 1) \
-            or not add_structure(s) or undo_push(s, RETURNED, NULL, first, count) == NULL:
+            or not add_structure(s) or undo_push(s, UNDO_RETURNED, NULL, first, count) == NULL:
         return s.error
     append(&fe.write_set.returned, s, first, count)
     fe.write_set.record_bytes += sizeof(rnvm_entry)

@@ -12,16 +12,9 @@
 # a file without an area (no pool yet, or a pool that was made in memory) writes back.
 
 from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.system cimport pthread_mutex_t
 from rnvm.media.medium cimport Medium, medium
 from rnvm.media.wal cimport wal
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-    int pthread_mutex_destroy(pthread_mutex_t *mutex)
 
 cdef extern from "rnvm/media/group_commit.h" nogil:
     struct rnvm_group_commit:

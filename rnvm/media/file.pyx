@@ -8,8 +8,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport munmap
+from posix.uio cimport RWF_DSYNC, iovec, pwritev2
 from posix.unistd cimport close as close_fd, fdatasync, lseek, pread, pwrite
-from rnvm.format.layout cimport RNVM_PAGE, rfp_copy_in, rfp_copy_out, rfp_store64, rnvm_up
+from rfp.core.core cimport rfp_copy_in, rfp_copy_out, rfp_store64
+from rfp.core.limits cimport system_page
+from rfp.core.memfd cimport rfp_memfd_create, rfp_memfd_map_empty, rfp_memfd_map_new, rfp_memfd_seal
+from rfp.core.system cimport (
+    SEEK_DATA, SEEK_HOLE, aligned_alloc, pthread_mutex_destroy, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_unlock,
+)
+from rnvm.format.layout cimport RNVM_PAGE, rnvm_up
 from rnvm.media.medium cimport medium_operations, raise_failed
 from rnvm.media.wal cimport (
     RNVM_WAL_FRAMES, WAL_SAME_GENERATION, rnvm_frame, rnvm_frame_crc, rnvm_range, rnvm_wal_header,
@@ -19,34 +27,11 @@ from rnvm.media.wal cimport (
 from rfp.core.forks import live
 from rfp.errors import FabricError, InvalidArgument
 
-cdef extern from "rfp/core/memfd.h" nogil:
-    int rfp_memfd_create()
-    char *rfp_memfd_map_new(int fd, uint64_t length)
-    char *rfp_memfd_map_empty(int fd, uint64_t length)
-    int rfp_memfd_seal(int fd, int writable)
-
-cdef extern from "<unistd.h>" nogil:
-    enum:
-        SEEK_DATA
-        SEEK_HOLE
-
-cdef extern from "<stdlib.h>" nogil:
-    void *aligned_alloc(size_t alignment, size_t n)
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t pwritev2(int fd, const iovec *parts, int count, long at, int flags)
-    enum:
-        RWF_DSYNC
-
 cdef enum:
     RANGES_MAX = 4096          # between two drains
     FRAME_BYTES_MAX = 1 << 20  # bytes of a frame; more is written back at once
-    READ_BYTES = 1 << 20       # bytes of a file that are read at once
+    LOADED_AT_ONCE = 1 << 20       # bytes of a file that are read at once
 
-cdef uint64_t KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef object refused(str what, str hint=None, int error=0):
@@ -151,7 +136,7 @@ cdef class File:
         if size < length:
             raise FabricError(f"cannot read the pool's file: it ends at {size} of {length} bytes",
                               hint="check whether a program truncated it")
-        buffer = <char *> malloc(READ_BYTES)
+        buffer = <char *> malloc(LOADED_AT_ONCE)
         if buffer == NULL:
             raise MemoryError("cannot allocate memory to read a pool's file")
         try:
@@ -192,7 +177,7 @@ cdef int load_range(int fd, uint64_t at, uint64_t end, char *to, char *buffer) n
     cdef ssize_t got
     cdef uint64_t place, n
     while at < end:
-        got = pread(fd, buffer, min(end - at, <uint64_t> READ_BYTES), at)
+        got = pread(fd, buffer, min(end - at, <uint64_t> LOADED_AT_ONCE), at)
         if got == 0:
             return EIO
         if got < 0:
@@ -468,7 +453,7 @@ cdef class FileMedium(Medium):
         self.memory = rfp_memfd_create()
         if self.memory < 0:
             raise refused("cannot create a memory file")
-        self.mapped = rnvm_up(length, KERNEL_PAGE)
+        self.mapped = rnvm_up(length, system_page)
         # Parts of a pool that were never used take no memory: unless the system gives memory only
         # to processes that reserve it first, and kills the process (SIGBUS) if a page is missing
         # later.

@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #include "rfp/core/atomics.h"
+#include "rfp/core/limits.h"
 
-#define RNVM_FLUSH_LINE 64
 #define RNVM_STREAM 512 /* stores of this length or more bypass the caches */
 
 enum rnvm_flush_kind { RNVM_FLUSH_UNKNOWN, RNVM_FLUSH_NONE, RNVM_FLUSH_CLFLUSH,
@@ -59,7 +59,7 @@ static inline int rnvm_flush_kind(void)
  * of clflush in a way that every assembler knows: 66 clflush is clflushopt, 66 xsaveopt is clwb. */
 static inline void rnvm_flush(const void *from, size_t n)
 {
-    const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(RNVM_FLUSH_LINE - 1));
+    const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(RFP_LINE - 1));
     const char *end = (const char *)from + n;
     if (!n) return;
 #if defined(__x86_64__)

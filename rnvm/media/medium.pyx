@@ -11,20 +11,16 @@ from posix.mman cimport (
     munmap,
 )
 from posix.unistd cimport close as close_fd, lseek
-from rnvm.format.layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
+from rfp.core.core cimport rfp_copy_in, rfp_copy_out, rfp_store64
+from rfp.core.limits cimport system_page
+from rfp.core.system cimport SEEK_DATA, SEEK_HOLE
 
 from rfp.errors import CallerError, Closed, FabricError, InvalidArgument, StorageFailed
-
-cdef extern from "<unistd.h>" nogil:
-    enum:
-        SEEK_DATA
-        SEEK_HOLE
 
 cdef enum:
     # of a file that are mapped one by one: a process has a limited number of mappings
     PIECES_MAX = 10000
 
-cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef void closed_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
@@ -220,10 +216,10 @@ cdef class VolatileMemory(Medium):
             if found < 0 and errno == ENXIO:
                 break
             if found >= 0:                     # else it is a device, which has no holes
-                begin = <uint64_t> found // PAGE * PAGE
+                begin = <uint64_t> found // system_page * system_page
                 found = lseek(self.fd, found, SEEK_HOLE) if pieces < PIECES_MAX else -1
                 if found >= 0:
-                    end = min(end, (<uint64_t> found + PAGE - 1) // PAGE * PAGE)
+                    end = min(end, (<uint64_t> found + system_page - 1) // system_page * system_page)
             if begin >= end:
                 break
             if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE,
@@ -243,7 +239,7 @@ cdef class VolatileMemory(Medium):
         self.check(0, self.c.length)
         with nogil:
             while at < self.c.length:
-                n = min(PAGE, self.c.length - at)
+                n = min(system_page, self.c.length - at)
                 if memcmp(self.c.base + at, other.c.base + at, n):
                     memcpy(other.c.base + at, self.c.base + at, n)
                 at += n

@@ -3,12 +3,6 @@
 from libc.stdint cimport uint64_t
 from rnvm.media.medium cimport Medium
 
-cdef extern from "rnvm/media/flush.h" nogil:
-    void rnvm_flush(const void *start, size_t n)
-    void rnvm_flush_drain()
-    void rnvm_store_flushed(void *to, const void *source, size_t n)
-    int rnvm_flush_kind()
-
 cdef extern from "rnvm/media/libpmem2.h":
     struct rnvm_pmem2:
         void *library

@@ -6,40 +6,23 @@ import stat
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport (
+    MADV_DONTFORK, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
 from posix.unistd cimport close as close_fd
-from rnvm.format.layout cimport rfp_copy_out, rfp_store64
+from rfp.core.core cimport rfp_copy_out, rfp_store64
+from rfp.core.system cimport MAP_SHARED_VALIDATE, MAP_SYNC
+from rnvm.format.layout cimport RNVM_PAGE
+from rnvm.media.flush cimport flush, flush_drain, flush_kind, store_flushed
 from rnvm.media.medium cimport Medium, medium, medium_operations
 
 from rfp.core.forks import live
 from rfp.errors import FabricError, InvalidArgument
 
-cdef extern from "<sys/mman.h>" nogil:
-    int madvise(void *start, size_t length, int advice)
-    enum:
-        MADV_DONTFORK
-
 cdef extern from "<sys/vfs.h>" nogil:
     struct statfs_buffer "statfs":
         long f_type
     int fstatfs(int fd, statfs_buffer *buffer)
-
-cdef extern from *:
-    """
-    #include <sys/mman.h>
-    #ifndef MAP_SYNC
-    #define MAP_SYNC 0x80000
-    #endif
-    #ifndef MAP_SHARED_VALIDATE
-    #define MAP_SHARED_VALIDATE 0x03
-    #endif
-    """
-    enum:
-        MAP_SYNC
-        MAP_SHARED_VALIDATE
-
-cdef enum:
-    PAGE = 4096
 
 FLUSHES = ("unknown", "none", "clflush", "clflushopt", "clwb", "dc cvap")  # rnvm_flush_kind()
 MEMORY_FILE_SYSTEMS = {0x01021994: "tmpfs", 0x858458f6: "ramfs", 0x958458f6: "hugetlbfs"}
@@ -50,7 +33,7 @@ def flush_instruction():
 
     One of "clwb", "clflushopt", "clflush", "dc cvap", "none".
     """
-    return FLUSHES[rnvm_flush_kind()]
+    return FLUSHES[flush_kind()]
 
 
 def file_system(int fd):
@@ -66,11 +49,11 @@ def maps_synchronously(int fd):
 
     Only then do flushed cache lines persist.
     """
-    cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd,
+    cdef void *base = mmap(NULL, RNVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd,
                            0)
     if base == MAP_FAILED:
         return False
-    munmap(base, PAGE)
+    munmap(base, RNVM_PAGE)
     return True
 
 
@@ -81,20 +64,20 @@ cdef object refused(str what, str hint=None):
 
 
 cdef void direct_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
-    rnvm_store_flushed(m.base + offset, source, n)
+    store_flushed(m.base + offset, source, n)
 
 
 cdef void direct_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
     rfp_store64(m.base + offset, value)
-    rnvm_flush(m.base + offset, sizeof(value))
+    flush(m.base + offset, sizeof(value))
 
 
 cdef void direct_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
-    rnvm_flush(m.base + offset, n)
+    flush(m.base + offset, n)
 
 
 cdef int direct_drain(medium *m) noexcept nogil:
-    rnvm_flush_drain()
+    flush_drain()
     return -1 if m.error else 0
 
 
@@ -231,7 +214,7 @@ cdef class Direct(Medium):
 
 cdef uint64_t whole(int fd, uint64_t length) except 0:
     """Return the length rounded up to whole pages, which are large on a device."""
-    cdef uint64_t page = PAGE
+    cdef uint64_t page = RNVM_PAGE
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"

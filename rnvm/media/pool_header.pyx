@@ -2,9 +2,10 @@
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
+from rfp.core.core cimport rfp_copy_in, rfp_crc32c
 from rnvm.format.layout cimport (
-    RNVM_HEADERS, RNVM_MAGIC, RNVM_PAGE, RNVM_SUPERBLOCKS, RNVM_SUPERBLOCK_MAGIC, rfp_copy_in,
-    rfp_crc32c, rnvm_header, rnvm_superblock,
+    RNVM_HEADERS, RNVM_MAGIC, RNVM_PAGE, RNVM_SUPERBLOCKS, RNVM_SUPERBLOCK_MAGIC, rnvm_header,
+    rnvm_superblock,
 )
 from rnvm.media.medium cimport medium, medium_drain, medium_write, medium_write64
 

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport RFP_ASSERT, rfp_crc32c
 from rnvm.format.layout cimport (
-    RNVM_MAJOR, RNVM_PAGE, RNVM_WAL_MIN, RNVM_WRITE_AHEAD, rfp_crc32c, rnvm_header, rnvm_up,
+    RNVM_MAJOR, RNVM_PAGE, RNVM_WAL_MIN, RNVM_WRITE_AHEAD, rnvm_header, rnvm_up,
 )
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read

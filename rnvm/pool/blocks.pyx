@@ -3,16 +3,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport RFP_ASSERT, rfp_load64
+from rfp.core.system cimport __builtin_ctzll
 from rnvm.format.layout cimport (
-    RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_UNKNOWN, rfp_load64, rnvm_owner_shift, rnvm_owner_word_at,
-    rnvm_word, rnvm_word_value, rnvm_word_whole,
+    RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_UNKNOWN, rnvm_owner_shift, rnvm_owner_word_at, rnvm_word,
+    rnvm_word_value, rnvm_word_whole,
 )
 from rnvm.media.medium cimport medium_write, medium_write64
 from rnvm.pool.state cimport pool, retired
-
-cdef extern from *:
-    int __builtin_ctzll(unsigned long long n) nogil
 
 cdef enum:
     WORDS = 64                 # of a map that are written together: the smallest block

@@ -2,10 +2,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport rfp_crc32c, rfp_fence_full, rfp_load64, rfp_store64, rfp_store64_release
 from rnvm.format.layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_BLOCK, RNVM_PROGRESS,
-    RNVM_USED, rfp_crc32c, rfp_load64, rfp_store64, rnvm_address, rnvm_block_at, rnvm_name,
-    rnvm_name_at, rnvm_structure, rnvm_word, rnvm_word_value, rfp_fence_full, rfp_store64_release,
+    RNVM_USED, rnvm_address, rnvm_block_at, rnvm_name, rnvm_name_at, rnvm_structure, rnvm_word,
+    rnvm_word_value,
 )
 from rnvm.format.messages cimport RNVM_LIVE_STRUCTURE, RNVM_STATUS_SPARE
 from rnvm.media.medium cimport medium_drain, medium_write, medium_write64

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from rnvm.format.layout cimport rfp_copy_in, rnvm_copy, rnvm_copy_crc
+from rfp.core.core cimport rfp_copy_in
+from rnvm.format.layout cimport rnvm_copy, rnvm_copy_crc
 from rnvm.media.medium cimport medium, medium_write
 
 

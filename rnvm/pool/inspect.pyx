@@ -4,13 +4,14 @@
 import uuid
 
 from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.core cimport rfp_copy_in, rfp_load64
 from rnvm.format.layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE,
     RNVM_LOCK, RNVM_LOST, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_NAMES,
-    RNVM_NAME_MAX, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
-    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend,
-    rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at,
-    rnvm_offset, rnvm_session_at, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
+    RNVM_NAME_MAX, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_OWNERS, RNVM_PAGE, RNVM_PROGRESS,
+    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rnvm_backend, rnvm_block_at,
+    rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at, rnvm_offset,
+    rnvm_session_at, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
 from rnvm.media.medium cimport medium
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
@@ -23,7 +24,6 @@ from rfp.errors import NotAPool, PoolDamaged, PoolTooNew, PoolTooOld
 from rnvm.pool.findings import Finding
 
 cdef enum:
-    OWNERS = 3                 # per word
     RUNS_MAX = 1000            # runs of damaged words that are findings of their own
 
 REPAIR = "restore a copy from before the damage, or run `rnvm check --repair`"
@@ -258,7 +258,8 @@ cdef class Inspection:
                 what = "more words are damaged, here and after it"
             at = rnvm_word_at(&self.g, first)
             self.findings.append(Finding(
-                "damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}",
+                "damage",
+                f"owners of blocks {first * RNVM_OWNERS} to {word * RNVM_OWNERS - 1} at {at}",
                 what, LOSSES["owners"], "owners", at, first, word - first))
 
     def write_ahead(self):

@@ -7,7 +7,7 @@ from rnvm.pool.inspect import Inspection
 from rnvm.pool.inspect import damaged as damaged
 from rnvm.sizes import Sizes
 
-EVERYTHING: int
+ALL_RECORDS: int
 UNIX_EPOCH_NOW: int | None
 
 def format_medium(

@@ -36,7 +36,7 @@ from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, out_
 from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import damaged
 
-EVERYTHING = (1 << 63) - 1
+ALL_RECORDS = (1 << 63) - 1
 UNIX_EPOCH_NOW = None          # tests set it, so that the same history makes the same bytes
 
 
@@ -481,7 +481,7 @@ cdef class Pool:
             raise_failed(self.c.m)
         return found
 
-    def replay(self, int64_t most=EVERYTHING):
+    def replay(self, int64_t most=ALL_RECORDS):
         """Apply durable transactions; return how many."""
         self.check()
         with nogil:

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport rfp_fence_full, rfp_load64, rfp_store64, rfp_store64_release
 from rnvm.format.layout cimport (
-    rnvm_sequence_of,
     RNVM_DROPPING, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_LOCK, RNVM_MEMORY, RNVM_NOBODY,
-    RNVM_OPERATIONS, RNVM_PROGRESS, RNVM_SESSION_LIVE, RNVM_SESSION_STATE, RNVM_UNKNOWN, RNVM_USED,
-    rfp_fence_full, rfp_load64, rfp_store64, rfp_store64_release, rnvm_longest_record,
-    rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session,
+    RNVM_OPERATIONS, RNVM_OWNER_INDEX, RNVM_OWNER_KIND, RNVM_PROGRESS, RNVM_SESSION_LIVE,
+    RNVM_SESSION_STATE, RNVM_UNKNOWN, RNVM_USED, rnvm_longest_record, rnvm_memory_ring_at,
+    rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_sequence_of, rnvm_session,
     rnvm_session_at, rnvm_structure, rnvm_word_value,
 )
 from rnvm.media.medium cimport medium_drain, medium_flush
@@ -20,10 +20,6 @@ from rnvm.pool.replay cimport pool_checkpoint, pool_pending, pool_replay
 from rnvm.pool.ring_log cimport FAULT_END, FAULT_NUMBER, ring_open, ring_scan
 from rnvm.pool.sessions cimport session_fence, session_release, session_set_fence_point
 from rnvm.pool.state cimport pool, ring, structure
-
-cdef enum:
-    KIND = 0xc000              # of an owner; the other bits are the index
-    WHICH = 0x3fff
 
 
 # Reading
@@ -165,12 +161,12 @@ cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
 
 cdef bint in_use(pool *p, uint32_t owner) noexcept nogil:
     """Return whether the owner of a block exists."""
-    cdef uint32_t which = owner & WHICH
+    cdef uint32_t which = owner & RNVM_OWNER_INDEX
     if owner == RNVM_UNKNOWN:
         return True
-    if owner & KIND == RNVM_GRANTED:
+    if owner & RNVM_OWNER_KIND == RNVM_GRANTED:
         return which < p.g.sessions and p.sessions[which].state != RNVM_FREE
-    if owner & KIND == RNVM_USED:
+    if owner & RNVM_OWNER_KIND == RNVM_USED:
         return which != 0 and which <= p.g.names and p.structures[which - 1].state != RNVM_FREE
     return False
 

@@ -5,13 +5,14 @@ Everything works on a private copy of the pool; the caller writes the changes to
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp.core.core cimport rfp_fence_full, rfp_load64, rfp_store64
 from rnvm.format.layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MAJOR, RNVM_MEMORY,
     RNVM_NAMES, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_LIVE,
-    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_fence_full, rfp_load64, rfp_store64,
-    rnvm_address, rnvm_geometry, rnvm_header, rnvm_memory_ring_at, rnvm_name, rnvm_name_at,
-    rnvm_operation_ring_at, rnvm_parts_of, rnvm_record, rnvm_session, rnvm_session_at,
-    rnvm_superblock, rnvm_word, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
+    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rnvm_address, rnvm_geometry, rnvm_header,
+    rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_parts_of,
+    rnvm_record, rnvm_session, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_at,
+    rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
 from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
 from rnvm.media.medium cimport Medium, VolatileMemory, medium
@@ -29,16 +30,16 @@ from rfp.errors import InvalidArgument
 cdef uint64_t NO_EPOCH = ~<uint64_t> 0     # that no session ever had
 
 cdef enum:                     # the kind of part to test
-    HEADER = 1
-    SUPERBLOCK = 2
-    REGISTER = 3
-    STATE = 4
-    NAME = 5
-    OWNERS = 6
-    RECORD = 7
-    AREA = 8
-    FRAME = 9
-    NODE = 10
+    PART_HEADER = 1
+    PART_SUPERBLOCK = 2
+    PART_REGISTER = 3
+    PART_STATE = 4
+    PART_NAME = 5
+    PART_OWNERS = 6
+    PART_RECORD = 7
+    PART_AREA = 8
+    PART_FRAME = 9
+    PART_NODE = 10
 
 cdef enum:
     RECORD_BYTES = 4096        # limits the search for the bit in a log record, a frame or a node
@@ -73,28 +74,28 @@ cdef bint whole(const subject *s) noexcept nogil:
     cdef uint64_t[3] words
     cdef uint64_t word
     cdef rnvm_name *entry
-    if s.what == HEADER:
+    if s.what == PART_HEADER:
         return header_read(s.m, &header) != 0
-    if s.what == SUPERBLOCK:
+    if s.what == PART_SUPERBLOCK:
         return superblock_read(s.m, s.header, &superblock) != 0
-    if s.what == REGISTER:
+    if s.what == PART_REGISTER:
         return dual_copy_read(s.m, s.seed, s.at, words) != 0
-    if s.what == NAME:
+    if s.what == PART_NAME:
         entry = <rnvm_name *> (s.m.base + s.at)
         return entry.crc == catalog_entry_crc(s.seed, s.at, entry)
-    if s.what == RECORD:
+    if s.what == PART_RECORD:
         return ring_read(s.r, s.r.tail, s.buffer, s.capacity) != 0
-    if s.what == FRAME:
+    if s.what == PART_FRAME:
         return wal_frame_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
-    if s.what == NODE:
+    if s.what == PART_NODE:
         return node_whole(s.m, s.seed, s.at, s.address, s.owner)
-    if s.what == AREA:
+    if s.what == PART_AREA:
         wal_headers(s.m, s.a)
         return s.a.headers != 0
     word = rfp_load64(s.m.base + s.at)
     if not rnvm_word_whole(s.seed, s.at, word):
         return False
-    if s.what == STATE:
+    if s.what == PART_STATE:
         word = rnvm_word_value(word) & 0xff
         return word == RNVM_FREE or word == RNVM_LIVE or word == RNVM_DROPPING or word == RNVM_LOST
     return True
@@ -133,7 +134,7 @@ cdef bint one_whole(subject *s, uint64_t at, uint64_t length) noexcept:
 def header(VolatileMemory private not None):
     """Repair a header with both copies damaged; return whether one is whole again."""
     cdef subject s
-    s.what = HEADER
+    s.what = PART_HEADER
     s.m = &private.c
     if private.c.length < RNVM_NAMES:
         return False
@@ -144,7 +145,7 @@ def superblock(VolatileMemory private not None):
     """Repair a superblock with both copies damaged; return whether one is whole again."""
     cdef subject s
     cdef rnvm_header header
-    s.what = SUPERBLOCK
+    s.what = PART_SUPERBLOCK
     s.m = &private.c
     s.header = &header
     if private.c.length < RNVM_NAMES or not header_read(s.m, &header):
@@ -156,7 +157,7 @@ def area(VolatileMemory private not None):
     """Repair a write-ahead area's header with both copies damaged; return whether one is whole."""
     cdef subject s
     cdef wal a
-    s.what = AREA
+    s.what = PART_AREA
     s.m = &private.c
     s.a = &a
     if not wal_find(s.m, s.m.length, &a):
@@ -168,7 +169,7 @@ def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
     """Turn back a bit of the frame with this number and offset, which is not whole."""
     cdef subject s
     cdef wal a
-    s.what = FRAME
+    s.what = PART_FRAME
     s.m = &private.c
     s.a = &a
     s.at = at
@@ -187,12 +188,12 @@ def bit(VolatileMemory private not None, Inspection inspection not None, str par
     s.seed = inspection.g.seed
     s.at = at
     if part == "state":
-        s.what = STATE
+        s.what = PART_STATE
     elif part == "name":
-        s.what = NAME
+        s.what = PART_NAME
         length = RNVM_NAME_LIVE
     else:
-        s.what = REGISTER
+        s.what = PART_REGISTER
         length = 64
     private.check(at, length)
     return not whole(&s) and turn_back(&s, at, length) >= 0
@@ -210,7 +211,7 @@ def owners(VolatileMemory private not None, Inspection inspection not None, uint
     cdef const rnvm_geometry *g = &inspection.g
     if first > rnvm_words(g) or count > rnvm_words(g) - first:
         raise InvalidArgument(f"{count} words from word {first} are not all in this pool")
-    s.what = OWNERS
+    s.what = PART_OWNERS
     s.m = &private.c
     s.seed = g.seed
     private.check(0, g.size)
@@ -239,7 +240,7 @@ def record(VolatileMemory private not None, Pool pool not None, str which, uint3
     cdef uint64_t place = r.tail % r.size
     r.m = &private.c
     r.limit = RNVM_NO_LIMIT
-    s.what = RECORD
+    s.what = PART_RECORD
     s.m = &private.c
     s.r = &r
     s.buffer = pool.c.scratch
@@ -254,7 +255,7 @@ def node(VolatileMemory private not None, Pool pool not None, uint32_t index, ui
     node.
     """
     cdef subject s
-    s.what = NODE
+    s.what = PART_NODE
     s.m = &private.c
     s.seed = pool.c.g.seed
     s.at = at

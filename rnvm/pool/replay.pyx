@@ -1,14 +1,13 @@
 """Collect, replay, checkpoint; list pending operations."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport RFP_ASSERT, rfp_fence_release, rfp_store64, rfp_store64_release
 from rnvm.format.layout cimport (
-    rnvm_sequence_applying, rnvm_sequence_of,
     RNVM_GRANTED, RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_OPERATION, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN,
-    RNVM_TAKE, RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_USED, RNVM_WRITE, rfp_fence_release,
-    rfp_store64, rfp_store64_release, rnvm_backend, rnvm_block_at, rnvm_block_of, rnvm_entry,
-    rnvm_entry_next, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_part,
-    rnvm_part_next, rnvm_record, rnvm_session, rnvm_session_at, rnvm_structure_index,
+    RNVM_TAKE, RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_USED, RNVM_WRITE, rnvm_backend, rnvm_block_at,
+    rnvm_block_of, rnvm_entry, rnvm_entry_next, rnvm_longest_record, rnvm_name, rnvm_name_at,
+    rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record, rnvm_sequence_applying, rnvm_sequence_of,
+    rnvm_session, rnvm_session_at, rnvm_structure_index,
 )
 from rnvm.media.medium cimport medium_drain, medium_write
 from rnvm.pool.blocks cimport block_owner, blocks_assign, blocks_claim, blocks_retire

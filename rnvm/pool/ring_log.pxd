@@ -15,7 +15,7 @@ cdef enum:                     # ring.faulty
     FAULT_NUMBER = 5           # the predecessor of a part's number is in no ring
     FAULT_END = 6              # durable records are missing
 
-cdef enum:                     # log_checks: the checks of a record
+cpdef enum:                    # log_checks: the checks of a record
     CHECK_CRC = 1
     CHECK_LSN = 2
     CHECK_EPOCH = 4

@@ -2,10 +2,10 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport RFP_ASSERT, rfp_copy_in
 from rnvm.format.layout cimport (
-    RNVM_LINE, rfp_copy_in, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
-    rnvm_record_crc, rnvm_record_fits, rnvm_record_length, rnvm_record_seal, rnvm_ring_seed,
+    RNVM_LINE, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_crc,
+    rnvm_record_fits, rnvm_record_length, rnvm_record_seal, rnvm_ring_seed,
 )
 from rnvm.media.medium cimport medium, medium_flush, medium_write
 from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish, dual_copy_read

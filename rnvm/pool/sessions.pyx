@@ -1,10 +1,10 @@
 """Attach, fence and release sessions."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp.core.core cimport rfp_fence_full, rfp_store64, rfp_store64_release
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_NO_LIMIT, RNVM_SESSION_STATE,
-    rfp_fence_full, rfp_store64, rfp_store64_release, rnvm_longest_record, rnvm_session,
-    rnvm_session_at,
+    rnvm_longest_record, rnvm_session, rnvm_session_at,
 )
 from rnvm.media.medium cimport medium_drain
 from rnvm.pool.blocks cimport blocks_free_all

@@ -2,11 +2,8 @@
 # crash could leave.
 
 from libc.stdint cimport uint8_t, uint64_t
+from rfp.core.system cimport pthread_mutex_t
 from rnvm.media.medium cimport Medium, medium
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
 
 cdef enum:
     RULES_MAX = 16

@@ -21,20 +21,13 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close as close_fd, usleep
-from rnvm.format.layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
+from rfp.core.core cimport rfp_copy_out, rfp_random_mix, rfp_store64
+from rfp.core.memfd cimport rfp_memfd_create, rfp_memfd_map_new, rfp_memfd_seal
+from rfp.core.system cimport pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from rnvm.format.layout cimport RNVM_LINE, RNVM_PAGE
 from rnvm.media.medium cimport medium, medium_operations
 
 from rfp.errors import FabricError, InvalidArgument, bad_choice, out_of_bounds
-
-cdef extern from "<pthread.h>" nogil:
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-
-cdef extern from "rfp/core/memfd.h" nogil:
-    int rfp_memfd_create()
-    char *rfp_memfd_map_new(int fd, uint64_t length)
-    int rfp_memfd_seal(int fd, int writable)
 
 cdef enum:
     STORE = 1                  # bytes, not on their way yet (a file: written)
@@ -47,7 +40,6 @@ cdef enum:                     # rules: planted bugs
     SKIP_DRAIN = 2             # drains after something there was sent on its way do nothing
 
 cdef enum:
-    PAGE = 4096
     SECTOR = 512
     WORD = 8
 
@@ -56,14 +48,6 @@ cdef enum:
     EIO = 5
 
 RULES = {"skip-flush": SKIP_FLUSH, "skip-drain": SKIP_DRAIN}
-
-
-cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    """Return a pseudo-random number (splitmix64)."""
-    x += <uint64_t> 0x9e3779b97f4a7c15
-    x = (x ^ x >> 30) * <uint64_t> 0xbf58476d1ce4e5b9
-    x = (x ^ x >> 27) * <uint64_t> 0x94d049bb133111eb
-    return x ^ x >> 31
 
 
 # Recording
@@ -211,7 +195,7 @@ cdef class Model(Medium):
         cdef void *base
         if kind not in ("words", "lines", "sectors"):
             raise bad_choice("kind", kind, ("words", "lines", "sectors"))
-        if self.c.base != NULL or length % (PAGE if shared else SECTOR) or not length:
+        if self.c.base != NULL or length % (RNVM_PAGE if shared else SECTOR) or not length:
             raise InvalidArgument(f"cannot create a model of {length} bytes",
                                   hint="give a multiple of 512 (shared: "
                                        "of 4096), and create it once")
@@ -350,7 +334,7 @@ cdef class Crashes:
         with nogil:
             while self.at < point:
                 self.step()
-            self.survive(mix(seed ^ mix(point)))
+            self.survive(rfp_random_mix(seed ^ rfp_random_mix(point)))
         return PyBytes_FromStringAndSize(self.out, self.model.c.length)
 
     cdef void apply(self, event *e, char *to) noexcept nogil:
@@ -391,7 +375,7 @@ cdef class Crashes:
         The probability is drawn too: all, none and few are equally valuable.
         """
         cdef uint64_t i, at, end, piece = self.model.r.grain, place, chance
-        cdef uint64_t likely = mix(seed) % 5 * 64          # of 256
+        cdef uint64_t likely = rfp_random_mix(seed) % 5 * 64          # of 256
         cdef event *e
         if piece == RNVM_LINE:
             piece = WORD
@@ -406,12 +390,12 @@ cdef class Crashes:
                 if self.model.r.grain == RNVM_LINE:
                     # One threshold for each line, which its stores cross in their order: a prefix
                     # survives.
-                    place = mix(seed ^ mix(at // RNVM_LINE))
+                    place = rfp_random_mix(seed ^ rfp_random_mix(at // RNVM_LINE))
                     chance = 256
                     if likely == 256 or i < place % (self.waiting + 1) and likely:
                         chance = 0
                 else:
-                    chance = mix(seed ^ mix(self.pending[i] << 32 ^ at)) & 255
+                    chance = rfp_random_mix(seed ^ rfp_random_mix(self.pending[i] << 32 ^ at)) & 255
                 if chance < likely:
                     memcpy(self.out + at, self.model.r.data + e.data + (at - e.offset), end - at)
                 at = end

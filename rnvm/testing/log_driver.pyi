@@ -2,9 +2,9 @@ from typing import Any
 
 from rnvm.pool.pool import Pool
 
-WRITE: int
-TAKE: int
-RETURN: int
+ENTRY_WRITE: int
+ENTRY_TAKE: int
+ENTRY_RETURN: int
 CHECK_CRC: int
 CHECK_LSN: int
 CHECK_EPOCH: int

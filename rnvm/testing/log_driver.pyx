@@ -6,10 +6,11 @@ import uuid
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rfp.core.core cimport rfp_copy_out, rfp_load64_acquire
 from rnvm.format.layout cimport (
     RNVM_CODEC_MAX, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE,
-    rfp_copy_out, rfp_load64_acquire, rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name,
-    rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
+    rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session,
+    rnvm_session_at,
 )
 from rnvm.media.medium cimport medium, medium_operations
 from rnvm.pool.blocks cimport block_owner
@@ -19,11 +20,11 @@ from rnvm.pool.ring_log cimport ring_append
 from rnvm.pool.state cimport ring, structure
 
 from rnvm.pool import ring_log
+from rnvm.pool.ring_log import CHECK_CRC, CHECK_EPOCH, CHECK_LSN  # noqa: F401  (for tests)
 
-WRITE, TAKE, RETURN = RNVM_WRITE, RNVM_TAKE, RNVM_RETURN
+ENTRY_WRITE, ENTRY_TAKE, ENTRY_RETURN = RNVM_WRITE, RNVM_TAKE, RNVM_RETURN
 
 skip_checks = ring_log._skip_checks
-CHECK_CRC, CHECK_LSN, CHECK_EPOCH = 1, 2, 4
 
 
 def part(uint32_t of, uint64_t number, bytes body, uint32_t code=0, uint64_t covers=0):
@@ -37,7 +38,7 @@ def entry(kind, address, data):
 
     data: The bytes that RNVM_WRITE writes, or how many blocks.
     """
-    if kind == WRITE:
+    if kind == ENTRY_WRITE:
         return struct.pack("<QII", address, len(data), kind) + data
     return struct.pack("<QII", address, data, kind)
 

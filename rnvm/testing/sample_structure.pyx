@@ -17,12 +17,12 @@ from rfp.errors import InvalidArgument
 
 cdef enum:
     PLACES = 32
-    VALUE = 2                  # type of a node
+    SAMPLE_VALUE = 2           # type of a node
 
 cdef enum:                     # operations
-    ADD = 1
-    PUT = 2
-    TAKE = 3
+    SAMPLE_ADD = 1
+    SAMPLE_PUT = 2
+    SAMPLE_TAKE = 3
     FAIL = 4                   # changes something, then finds a broken invariant
     LOSE = 5                   # a mistake that structures make: a node is unlinked, not freed
     DANGLE = 6                 # another one: a node is freed, not unlinked
@@ -54,7 +54,7 @@ cdef int value_of(instance *s, const shelf *root, uint32_t place) noexcept nogil
     cdef const char *value
     if not root.places[place]:
         return NOTHING
-    value = node_read(s, root.places[place], 0, VALUE)
+    value = node_read(s, root.places[place], 0, SAMPLE_VALUE)
     if value == NULL:
         return s.error
     return answer_put(s, value + RNVM_NODE + 8, (<const uint64_t *> (value + RNVM_NODE))[0])
@@ -96,13 +96,13 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     cdef int found
     if code == SEE:
         return both(s, <const uint64_t *> bytes)
-    if code == TAKE and not (<const shelf *> root_read(s)).places[place]:
+    if code == SAMPLE_TAKE and not (<const shelf *> root_read(s)).places[place]:
         return NOTHING
     root = <shelf *> root_change(s, RNVM_NODE, sizeof(shelf) - RNVM_NODE)
     if root == NULL:
         return s.error
     root.changes += 1
-    if code == ADD:
+    if code == SAMPLE_ADD:
         root.counter += (<const int64_t *> bytes)[0]
         return answer_put(s, &root.counter, 8)
     if code == FAIL:
@@ -113,17 +113,17 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
         return OK
     if code == DANGLE:
         return node_free(s, root.places[place], root.lengths[place])
-    if code == TAKE:
+    if code == SAMPLE_TAKE:
         found = value_of(s, root, <uint32_t> place)
         return clear(s, root, <uint32_t> place) if found == OK else found
     if code == FORGE and forging:
         return OK
-    if code != PUT:
+    if code != SAMPLE_PUT:
         return ALIEN
     found = clear(s, root, <uint32_t> place)
     if found != OK:
         return found
-    value = node_new(s, RNVM_NODE + length, VALUE, &address)
+    value = node_new(s, RNVM_NODE + length, SAMPLE_VALUE, &address)
     if value == NULL:
         return s.error
     (<uint64_t *> (value + RNVM_NODE))[0] = length - 8
@@ -154,7 +154,7 @@ cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
             return fault(s, s.root,
                          "a place has a node without a length, or a length without a node")
         if root.places[i]:
-            if node_read(s, root.places[i], root.lengths[i], VALUE) == NULL:
+            if node_read(s, root.places[i], root.lengths[i], SAMPLE_VALUE) == NULL:
                 return s.error
             found = visit(context, root.places[i], root.lengths[i])
             if found != OK:
@@ -177,7 +177,7 @@ cdef class Sample(Structure):
     def add(self, int64_t n, *, timeout=None):
         """Add to the counter; return its value."""
         cdef uint64_t length
-        self.execute(ADD, <const char *> &n, 8, timeout)
+        self.execute(SAMPLE_ADD, <const char *> &n, 8, timeout)
         return (<const int64_t *> self.answer_bytes(&length))[0]
 
     def numbers(self, *, timeout=None):
@@ -193,7 +193,7 @@ cdef class Sample(Structure):
         if place >= PLACES:
             raise InvalidArgument(f"invalid place {place}")
         data = place.to_bytes(8, "little") + data
-        self.execute(PUT, data, <uint32_t> len(data), timeout)
+        self.execute(SAMPLE_PUT, data, <uint32_t> len(data), timeout)
 
     def get(self, uint64_t place, *, timeout=None):
         """Return the value of a place, or None."""
@@ -203,7 +203,7 @@ cdef class Sample(Structure):
         """Remove the value of a place, and return it, or None."""
         if place >= PLACES:
             raise InvalidArgument(f"invalid place {place}")
-        if self.execute(TAKE, <const char *> &place, 8, timeout) == NOTHING:
+        if self.execute(SAMPLE_TAKE, <const char *> &place, 8, timeout) == NOTHING:
             return None
         return self.decode(self.answer())
 

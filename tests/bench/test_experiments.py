@@ -228,7 +228,7 @@ def without_peers(monkeypatch):
 @pytest.mark.parametrize("name", command.NAMES)
 def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     without_peers(monkeypatch)
-    monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
+    monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
     assert rows
     assert all(row.measured is not None for row in rows)
@@ -256,14 +256,14 @@ def test_the_window_experiment_compares_with_redis_on_tcp_and_on_a_socket(monkey
 
 
 def test_the_growth_curve_is_drawn(tmp_path, drawing, monkeypatch):
-    monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
+    monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
     growth.measure(TINY, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_steps_of_the_ablation_are_drawn_and_listed(tmp_path, drawing):
-    rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.STEPS)}
-    ablation.draw(dict.fromkeys(ablation.KINDS, rates), tmp_path / "bars.png")
+    rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.ABLATION_STEPS)}
+    ablation.draw(dict.fromkeys(ablation.STRUCTURE_KINDS, rates), tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
     assert ablation.steps(rates).startswith(
         "naive 10 kop/s (1.00 x); + lock kept 20 kop/s (2.00 x); "

@@ -115,7 +115,7 @@ def test_a_receive_past_its_deadline_loses_no_bytes():
 
 def send_until_it_fails(connection, message):
     for _ in range(10_000):
-        connection.send(message, 0.0)
+        connection.send(message, 0)
 
 
 def test_a_peer_that_does_not_read_blocks_a_sender_only_until_its_deadline():

@@ -38,7 +38,7 @@ def test_an_accepted_client_sends_a_message(address):
 
 def test_accept_ends_at_its_deadline(address):
     with UnixListener(address) as listener:
-        assert listener.accept(0.0) is None
+        assert listener.accept(0) is None
         assert listener.accept(deadline_in(0.01)) is None
 
 
@@ -259,7 +259,7 @@ def test_a_lock_on_a_file_that_its_holder_has_removed_is_invalid(address, monkey
 def test_another_users_client_is_closed_and_counted(address, monkeypatch):
     with UnixListener(address) as listener, connect(address, soon()) as client:
         monkeypatch.setattr(os, "geteuid", lambda: client.uid + 1)
-        assert listener.accept(0.0) is None
+        assert listener.accept(0) is None
         monkeypatch.undo()
         assert listener.foreign == 1
         with pytest.raises(ConnectionFailed):
@@ -280,7 +280,7 @@ def test_without_free_file_descriptors_waiting_connections_are_dropped(address):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
         try:
-            assert listener.accept(0.0) is None
+            assert listener.accept(0) is None
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert listener.dropped == 3

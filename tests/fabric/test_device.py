@@ -173,10 +173,10 @@ def test_lockable_memory_is_the_limit_less_the_pinned_memory(tmp_path, monkeypat
     status.write_text("CapEff:\t0000000000000000\nVmPin:\t    9999999 kB\n")
     assert memory_limits.lockable(status) == 0
     status.write_text("CapEff:\t0000000000004000\nVmPin:\t    0 kB\n")  # CAP_IPC_LOCK
-    assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
+    assert memory_limits.lockable(status) == memory_limits.UNLIMITED
     monkeypatch.setattr(
         resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     )
     status.write_text("CapEff:\t0000000000000000\n")
-    assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
+    assert memory_limits.lockable(status) == memory_limits.UNLIMITED
     assert memory_limits.lockable() > 0

@@ -33,7 +33,7 @@ def test_some_memory_and_less_than_a_pebibyte_is_available():
 def test_a_group_without_a_limit_does_not_count(groups):
     set_group, room = groups
     set_group("outer/inner", "max", GIB)
-    assert room() == memory_limits.NO_LIMIT
+    assert room() == memory_limits.UNLIMITED
 
 
 def test_memory_that_cannot_be_reclaimed_counts_against_the_limit(groups):
@@ -57,4 +57,4 @@ def test_a_group_over_its_limit_leaves_no_memory(monkeypatch):
 def test_without_control_groups_the_machines_memory_counts(monkeypatch):
     monkeypatch.setattr(memory_limits, "_group", lambda controller: None)
     assert memory_limits.available() <= memory_limits._machine() * 2
-    assert memory_limits._group_v1() == memory_limits._group_v2() == memory_limits.NO_LIMIT
+    assert memory_limits._group_v1() == memory_limits._group_v2() == memory_limits.UNLIMITED

@@ -314,11 +314,11 @@ def test_a_request_for_an_invalid_chunk_ends_the_connection(
     server: rfp.Server, partition: int, chunk: int
 ) -> None:
     place = parse(server.address)
-    with control.connect(place, time.monotonic() + 20, Credentials.of()) as connection:
+    with control.connect(place, control.deadline_in(20), Credentials.of()) as connection:
         hello = control.Hello(features=0, name="curious", pid=1)
-        connection.call(hello, control.Welcome, time.monotonic() + 20).close()
+        connection.call(hello, control.Welcome, control.deadline_in(20)).close()
         with pytest.raises(HandshakeFailed, match=f"no chunk {chunk} of arena {partition}"):
-            connection.call(control.Map(partition, chunk), control.Mapped, time.monotonic() + 20)
+            connection.call(control.Map(partition, chunk), control.Mapped, control.deadline_in(20))
 
 
 def test_access_ends_with_the_control_connection(server: rfp.Server) -> None:
@@ -546,4 +546,4 @@ def test_a_server_closes_under_load(address: str) -> None:
         thread.join()
     assert isinstance(failures[0][1], (ConnectionFailed, OutcomeUnknown))
     with pytest.raises(ConnectionFailed):
-        control.connect(parse(address), time.monotonic() + 5, credentials)
+        control.connect(parse(address), control.deadline_in(5), credentials)

@@ -139,7 +139,7 @@ def take(path: str, kind: int, blocks: int) -> None:
     """
     with pools.open_pool(path) as pool:
         session, _ = pool.attach()
-        if kind == log_driver.TAKE:
+        if kind == log_driver.ENTRY_TAKE:
             address = pool.grant(session, blocks)
         else:
             owned = [
@@ -159,14 +159,14 @@ def take(path: str, kind: int, blocks: int) -> None:
     ("kind", "finding"),
     [
         (
-            log_driver.TAKE,
+            log_driver.ENTRY_TAKE,
             (
                 "leak: structure b'table': 3 blocks, and 0 slots of other blocks, "
                 "belong to it and are unreachable"
             ),
         ),
         (
-            log_driver.RETURN,
+            log_driver.ENTRY_RETURN,
             "damage: structure b'table': a node is in a block that is not the structure's",
         ),
     ],

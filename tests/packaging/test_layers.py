@@ -33,7 +33,8 @@ LAYERS = """
     rfp.server          rfp.connecting
     rfp
     rfp.cli
-    rnvm.format         rnvm.sizes
+    rnvm.format
+    rnvm.sizes
     rnvm.media
     rnvm.pool
     rnvm.pools

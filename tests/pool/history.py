@@ -270,7 +270,7 @@ class History:
             state.words[first : first + len(values)] = values
             entries.append(
                 log_driver.entry(
-                    log_driver.WRITE,
+                    log_driver.ENTRY_WRITE,
                     root + 8 * first,
                     b"".join(v.to_bytes(8, "little") for v in values),
                 )
@@ -280,16 +280,18 @@ class History:
         ]
         if untaken and self.rng.random() < 0.4:
             grant = self.rng.choice(untaken)
-            entries.append(log_driver.entry(log_driver.TAKE, grant.address, grant.count))
+            entries.append(log_driver.entry(log_driver.ENTRY_TAKE, grant.address, grant.count))
             for i in range(grant.count):
                 content = (number * 100 + i).to_bytes(8, "little") * 64
                 state.blocks[grant.address + 512 * i] = content
-                entries.append(log_driver.entry(log_driver.WRITE, grant.address + 512 * i, content))
+                entries.append(
+                    log_driver.entry(log_driver.ENTRY_WRITE, grant.address + 512 * i, content)
+                )
             self.taking.append(grant)
         elif state.blocks and self.rng.random() < 0.4:
             address = self.rng.choice(sorted(state.blocks))
             del state.blocks[address]
-            entries.append(log_driver.entry(log_driver.RETURN, address, 1))
+            entries.append(log_driver.entry(log_driver.ENTRY_RETURN, address, 1))
         if self.rng.random() < 0.6:
             state.covers = len(structure.operations)
         return state, b"".join(entries)
@@ -339,7 +341,7 @@ class History:
         if late and self.living():
             structure = self.rng.choice(self.living())
             entry = log_driver.entry(
-                log_driver.WRITE,
+                log_driver.ENTRY_WRITE,
                 (1 << 48) + log_driver.offset_of(self.pool, structure.root),
                 b"too late",
             )

@@ -103,7 +103,9 @@ class BlocksMachine(RuleBasedStateMachine):
         session, first, count = grant = data.draw(st.sampled_from(self.grants))
         name = data.draw(st.sampled_from(sorted(self.numbers)))
         self.grants.remove(grant)
-        self.transact(name, session, log_driver.entry(log_driver.TAKE, self.address(first), count))
+        self.transact(
+            name, session, log_driver.entry(log_driver.ENTRY_TAKE, self.address(first), count)
+        )
         self.model[first : first + count] = [USED | self.pool.names[name] + 1] * count
         self.blocks[name] += range(first, first + count)
 
@@ -116,7 +118,9 @@ class BlocksMachine(RuleBasedStateMachine):
         block = data.draw(st.sampled_from(self.blocks[name]))
         self.blocks[name].remove(block)
         self.transact(
-            name, self.sessions[0], log_driver.entry(log_driver.RETURN, self.address(block), 1)
+            name,
+            self.sessions[0],
+            log_driver.entry(log_driver.ENTRY_RETURN, self.address(block), 1),
         )
         self.free([block])
 

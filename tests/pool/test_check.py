@@ -48,8 +48,8 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
             id_, _, _ = log_driver.progress(pool, name)
             address = pool.grant(session, 2)
             reached[name] += [log_driver.block_of(pool, address + 512 * i) for i in range(2)]
-            body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(
-                log_driver.WRITE, address, chance.randbytes(64)
+            body = log_driver.entry(log_driver.ENTRY_TAKE, address, 2) + log_driver.entry(
+                log_driver.ENTRY_WRITE, address, chance.randbytes(64)
             )
             assert writer.transaction([log_driver.part(id_, number, body)])[0]
             assert writer.operations([log_driver.part(id_, number, chance.randbytes(50))])[0]

@@ -58,8 +58,8 @@ def pool(rnvm):
         writer = log_driver.Writer(pool, session)
         writer.operations([log_driver.part(made, 1, b"work", code=9)])
         address = pool.grant(session, 1)
-        body = log_driver.entry(log_driver.TAKE, address, 1) + log_driver.entry(
-            log_driver.WRITE, address, bytes(8)
+        body = log_driver.entry(log_driver.ENTRY_TAKE, address, 1) + log_driver.entry(
+            log_driver.ENTRY_WRITE, address, bytes(8)
         )
         writer.transaction([log_driver.part(made, 1, body)])
         pool.collect()

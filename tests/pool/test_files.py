@@ -63,8 +63,8 @@ def test_a_pool_keeps_its_structures(place):
         session, _ = pool.attach()
         address = pool.grant(session, 2)
         writer = log_driver.Writer(pool, session)
-        body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(
-            log_driver.WRITE, address + 4096, b"persistent memory" * 64
+        body = log_driver.entry(log_driver.ENTRY_TAKE, address, 2) + log_driver.entry(
+            log_driver.ENTRY_WRITE, address + 4096, b"persistent memory" * 64
         )
         assert writer.transaction([log_driver.part(made, 1, body)])[0]
         assert writer.operations([log_driver.part(made, 1, b"do it")])[0]

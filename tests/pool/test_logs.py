@@ -43,7 +43,7 @@ def fault(pool: Pool, session: int = 0) -> str | None:
 
 
 def write(pool: Pool, address: int, data: bytes) -> bytes:
-    return log_driver.entry(log_driver.WRITE, address, data)
+    return log_driver.entry(log_driver.ENTRY_WRITE, address, data)
 
 
 @given(
@@ -213,18 +213,27 @@ def bad_transactions(
         "null": ("address", one(write(pool, 0, bytes(8)))),
         "an address that is no multiple of 8": (
             "malformed",
-            one(entry(log_driver.WRITE, mine + 4, bytes(8))),
+            one(entry(log_driver.ENTRY_WRITE, mine + 4, bytes(8))),
         ),
         "nothing": ("address", one(write(pool, mine, b""))),
         "an unknown kind": ("malformed", one(entry(9, mine, 1))),
-        "a take of another structure's block": ("owner", one(entry(log_driver.TAKE, theirs, 1))),
-        "a take of a free block": ("owner", one(entry(log_driver.TAKE, granted + 512 * 10, 1))),
-        "a take of too many": ("owner", one(entry(log_driver.TAKE, granted, 5))),
-        "a take of very many": ("address", one(entry(log_driver.TAKE, granted, (1 << 32) - 1))),
-        "a take inside a block": ("address", one(entry(log_driver.TAKE, granted + 8, 1))),
+        "a take of another structure's block": (
+            "owner",
+            one(entry(log_driver.ENTRY_TAKE, theirs, 1)),
+        ),
+        "a take of a free block": (
+            "owner",
+            one(entry(log_driver.ENTRY_TAKE, granted + 512 * 10, 1)),
+        ),
+        "a take of too many": ("owner", one(entry(log_driver.ENTRY_TAKE, granted, 5))),
+        "a take of very many": (
+            "address",
+            one(entry(log_driver.ENTRY_TAKE, granted, (1 << 32) - 1)),
+        ),
+        "a take inside a block": ("address", one(entry(log_driver.ENTRY_TAKE, granted + 8, 1))),
         "a return of another structure's block": (
             "owner",
-            one(entry(log_driver.RETURN, theirs, 1)),
+            one(entry(log_driver.ENTRY_RETURN, theirs, 1)),
         ),
         "an entry longer than its part": ("malformed", one(write(pool, mine, bytes(64))[:40])),
         "a structure twice": (
@@ -303,7 +312,7 @@ def test_no_bytes_in_a_front_ends_rings_change_the_data_of_others(data):
                     chance.randbytes(8 * chance.randint(0, 4)),
                 )
                 + log_driver.entry(
-                    chance.choice([log_driver.TAKE, log_driver.RETURN]),
+                    chance.choice([log_driver.ENTRY_TAKE, log_driver.ENTRY_RETURN]),
                     chance.choice([granted, mine, theirs]),
                     chance.randint(0, 3),
                 )

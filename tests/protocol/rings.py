@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from rfp.core.limits import LINE
 from rfp.fabric.fabric import (
     REMOTE_READ,
     REMOTE_WRITE,
@@ -18,7 +19,7 @@ from rfp.fabric.fabric import (
 )
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.client.client_ring import ClientRing
-from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, NOTIFY, REPLIES
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, NOTIFY, REPLIES
 from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.worker import Worker

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import pytest
 
+from rfp.core.limits import LINE
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Region
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.client.client_ring import ClientRing
-from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, REPLIES
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, REPLIES
 from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.testing import ring_harness as steps
 

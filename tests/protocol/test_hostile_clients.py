@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import rfp
 from rfp import address as addresses
 from rfp.control import Attach, Attached, Handle, Hello, Map, Mapped, Welcome, connect
+from rfp.core.clock import deadline_in
 from rfp.errors import ConnectionFailed, HandshakeFailed
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY
 from rfp.fabric.shm.region import ShmFabric
@@ -99,7 +100,7 @@ def opened(address: str) -> Connection:
 
 
 def soon() -> int:
-    return time.monotonic_ns() + 20 * 10**9
+    return deadline_in(20)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -364,9 +365,9 @@ def test_malformed_requests_stay_counted_after_their_client_has_disconnected(sce
 
 @contextlib.contextmanager
 def greeted(scene: Scene, features: int = 0):
-    with connect(addresses.parse(scene.server.address), time.monotonic() + 20) as connection:
+    with connect(addresses.parse(scene.server.address), deadline_in(20)) as connection:
         connection.call(
-            Hello(features=features, name="intruder", pid=1), Welcome, time.monotonic() + 20
+            Hello(features=features, name="intruder", pid=1), Welcome, deadline_in(20)
         ).close()
         yield connection
 
@@ -389,7 +390,7 @@ def attach(
         if damage:
             made = [each[:-1] + b"?" for each in made]
         question = Attach(reply=Handle(reply.descriptor(), reply.fileno()), pairs=made)
-        return connection.call(question, Attached, time.monotonic() + 20)
+        return connection.call(question, Attached, deadline_in(20))
 
 
 @pytest.mark.parametrize(
@@ -420,7 +421,7 @@ def test_ending_rings_twice_or_rings_of_another_client_has_no_effect(scene):
     with greeted(scene) as connection:
         attach(connection, ShmFabric()).close()
         for number in (1, 1, 7, 2**32 - 1):
-            connection.send(Detach(number), time.monotonic() + 20)
+            connection.send(Detach(number), deadline_in(20))
         until(lambda: scene.server.figures()["workers"][0]["rings"] == before)
         attach(connection, ShmFabric()).close()
         scene.serves()
@@ -432,16 +433,16 @@ def test_memory_that_is_not_offered_in_chunks_cannot_be_requested(scene):
         greeted(scene) as connection,
         pytest.raises(HandshakeFailed, match="no chunk 0 of arena 0"),
     ):
-        connection.call(Map(0, 0), Mapped, time.monotonic() + 20)
+        connection.call(Map(0, 0), Mapped, deadline_in(20))
     scene.serves()
 
 
 def test_a_client_without_a_hello_is_disconnected(scene):
-    with connect(addresses.parse(scene.server.address), time.monotonic() + 20) as connection:
+    with connect(addresses.parse(scene.server.address), deadline_in(20)) as connection:
         with pytest.raises(HandshakeFailed, match="must be Hello, not"):
             attach(connection, ShmFabric())
         with pytest.raises(ConnectionFailed):
-            connection.receive(time.monotonic() + 20)
+            connection.receive(deadline_in(20))
     scene.serves()
 
 
@@ -453,8 +454,8 @@ def test_a_client_that_sends_without_end_does_not_block_the_others(scene):
     def send() -> None:
         with greeted(scene) as connection, contextlib.suppress(ConnectionFailed):
             while not stop.is_set():
-                connection.send(GetStats(), time.monotonic() + 20)
-                connection.receive(time.monotonic() + 20)
+                connection.send(GetStats(), deadline_in(20))
+                connection.receive(deadline_in(20))
 
     talkers = [threading.Thread(target=send) for _ in range(2)]
     for thread in talkers:

@@ -21,6 +21,7 @@ import pytest
 import rfp
 from rfp import address as addresses
 from rfp.control import GetStats, Hello, Refused, Stats, Welcome, connect, frame
+from rfp.core.clock import deadline_in, now_ns
 from rfp.errors import AddressInUse, FabricError, HandshakeFailed
 from rfp.fabric.fabric import REMOTE_READ
 from rfp.fabric.shm.region import ShmFabric
@@ -37,14 +38,14 @@ def private(tmp_path):
     return directory
 
 
-def soon() -> float:
-    return time.monotonic() + 30
+def soon() -> int:
+    return deadline_in(30)
 
 
 def until(condition: Callable[[], bool]) -> None:
     deadline = soon()
     while not condition():
-        assert time.monotonic() < deadline
+        assert now_ns() < deadline
 
 
 # --- Threads
@@ -270,11 +271,11 @@ def test_a_running_handler_does_not_block_the_control_thread(private):
     """However many threads connect and disconnect: their rings are pending commands."""
     with blocked_handler(f"shm://{private}/s") as (server, _):
         place = addresses.parse(server.address)
-        link = Connection(place, ShmFabric(), connect(place, soon()), "rpc", int(soon() * 1e9))
+        link = Connection(place, ShmFabric(), connect(place, soon()), "rpc", soon())
         try:
             for _ in range(150):
-                link.detach(link.attach(int(soon() * 1e9)))
-            assert link.figures(int(soon() * 1e9))["connected"] == 2
+                link.detach(link.attach(soon()))
+            assert link.figures(soon())["connected"] == 2
         finally:
             link.close()
 
@@ -383,7 +384,7 @@ def test_an_unprintable_name_is_shown_escaped(private, monkeypatch):
             (client,) = server.figures()["clients"]
             assert client["name"].startswith("caf\\xe9\\n\\u200bxxx")
             assert len(client["name"]) == 128
-            assert kv.connection.figures(int(soon() * 1e9))["clients"][0]["name"] == client["name"]
+            assert kv.connection.figures(soon())["clients"][0]["name"] == client["name"]
 
 
 def test_durations_do_not_depend_on_the_wall_clock(private, monkeypatch):

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from rfp.control import (
     connect,
 )
 from rfp.control.message import GetMemory
+from rfp.core.clock import deadline_in, now_ns
 from rfp.errors import FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused
 from rfp.fabric import memory_limits
 from rfp.fabric.fabric import WRITE_NOTIFY
@@ -143,19 +143,19 @@ def scene(request: pytest.FixtureRequest, private) -> Iterator[Scene]:
     scene.close()
 
 
-def soon() -> float:
-    return time.monotonic() + 30
+def soon() -> int:
+    return deadline_in(30)
 
 
 def until(condition: Callable[[], bool]) -> None:
     deadline = soon()
     while not condition():
-        assert time.monotonic() < deadline
+        assert now_ns() < deadline
 
 
 def opened(address: str) -> Connection:
     place = addresses.parse(address)
-    return Connection(place, ShmFabric(), connect(place, soon()), "kv", int(soon() * 1e9))
+    return Connection(place, ShmFabric(), connect(place, soon()), "kv", soon())
 
 
 def greeted(stack: contextlib.ExitStack, address: str) -> tuple[ControlConnection, Welcome]:
@@ -192,15 +192,15 @@ def all_is_given_back(scene: Scene, before: dict[str, int]) -> None:
 def test_a_client_that_attaches_without_end_gets_half_and_leaves_the_rest_to_others(scene, whose):
     before = scene.shares
     link = opened(scene.address)
-    refusal = exhaust(lambda: link.attach(int(soon() * 1e9)))
+    refusal = exhaust(lambda: link.attach(soon()))
     assert isinstance(refusal, QuotaExceeded)
     assert whose in str(refusal)
     assert f"client process {os.getpid()} has" in str(refusal)
     assert link.channels
     scene.serves_all()
     link.detach(link.channels[0])  # memory that it gives back it may take again
-    until(lambda: isinstance(exhaust(lambda: link.attach(int(soon() * 1e9))), QuotaExceeded))
-    assert link.figures(int(soon() * 1e9))["turned_away"] == 0
+    until(lambda: isinstance(exhaust(lambda: link.attach(soon())), QuotaExceeded))
+    assert link.figures(soon())["turned_away"] == 0
     link.close()
     all_is_given_back(scene, before)
 
@@ -350,7 +350,7 @@ def test_announced_uploads_of_one_client_leave_room_for_large_values_of_others(s
     link = opened(scene.address)
     try:
         for number in range(4):
-            channel = link.attach(int(soon() * 1e9))
+            channel = link.attach(soon())
             key, length = b"key %d" % number, 7 << 20
             payload = struct.pack("<IIQQ", len(key), length, 0, 0) + key
             body = struct.pack("<IIBBHIQ", 1, len(payload), PUT_BEGIN, 0, 0, 0, 0) + payload
@@ -400,15 +400,15 @@ def test_a_process_may_have_so_many_threads_over_all_its_connections(private, mo
         links = [opened(server.address) for _ in range(2)]
         try:
             for link in (*links, links[0]):
-                link.attach(int(soon() * 1e9))
+                link.attach(soon())
             with pytest.raises(
                 QuotaExceeded, match="3 threads connected, and one client may have 3"
             ):
-                links[1].attach(int(soon() * 1e9))
+                links[1].attach(soon())
             links[0].detach(links[0].channels[0])
             until(lambda: sum(each["threads"] for each in server._host.figures()["clients"]) == 2)
             until(lambda: not server._host.ending)
-            links[1].attach(int(soon() * 1e9))
+            links[1].attach(soon())
         finally:
             for link in links:
                 link.close()

@@ -13,7 +13,7 @@ from rfp.errors import FabricError, Unsupported
 from rfp.fabric import memory_limits
 from rfp.fabric.verbs.select_device import Choice
 from rfp.tools import doctor as examination
-from rfp.tools.doctor import FAILED, GOOD, NOT_RUN, WARNING, Finding, Machine, examine
+from rfp.tools.doctor import GOOD, LIMITED, NOT_OK, NOT_RUN, Finding, Machine, examine
 
 V1, V2 = "IB/RoCE v1", "RoCE v2"
 
@@ -32,7 +32,7 @@ def diagnose(
     *,
     library="/lib/libibverbs.so.1",
     known=("rxe0",),
-    lockable=memory_limits.NO_LIMIT,
+    lockable=memory_limits.UNLIMITED,
     access=lambda path: True,
     self_test=lambda host, options: "READ 2 us",
     choose=lambda host, options: Choice("rxe0", 1, 1, "10.0.0.1", "why"),
@@ -54,7 +54,7 @@ def diagnose(
 
 
 def bad(findings):
-    return {name for name, finding in findings.items() if finding.state == FAILED}
+    return {name for name, finding in findings.items() if finding.state == NOT_OK}
 
 
 def test_a_machine_without_faults_needs_no_remedy(root):
@@ -101,7 +101,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(root):
 def test_a_device_without_a_plugin_is_named(root):
     finding = diagnose(root, known=())["provider plugins"]
     assert (finding.state, "rxe0" in finding.answer, "ibverbs-providers" in finding.remedy) == (
-        FAILED,
+        NOT_OK,
         True,
         True,
     )
@@ -119,7 +119,7 @@ def test_a_port_that_cannot_be_used_is_named_with_its_reason(tmp_path, change, w
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", **{"gids": {0: ("10.0.0.1", V2, "eth0")}, **change})
     finding = diagnose(tmp_path)["ports"]
-    assert finding.state == FAILED
+    assert finding.state == NOT_OK
     assert words in finding.answer
     assert "ip link set" in finding.remedy
 
@@ -132,7 +132,7 @@ def test_gids_that_peers_can_hardly_reach_are_a_warning(tmp_path, gids, words):
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", gids=gids)
     finding = diagnose(tmp_path)["GIDs"]
-    assert finding.state == WARNING
+    assert finding.state == LIMITED
     assert words in finding.remedy
 
 
@@ -140,7 +140,7 @@ def test_a_small_mtu_is_a_warning(root):
     add_interface(root, "eth0", mtu=1500)
     finding = diagnose(root)["MTU"]
     assert (finding.state, "eth0 1500" in finding.answer, "mtu 4200" in finding.remedy) == (
-        WARNING,
+        LIMITED,
         True,
         True,
     )
@@ -149,7 +149,7 @@ def test_a_small_mtu_is_a_warning(root):
 def test_a_device_that_this_user_may_not_open_is_named(root):
     finding = diagnose(root, access=lambda path: False)["rights"]
     assert (finding.state, "uverbs0" in finding.answer, "udev" in finding.remedy) == (
-        FAILED,
+        NOT_OK,
         True,
         True,
     )
@@ -163,7 +163,7 @@ def test_the_remedy_in_a_container_is_to_start_it_with_other_options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lockable", "state"), [(8 << 20, FAILED), (1 << 30, WARNING), (memory_limits.NO_LIMIT, GOOD)]
+    ("lockable", "state"), [(8 << 20, NOT_OK), (1 << 30, LIMITED), (memory_limits.UNLIMITED, GOOD)]
 )
 def test_too_little_locked_memory_is_reported_with_the_line_to_add(root, lockable, state):
     finding = diagnose(root, lockable=lockable)["locked memory"]
@@ -173,7 +173,7 @@ def test_too_little_locked_memory_is_reported_with_the_line_to_add(root, lockabl
 
 def test_a_kernel_without_huge_pages_is_a_warning(root):
     (root / "sys/kernel/mm/transparent_hugepage/enabled").write_text("always madvise [never]\n")
-    assert diagnose(root)["huge pages"].state == WARNING
+    assert diagnose(root)["huge pages"].state == LIMITED
 
 
 def test_a_failure_of_the_device_is_reported_unchanged(root):
@@ -182,10 +182,10 @@ def test_a_failure_of_the_device_is_reported_unchanged(root):
 
     finding = diagnose(root, self_test=fail)["self-test"]
     assert finding == Finding(
-        "self-test", FAILED, "transport retry counter exceeded", "check the firewall"
+        "self-test", NOT_OK, "transport retry counter exceeded", "check the firewall"
     )
     findings = diagnose(root, choose=fail)
-    assert (findings["choice"].state, findings["self-test"].state) == (FAILED, NOT_RUN)
+    assert (findings["choice"].state, findings["self-test"].state) == (NOT_OK, NOT_RUN)
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -194,10 +194,10 @@ def test_the_command_prints_all_findings_and_its_status_states_whether_rdma_work
 ):
     findings = [
         Finding("kernel modules", GOOD, "loaded"),
-        Finding("huge pages", WARNING, "none", "echo madvise"),
+        Finding("huge pages", LIMITED, "none", "echo madvise"),
     ]
     if failed:
-        findings.append(Finding("devices", FAILED, "there is no RDMA device", "buy one"))
+        findings.append(Finding("devices", NOT_OK, "there is no RDMA device", "buy one"))
     monkeypatch.setattr(examination, "examine", lambda host, options: iter(findings))
     result = CliRunner().invoke(cli.main, ["doctor", "node7"])
     assert result.exit_code == (1 if failed else 0)

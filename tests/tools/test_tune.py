@@ -26,7 +26,7 @@ def flat(rate: float = 1e6, most_retries: int = 5) -> tune.Calibration:
 
 
 def sizes(**lines: int) -> list[int]:
-    counts = [0] * tune.CLASSES
+    counts = [0] * tune.SIZE_CLASSES
     for name, count in lines.items():
         counts[int(name[1:])] = count
     return counts

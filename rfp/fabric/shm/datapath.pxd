@@ -3,18 +3,17 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp.fabric.fabric cimport completion, event_channel, provider, queue_pair, work_request
-
-cdef enum:
-    DEPTH = 256                # work requests that may be outstanding; a power of two
+from rfp.fabric.fabric cimport (
+    QUEUE_DEPTH, completion, event_channel, provider, queue_pair, work_request,
+)
 
 cdef struct pair_state:        # the state behind queue_pair.state
-    uint32_t *bell             # the eventcount word of the peer; NULL unless connected
+    uint32_t *eventcount       # the eventcount word of the peer; NULL unless connected
     int pidfd
     int control
-    uint32_t head              # completions[head % DEPTH] is the oldest one not yet polled
+    uint32_t head              # completions[head % QUEUE_DEPTH] is the oldest one not yet polled
     uint32_t tail
-    completion completions[DEPTH]
+    completion completions[QUEUE_DEPTH]
     void *more                 # state of a provider that queues its requests, else NULL
 
 # Returns the status that a request will complete with, as far as its arguments decide it.
@@ -33,10 +32,6 @@ cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nog
 cdef void cancel_wait(event_channel *channel) noexcept nogil
 cdef void notify(event_channel *channel) noexcept nogil
 cdef void replenish(event_channel *channel) noexcept nogil
-cdef bint never_alive(queue_pair *pair) noexcept nogil
-cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil
-cdef bint closed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
-cdef void closed_channel(event_channel *channel) noexcept nogil
 
 cdef provider *direct_operations() noexcept nogil        # at once, on the caller's own core
 cdef provider *unconnected_operations() noexcept nogil   # before connect(): flushes all requests

@@ -3,35 +3,15 @@
 docs/fabric.md states the orders that they keep.
 """
 
-from rfp.fabric.fabric cimport (
-    BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ,
-    REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY,
+from rfp.core.core cimport (
+    rfp_add64, rfp_compare_swap64, rfp_copy_out, rfp_eventcount_cancel_wait, rfp_eventcount_notify,
+    rfp_eventcount_prepare_wait, rfp_eventcount_wait, rfp_fence_full, rfp_fence_release, rfp_fetch,
 )
-
-cdef extern from "rfp/core/atomics.h" nogil:
-    void rfp_fetch(char *to, const char *source, size_t n)
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    uint64_t rfp_add64(void *p, uint64_t v)
-    int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
-    void rfp_fence_release()
-    void rfp_fence_full()
-
-cdef extern from "rfp/core/eventcount.h" nogil:
-    uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
-    void rfp_eventcount_cancel_wait(uint32_t *word)
-    int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)
-    void rfp_eventcount_notify(uint32_t *word)
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long n, int timeout)
-    enum:
-        POLLIN
-        POLLRDHUP
-
+from rfp.fabric.fabric cimport (
+    BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, QUEUE_DEPTH, READ, REMOTE_ATOMIC,
+    REMOTE_READ, REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY,
+    disconnected_operations, peer_exists,
+)
 
 # The right that each opcode needs; an unknown opcode needs a right that no region grants.
 cdef uint32_t[8] needs
@@ -45,9 +25,11 @@ cdef uint32_t check(const work_request *request) noexcept nogil:
     if request.local.rights & CONSTANT and need != REMOTE_WRITE:
         return RIGHTS
     # Written as subtractions so that nothing can overflow, for any offsets.
-    if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
+    if request.remote_offset > request.remote.length \
+            or request.length > request.remote.length - request.remote_offset:
         return BOUNDS
-    if request.local_offset > request.local.length or request.length > request.local.length - request.local_offset:
+    if request.local_offset > request.local.length \
+            or request.length > request.local.length - request.local_offset:
         return BOUNDS
     if need == REMOTE_ATOMIC and (request.length != 8 or request.remote_offset & 7):
         return BOUNDS
@@ -64,7 +46,7 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
         rfp_copy_out(remote, local, request.length)
         rfp_fence_release()    # WRITEs become visible in the order of posting
         if request.opcode == WRITE_NOTIFY:
-            rfp_eventcount_notify(state.bell)
+            rfp_eventcount_notify(state.eventcount)
     elif request.opcode == COMPARE_SWAP:
         old = request.compare
         rfp_compare_swap64(remote, &old, request.operand)
@@ -77,7 +59,7 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
 
 
 cdef void complete(pair_state *state, const work_request *request, uint32_t status) noexcept nogil:
-    cdef completion *c = &state.completions[state.tail % DEPTH]
+    cdef completion *c = &state.completions[state.tail % QUEUE_DEPTH]
     c.id = request.id
     c.opcode = request.opcode
     c.status = status
@@ -89,7 +71,7 @@ cdef int direct_post(queue_pair *pair, work_request *requests, int n) noexcept n
     cdef uint32_t status
     cdef int i
     for i in range(n):
-        if state.tail - state.head == DEPTH:
+        if state.tail - state.head == QUEUE_DEPTH:
             return i
         status = check(&requests[i])
         if status == SUCCESS:
@@ -103,7 +85,7 @@ cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept no
     cdef pair_state *state = <pair_state *>pair.state
     cdef int i
     for i in range(n):
-        if state.tail - state.head == DEPTH:
+        if state.tail - state.head == QUEUE_DEPTH:
             return i
         complete(state, &requests[i], FLUSHED)
     return n
@@ -115,23 +97,14 @@ cdef int take_completions(queue_pair *pair, completion *completions, int n) noex
     for i in range(n):
         if state.head == state.tail:
             return i
-        completions[i] = state.completions[state.head % DEPTH]
+        completions[i] = state.completions[state.head % QUEUE_DEPTH]
         state.head += 1
     return n
 
 
 cdef bint alive(queue_pair *pair) noexcept nogil:
-    # A pidfd becomes readable when its process ends.  Of the control socket only the end of the
-    # stream counts: unread data does not mean that the peer has died.
     cdef pair_state *state = <pair_state *>pair.state
-    cdef pollfd[2] watched
-    watched[0] = pollfd(fd=state.pidfd, events=POLLIN, revents=0)
-    watched[1] = pollfd(fd=state.control, events=POLLRDHUP, revents=0)
-    return poll(watched, 2, 0) <= 0
-
-
-cdef bint never_alive(queue_pair *pair) noexcept nogil:
-    return False
+    return peer_exists(state.pidfd, state.control)
 
 
 cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil:
@@ -154,27 +127,11 @@ cdef void replenish(event_channel *channel) noexcept nogil:
     pass                       # notifies need no resources: their number is not limited
 
 
-cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil:
-    return 0
-
-
-cdef bint closed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
-    return False
-
-
-cdef void closed_channel(event_channel *channel) noexcept nogil:
-    pass
-
-
 cdef provider direct = provider(
-    post=direct_post, poll=take_completions, alive=alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
-    notify=notify, replenish=replenish)
-cdef provider unconnected = provider(
-    post=flush_post, poll=take_completions, alive=alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
-    cancel_wait=closed_channel, notify=closed_channel, replenish=replenish)
-cdef provider closed = provider(
-    post=flush_post, poll=take_completions, alive=never_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
-    cancel_wait=closed_channel, notify=closed_channel, replenish=replenish)
+    post=direct_post, poll=take_completions, alive=alive, prepare_wait=prepare_wait, wait=wait,
+    cancel_wait=cancel_wait, notify=notify, replenish=replenish)
+cdef provider unconnected = disconnected_operations(flush_post, take_completions, alive)
+cdef provider closed = disconnected_operations(flush_post, take_completions, NULL)
 
 
 cdef provider *direct_operations() noexcept nogil:

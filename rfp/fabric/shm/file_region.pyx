@@ -14,51 +14,22 @@ import stat
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport (
+    MADV_DONTFORK, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
 
+from rfp.core.descriptor cimport (
+    RFP_DESCRIPTOR_VERSION, RFP_FILE_MAGIC, RFP_PROVIDER_SHM, rfp_descriptor_sum,
+    rfp_file_descriptor,
+)
+from rfp.core.limits cimport RFP_MAPPED_BYTES_MAX, system_page
+from rfp.core.system cimport MAP_SHARED_VALIDATE, MAP_SYNC
 from rfp.fabric.fabric cimport REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor
 from rfp.fabric.shm.region cimport ShmRegion, ShmRemoteRegion
 
 from rfp.core.forks import live
 from rfp.errors import Closed, FabricError, HandshakeFailed, InvalidArgument
 
-cdef extern from "<sys/mman.h>" nogil:
-    int madvise(void *base, size_t length, int advice)
-    enum:
-        MADV_DONTFORK
-
-cdef extern from *:
-    """
-    #ifndef MAP_SYNC
-    #define MAP_SYNC 0x80000
-    #endif
-    #ifndef MAP_SHARED_VALIDATE
-    #define MAP_SHARED_VALIDATE 0x03
-    #endif
-    """
-    enum:
-        MAP_SYNC
-        MAP_SHARED_VALIDATE
-
-cdef extern from "rfp/core/descriptor.h" nogil:
-    struct rfp_file_descriptor:
-        uint32_t magic
-        uint16_t version
-        uint16_t provider
-        uint64_t length
-        uint64_t offset
-        uint32_t rights
-        uint32_t key
-        uint32_t reserved
-        uint32_t checksum
-    enum:
-        RFP_FILE_MAGIC
-        RFP_DESCRIPTOR_VERSION
-        RFP_PROVIDER_SHM
-    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-
-cdef uint64_t MAPPED_BYTES_MAX = <uint64_t> 1 << 47
-cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):
@@ -66,7 +37,8 @@ cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):
 
     Atomics need a device that takes part in them, so a file region does not grant them.
     """
-    return (not offset % PAGE and not length % PAGE and 0 < length <= MAPPED_BYTES_MAX and offset <= MAPPED_BYTES_MAX
+    return (not offset % system_page and not length % system_page
+            and 0 < length <= RFP_MAPPED_BYTES_MAX and offset <= RFP_MAPPED_BYTES_MAX
             and not rights & ~(REMOTE_READ | REMOTE_WRITE))
 
 
@@ -97,7 +69,8 @@ cdef class ShmFileRegion(ShmRegion):
         cdef rfp_file_descriptor d
         self.shared()
         d.magic, d.version, d.provider = RFP_FILE_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
-        d.length, d.offset, d.rights, d.key, d.reserved = self.c.length, self.offset, self.c.rights, self.c.key, 0
+        d.length, d.offset, d.rights = self.c.length, self.offset, self.c.rights
+        d.key, d.reserved = self.c.key, 0
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
         return PyBytes_FromStringAndSize(<char *> &d, sizeof(d))
 
@@ -128,11 +101,13 @@ def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length
     """Return the region of ShmFabric.share_file()."""
     cdef ShmFileRegion region = ShmFileRegion.__new__(ShmFileRegion)
     if not possible(offset, length, rights) or base == 0:
-        raise InvalidArgument(f"{length} bytes at {offset} of a file cannot be shared with rights {rights:#x}",
-                              hint="share whole pages, readable and writable")
+        raise InvalidArgument(
+            f"{length} bytes at {offset} of a file cannot be shared with rights {rights:#x}",
+            hint="share whole pages, readable and writable")
     try:
         # Opened again, so that a peer with read access cannot map it writable by mistake.
-        region.fd = os.open(f"/proc/self/fd/{fd}", (os.O_RDWR if rights & REMOTE_WRITE else os.O_RDONLY) | os.O_CLOEXEC)
+        region.fd = os.open(f"/proc/self/fd/{fd}",
+                            (os.O_RDWR if rights & REMOTE_WRITE else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
         failure = FabricError(f"cannot open the file for peers: {error.strerror}",
                               hint="check `ulimit -n`")
@@ -140,7 +115,8 @@ def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length
         raise failure from None
     region.keeper = keeper
     region.offset = offset
-    region.c = local_region(base=<char *> base, length=length, key=int.from_bytes(os.urandom(4), "little") | 1, rights=rights)
+    region.c = local_region(base=<char *> base, length=length,
+                            key=int.from_bytes(os.urandom(4), "little") | 1, rights=rights)
     live.add(region)
     return region
 
@@ -171,7 +147,8 @@ def attach(bytes descriptor, int fd):
         region = ShmRemoteRegion.__new__(ShmRemoteRegion)
         region.c.base = map_range(fd, d.offset, d.length, d.rights & REMOTE_WRITE)
         if region.c.base == NULL:
-            failure = FabricError(f"cannot map {d.length} bytes of the peer's file: {os.strerror(errno)}")
+            failure = FabricError(
+                f"cannot map {d.length} bytes of the peer's file: {os.strerror(errno)}")
             failure.errno = errno
             raise failure
         region.c.length, region.c.rights, region.c.key = d.length, d.rights, d.key

@@ -11,23 +11,15 @@ requests keep the order of posting, as on one reliable connection.
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
+from rfp.core.core cimport rfp_copy_in, rfp_now, rfp_pause
 from rfp.fabric.fabric cimport (
-    SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion, local_region, queue_pair, work_request,
+    QUEUE_DEPTH, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion, local_region, queue_pair,
+    work_request,
 )
 from rfp.fabric.shm.datapath cimport (
-    DEPTH, alive, cancel_wait, check, complete, notify, perform, prepare_wait, replenish,
-    take_completions, wait,
+    alive, cancel_wait, check, complete, notify, perform, prepare_wait, replenish, take_completions,
+    wait,
 )
-
-cdef extern from "rfp/core/atomics.h" nogil:
-    void rfp_copy_in(void *to, const void *source, size_t n)
-    void rfp_pause()
-
-cdef extern from "rfp/core/clock.h" nogil:
-    uint64_t rfp_now()
-
-cdef extern from "rfp/core/netem.h" nogil:
-    uint64_t rfp_engine_turn(uint64_t *engine, uint64_t earliest, uint64_t gap)
 
 cdef enum:
     # ns before the next event from which poll() waits for it, for the sake of accuracy
@@ -38,11 +30,11 @@ cdef struct travelling:        # a request under way
     uint64_t due               # time of arrival, then of execution, then of completion
     uint32_t status
     local_region taken         # replaces the local region of a WRITE whose bytes were copied
-    char bytes[INLINE]
+    char bytes[SHM_INLINE_BYTES]
 
-# The state behind pair_state.more.  Of its requests, all indices modulo DEPTH, [done, landed) are
-# on the way back, [landed, reached) wait for their turn at the target, [reached, posted) are on the
-# way there.
+# The state behind pair_state.more.  Of its requests, all indices modulo QUEUE_DEPTH, [done, landed)
+# are on the way back, [landed, reached) wait for their turn at the target, [reached, posted) are on
+# the way there.
 cdef struct emulation:
     rfp_network network
     uint64_t *in_bound
@@ -51,10 +43,11 @@ cdef struct emulation:
     uint32_t landed
     uint32_t reached
     uint32_t posted
-    travelling requests[DEPTH]
+    travelling requests[QUEUE_DEPTH]
 
 
-cdef bint emulate(pair_state *state, const rfp_network *network, uint64_t *in_bound, uint64_t *out_bound) noexcept nogil:
+cdef bint emulate(pair_state *state, const rfp_network *network, uint64_t *in_bound,
+                  uint64_t *out_bound) noexcept nogil:
     cdef emulation *e = <emulation *>calloc(1, sizeof(emulation))
     if e == NULL:
         return False
@@ -68,7 +61,7 @@ cdef bint emulate(pair_state *state, const rfp_network *network, uint64_t *in_bo
 cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil:
     cdef travelling *t
     while e.reached != e.posted:
-        t = &e.requests[e.reached % DEPTH]
+        t = &e.requests[e.reached % QUEUE_DEPTH]
         if t.due > now:
             break
         # The turn is taken on arrival, not when the request is posted: a turn that lies ahead would
@@ -77,7 +70,7 @@ cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil
             t.due = rfp_engine_turn(e.in_bound, t.due, e.network.in_gap)
         e.reached += 1
     while e.landed != e.reached:
-        t = &e.requests[e.landed % DEPTH]
+        t = &e.requests[e.landed % QUEUE_DEPTH]
         if t.due > now:
             break
         if t.status == SUCCESS:
@@ -87,7 +80,7 @@ cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil
             t.due += e.network.rtt - e.network.rtt // 2
         e.landed += 1
     while e.done != e.landed:
-        t = &e.requests[e.done % DEPTH]
+        t = &e.requests[e.done % QUEUE_DEPTH]
         if t.due > now:
             break
         if t.status != SUCCESS or t.request.flags & SIGNALED:
@@ -99,11 +92,11 @@ cdef uint64_t next_event(emulation *e) noexcept nogil:
     # Return the earliest event at the heads of the three queues; at least one request is under way.
     cdef uint64_t next = ~<uint64_t>0
     if e.done != e.landed:
-        next = e.requests[e.done % DEPTH].due
-    if e.landed != e.reached and e.requests[e.landed % DEPTH].due < next:
-        next = e.requests[e.landed % DEPTH].due
-    if e.reached != e.posted and e.requests[e.reached % DEPTH].due < next:
-        next = e.requests[e.reached % DEPTH].due
+        next = e.requests[e.done % QUEUE_DEPTH].due
+    if e.landed != e.reached and e.requests[e.landed % QUEUE_DEPTH].due < next:
+        next = e.requests[e.landed % QUEUE_DEPTH].due
+    if e.reached != e.posted and e.requests[e.reached % QUEUE_DEPTH].due < next:
+        next = e.requests[e.reached % QUEUE_DEPTH].due
     return next
 
 
@@ -116,16 +109,18 @@ cdef int emulated_post(queue_pair *pair, work_request *requests, int n) noexcept
     progress(state, e, now)
     for i in range(n):
         # Needs one entry among the requests and, on completion, one among the completions.
-        if e.posted - e.done + state.tail - state.head >= DEPTH:
+        if e.posted - e.done + state.tail - state.head >= QUEUE_DEPTH:
             return i
-        t = &e.requests[e.posted % DEPTH]
+        t = &e.requests[e.posted % QUEUE_DEPTH]
         t.request = requests[i]
         t.status = check(&t.request)
         t.due = now
         if t.status == SUCCESS:
-            if (t.request.opcode == WRITE or t.request.opcode == WRITE_NOTIFY) and t.request.length <= INLINE:
-                rfp_copy_in(t.bytes, t.request.local.base + t.request.local_offset, t.request.length)
-                t.taken = local_region(base=&t.bytes[0], length=INLINE, key=0, rights=0)
+            if (t.request.opcode == WRITE or t.request.opcode == WRITE_NOTIFY) \
+                    and t.request.length <= SHM_INLINE_BYTES:
+                rfp_copy_in(t.bytes, t.request.local.base + t.request.local_offset,
+                            t.request.length)
+                t.taken = local_region(base=&t.bytes[0], length=SHM_INLINE_BYTES, key=0, rights=0)
                 t.request.local = &t.taken
                 t.request.local_offset = 0
             t.due = rfp_engine_turn(e.out_bound, now, e.network.out_gap) + e.network.rtt // 2
@@ -151,14 +146,14 @@ cdef void abandon(pair_state *state, int status) noexcept nogil:
     cdef emulation *e = <emulation *>state.more
     if e != NULL:
         while e.done != e.posted:
-            complete(state, &e.requests[e.done % DEPTH].request, status)
+            complete(state, &e.requests[e.done % QUEUE_DEPTH].request, status)
             e.done += 1
         e.landed = e.reached = e.posted
 
 
 cdef provider emulated = provider(
-    post=emulated_post, poll=emulated_poll, alive=alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
-    notify=notify, replenish=replenish)
+    post=emulated_post, poll=emulated_poll, alive=alive, prepare_wait=prepare_wait, wait=wait,
+    cancel_wait=cancel_wait, notify=notify, replenish=replenish)
 
 
 cdef provider *emulated_operations() noexcept nogil:

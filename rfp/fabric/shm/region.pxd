@@ -54,4 +54,5 @@ cdef class ShmFabric(Fabric):
     cdef rfp_network network            # of the adapter on this side
     cdef uint64_t out_bound             # the out-bound engine of that adapter
     # Completes the set-up that queue_pair() of this provider, or of one that builds on it, began.
-    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control)
+    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd,
+                               int control)

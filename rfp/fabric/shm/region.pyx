@@ -16,75 +16,33 @@ from posix.unistd cimport close as close_fd
 
 from rfp.core.forks import live
 from rfp.fabric import memory_limits
+from rfp.core.core cimport (
+    rfp_copy_out, rfp_eventcount, rfp_eventcount_cancel_wait, rfp_fence_release, rfp_fetch,
+    rfp_store64,
+)
+from rfp.core.descriptor cimport (
+    RFP_DESCRIPTOR_VERSION, RFP_PAIR_MAGIC, RFP_PROVIDER_SHM, RFP_REGION_MAGIC, rfp_descriptor_sum,
+    rfp_pair_descriptor, rfp_region_descriptor,
+)
+from rfp.core.limits cimport RFP_MAPPED_BYTES_MAX, system_page
+from rfp.core.memfd cimport (
+    RFP_MEMFD_GOOD, rfp_memfd_check, rfp_memfd_create, rfp_memfd_fill, rfp_memfd_map,
+    rfp_memfd_map_empty, rfp_memfd_seal,
+)
 from rfp.fabric.fabric cimport (
-    CONSTANT, FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, buffer_base, buffer_bytes,
-    local_region, take_descriptor,
+    ALL_RIGHTS, CONSTANT, FLUSHED, QUEUE_DEPTH, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE,
+    buffer_base, buffer_bytes, local_region, take_descriptor,
 )
 from rfp.fabric.shm.datapath cimport (
-    DEPTH, closed_operations, direct_operations, pair_state, unconnected_operations,
+    closed_operations, direct_operations, pair_state, unconnected_operations,
 )
 from rfp.fabric.shm.netem cimport (
-    INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network,
+    SHM_INLINE_BYTES, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network,
     rfp_network_between, rfp_network_emulated,
 )
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
 
-cdef extern from "rfp/core/atomics.h" nogil:
-    void rfp_copy_out(void *to, const void *source, size_t n)
-    void rfp_fetch(char *to, const char *source, size_t n)
-    void rfp_store64(void *p, uint64_t v)
-    void rfp_fence_release()
-
-cdef extern from "rfp/core/eventcount.h" nogil:
-    struct rfp_eventcount:
-        uint32_t word
-        uint64_t in_bound
-    void rfp_eventcount_cancel_wait(uint32_t *word)
-
-cdef extern from "rfp/core/descriptor.h" nogil:
-    struct rfp_region_descriptor:
-        uint32_t magic
-        uint16_t version
-        uint16_t provider
-        uint64_t length
-        uint32_t rights
-        uint32_t key
-        uint32_t reserved
-        uint32_t checksum
-    struct rfp_pair_descriptor:
-        uint32_t magic
-        uint16_t version
-        uint16_t provider
-        uint64_t bell
-        uint64_t engine
-        uint64_t rtt
-        uint64_t in_gap
-        uint64_t out_gap
-        uint32_t key
-        uint32_t reserved
-        uint32_t unused
-        uint32_t checksum
-    enum:
-        RFP_REGION_MAGIC
-        RFP_PAIR_MAGIC
-        RFP_DESCRIPTOR_VERSION
-        RFP_PROVIDER_SHM
-    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-
-cdef extern from "rfp/core/memfd.h" nogil:
-    int rfp_memfd_create()
-    char *rfp_memfd_map_empty(int fd, uint64_t length)
-    int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t length)
-    char *rfp_memfd_map(int fd, uint64_t length, int writable)
-    int rfp_memfd_check(int fd, uint64_t length, int writable)
-    int rfp_memfd_seal(int fd, int writable)
-    enum:
-        RFP_MEMFD_GOOD
-
-cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
-cdef uint64_t MAPPED_BYTES_MAX = <uint64_t>1 << 47  # bytes: the address space of a process
 cdef uint64_t NO_LINE = ~<uint64_t>0
-cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 cdef uint64_t FILL = <uint64_t>1 << 28         # bytes to fault in between two checks for signals
 
 
@@ -266,9 +224,9 @@ cdef class ShmQueuePair(QueuePair):
         self.c.state = self.state
         self.c.ops = unconnected_operations()
         self.c.reads_ordered = True
-        self.c.max_outstanding_reads = DEPTH
+        self.c.max_outstanding_reads = QUEUE_DEPTH
         self.c.max_inline = ~<uint32_t>0
-        self.c.depth = DEPTH
+        self.c.depth = QUEUE_DEPTH
 
     def __dealloc__(self):
         if self.state != NULL:
@@ -287,11 +245,13 @@ cdef class ShmQueuePair(QueuePair):
             Closed: the queue pair is closed.
         """
         cdef rfp_pair_descriptor d
-        if self.channel is None or self.channel.region is None or self.channel.region.memory is None:
+        if self.channel is None or self.channel.region is None \
+                or self.channel.region.memory is None:
             raise Closed("the queue pair, its event channel or the channel's region is closed")
         d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
-        d.bell, d.engine, d.key = self.channel.offset, self.channel.region.memory.engine, self.channel.region.c.key
-        d.rtt, d.in_gap, d.out_gap = self.fabric.network.rtt, self.fabric.network.in_gap, self.fabric.network.out_gap
+        d.eventcount, d.engine = self.channel.offset, self.channel.region.memory.engine
+        d.key, d.rtt = self.channel.region.c.key, self.fabric.network.rtt
+        d.in_gap, d.out_gap = self.fabric.network.in_gap, self.fabric.network.out_gap
         d.reserved = d.unused = 0
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
@@ -326,13 +286,15 @@ cdef class ShmQueuePair(QueuePair):
         if not region.c.rights & REMOTE_WRITE:
             raise HandshakeFailed("the peer's event channel is in a region "
                                   "that this side may not write")
-        if not is_line(d.bell, region.c.length) or not is_line(d.engine, region.c.length):
-            raise HandshakeFailed(f"an event channel at {d.bell} is not within the peer's region of {region.c.length} bytes")
+        if not is_line(d.eventcount, region.c.length) or not is_line(d.engine, region.c.length):
+            raise HandshakeFailed(
+                f"an event channel at {d.eventcount} is not within the peer's region "
+                f"of {region.c.length} bytes")
         if max(d.rtt, d.in_gap, d.out_gap) > RFP_NETWORK_SLOWEST:
             raise HandshakeFailed("peer's emulated network parameters are out of range (max 1 s)")
         theirs = rfp_network(rtt=d.rtt, in_gap=d.in_gap, out_gap=d.out_gap)
         self.network = rfp_network_between(&self.fabric.network, &theirs)
-        self.state.bell = <uint32_t *>(region.c.base + d.bell)
+        self.state.eventcount = <uint32_t *>(region.c.base + d.eventcount)
         self.begin(&(<rfp_eventcount *>(region.c.base + d.engine)).in_bound)
         self.bell_region = region
 
@@ -341,7 +303,7 @@ cdef class ShmQueuePair(QueuePair):
             self.c.ops = direct_operations()
         elif emulate(self.state, &self.network, in_bound, &self.fabric.out_bound):
             self.c.ops = emulated_operations()
-            self.c.max_inline = INLINE
+            self.c.max_inline = SHM_INLINE_BYTES
         else:
             raise MemoryError
 
@@ -359,13 +321,14 @@ cdef class ShmQueuePair(QueuePair):
     def _forget(self):
         self.c.ops = closed_operations()
         self.end()
-        self.state.bell = NULL
+        self.state.eventcount = NULL
         self.state.pidfd = self.state.control = -1
         self.channel = self.bell_region = self.fabric = None
 
 
 cdef bint is_line(uint64_t offset, uint64_t length) noexcept:
-    return offset % sizeof(rfp_eventcount) == 0 and offset <= length and sizeof(rfp_eventcount) <= length - offset
+    return offset % sizeof(rfp_eventcount) == 0 and offset <= length \
+        and sizeof(rfp_eventcount) <= length - offset
 
 
 cdef uint64_t gap(str name, iops) except? 0:
@@ -445,7 +408,7 @@ cdef class ShmFabric(Fabric):
     @property
     def share_limit(self):
         """No limit: a region is shared as a whole."""
-        return MAPPED_BYTES_MAX
+        return RFP_MAPPED_BYTES_MAX
 
     @property
     def closing_revokes(self):
@@ -480,9 +443,10 @@ cdef class ShmFabric(Fabric):
         cdef int error = 0
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
-        if length == 0 or length > MAPPED_BYTES_MAX:
-            raise InvalidArgument(f"length must be between 1 and {MAPPED_BYTES_MAX}, got {length}")
-        length = (length + PAGE - 1) // PAGE * PAGE
+        if length == 0 or length > RFP_MAPPED_BYTES_MAX:
+            raise InvalidArgument(
+                f"length must be between 1 and {RFP_MAPPED_BYTES_MAX}, got {length}")
+        length = (length + system_page - 1) // system_page * system_page
         # Check first: the kernel grants almost any size, and the OOM killer then ends a process.
         available = memory_limits.available()
         if length > available:
@@ -551,7 +515,8 @@ cdef class ShmFabric(Fabric):
                                   hint="register memory and copy into it")
         return over_buffer(memory, offset, length)
 
-    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                            uint64_t length, uint32_t rights):
         """Return a region over a range of a file that is mapped in this process.
 
         Args:
@@ -569,7 +534,8 @@ cdef class ShmFabric(Fabric):
         from rfp.fabric.shm import file_region
         return file_region.share(keeper, base, fd, offset, length, rights)
 
-    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset,
+                              uint64_t length, uint32_t rights):
         """Return the same as share_file()."""
         return self.share_file(keeper, base, fd, offset, length, rights)
 
@@ -600,7 +566,7 @@ cdef class ShmFabric(Fabric):
                 raise HandshakeFailed("cannot map the peer's memory: it is a file, "
                                       "and only sealed memory is accepted")
             take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
-            if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
+            if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % system_page:
                 raise HandshakeFailed(f"invalid region from the peer: {d.length} "
                                       f"bytes with rights {d.rights:#x}")
             writable = d.rights & (REMOTE_WRITE | REMOTE_ATOMIC)
@@ -672,7 +638,8 @@ cdef class ShmFabric(Fabric):
         """
         return self.new_pair(ShmQueuePair.__new__(ShmQueuePair), channel, pidfd, control)
 
-    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control):
+    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd,
+                               int control):
         if not isinstance(channel, ShmEventChannel):
             raise InvalidArgument("an shm queue pair needs an shm event channel")
         if channel.c.word == NULL:

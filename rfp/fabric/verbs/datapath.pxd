@@ -2,81 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from rfp.fabric.fabric cimport provider
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
-    int pthread_mutex_destroy(pthread_mutex_t *mutex)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_trylock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-
-cdef extern from "rfp/core/verbs.h" nogil:
-    struct ibv_device:
-        pass
-    struct ibv_context:
-        int cmd_fd
-        int async_fd
-    struct ibv_pd:
-        pass
-    struct ibv_comp_channel:
-        int fd
-    struct ibv_cq:
-        int cqe
-    struct ibv_mr:
-        uint32_t lkey
-        uint32_t rkey
-    struct ibv_qp:
-        uint32_t qp_num
-    struct ibv_sge:
-        uint64_t addr
-        uint32_t length
-        uint32_t lkey
-    struct rfp_rdma "rdma":                 # not named in C: only its members are
-        uint64_t remote_addr
-        uint32_t rkey
-    struct rfp_atomic "atomic":
-        uint64_t remote_addr
-        uint64_t compare_add
-        uint64_t swap
-        uint32_t rkey
-    union rfp_wr "wr":
-        rfp_rdma rdma
-        rfp_atomic atomic
-    struct ibv_send_wr:
-        uint64_t wr_id
-        ibv_send_wr *next
-        ibv_sge *sg_list
-        int num_sge
-        int opcode
-        unsigned int send_flags
-        uint32_t imm_data
-        rfp_wr wr
-    struct ibv_recv_wr:
-        uint64_t wr_id
-        ibv_recv_wr *next
-        ibv_sge *sg_list
-        int num_sge
-    struct ibv_wc:
-        uint64_t wr_id
-        int status
-        uint32_t vendor_err
-    int IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD
-    unsigned int IBV_SEND_SIGNALED, IBV_SEND_SOLICITED, IBV_SEND_INLINE
-    int IBV_WC_SUCCESS, IBV_WC_LOC_LEN_ERR, IBV_WC_LOC_QP_OP_ERR, IBV_WC_LOC_PROT_ERR, IBV_WC_WR_FLUSH_ERR
-    int IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR
-    int ibv_post_send(ibv_qp *qp, ibv_send_wr *wr, ibv_send_wr **bad)
-    int ibv_post_recv(ibv_qp *qp, ibv_recv_wr *wr, ibv_recv_wr **bad)
-    int ibv_poll_cq(ibv_cq *cq, int n, ibv_wc *wc)
-    int ibv_req_notify_cq(ibv_cq *cq, int solicited_only)
-    struct rfp_verbs:
-        int (*get_cq_event)(ibv_comp_channel *channel, ibv_cq **cq, void **context) noexcept nogil
-        void (*ack_cq_events)(ibv_cq *cq, unsigned int n) noexcept nogil
+from rfp.core.system cimport pthread_mutex_t
+from rfp.core.verbs cimport ibv_comp_channel, ibv_cq, ibv_qp, ibv_send_wr, ibv_sge, rfp_verbs
+from rfp.fabric.fabric cimport QUEUE_DEPTH, provider
 
 cdef enum:
-    DEPTH = 256                # work requests that may be outstanding; a power of two
     RECEIVES = 128             # notifies that a queue pair accepts before its channel is drained
     QUEUES_MAX = 64            # completion queues of a channel
     QUEUE_PAIRS = 64           # queue pairs that share one of them
@@ -104,7 +34,7 @@ cdef struct posted:            # an accepted request
     uint32_t status            # status of its completion, unless the device reports another
     bint wanted                # a completion is due also on success
 
-# The state behind queue_pair.state.  Of the requests, indices modulo DEPTH, [head, done) are
+# The state behind queue_pair.state.  Of the requests, indices modulo QUEUE_DEPTH, [head, done) are
 # decided and wait to be polled, and [done, tail) are with the device; those from `cut` on were
 # posted after the device had failed, and never reached it.
 cdef struct pair_state:
@@ -131,9 +61,9 @@ cdef struct pair_state:
     uint64_t asked             # time of that call, ns
     uint64_t silent            # ns without a response to any of them
     uint64_t patience          # ns of silence after which the peer counts as dead
-    posted requests[DEPTH]
-    ibv_send_wr work[DEPTH]    # a chain that is built once, and cut for each batch
-    ibv_sge ranges[DEPTH]
+    posted requests[QUEUE_DEPTH]
+    ibv_send_wr work[QUEUE_DEPTH]  # a chain that is built once, and cut for each batch
+    ibv_sge ranges[QUEUE_DEPTH]
 
 cdef void pair_prepare(pair_state *p) noexcept nogil
 # Completes all requests under way with FLUSHED; the queue pair does not exist any more.

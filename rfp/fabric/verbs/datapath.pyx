@@ -8,41 +8,30 @@ the order of posting.
 
 from libc.errno cimport ENOMEM
 from libc.string cimport memset
+from posix.time cimport timespec
 from posix.unistd cimport read as read_fd, write as write_fd
 
+from rfp.core.core cimport rfp_fence_acquire, rfp_now
+from rfp.core.system cimport (
+    POLLIN, pollfd, ppoll, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock,
+)
+from rfp.core.verbs cimport (
+    IBV_SEND_INLINE, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED, IBV_WC_LOC_LEN_ERR, IBV_WC_LOC_PROT_ERR,
+    IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR,
+    IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD, IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE,
+    IBV_WR_RDMA_WRITE_WITH_IMM, ibv_poll_cq, ibv_post_recv, ibv_post_send, ibv_recv_wr,
+    ibv_req_notify_cq, ibv_wc,
+)
 from rfp.fabric.fabric cimport (
-    BOUNDS, COMPARE_SWAP, FLUSHED, PEER_GONE, READ, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY,
-    completion, event_channel, queue_pair, work_request,
+    BOUNDS, COMPARE_SWAP, FLUSHED, PEER_GONE, QUEUE_DEPTH, READ, RIGHTS, SIGNALED, SUCCESS, WRITE,
+    WRITE_NOTIFY, completion, disconnected_operations, event_channel, peer_exists, queue_pair,
+    work_request,
 )
-from rfp.fabric.shm.datapath cimport (
-    check, closed_channel, closed_prepare_wait, closed_wait, never_alive,
-)
-
-cdef extern from "rfp/core/clock.h" nogil:
-    uint64_t rfp_now()
-
-cdef extern from "rfp/core/atomics.h" nogil:
-    void rfp_fence_acquire()
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long n, int timeout)
-    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *mask)
-    enum:
-        POLLIN
-        POLLRDHUP
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
+from rfp.fabric.shm.datapath cimport check
 
 cdef enum:
     COMPLETIONS = 32           # taken from the device's queue in one call
-    LOOKS = 8                  # unsuccessful checks, at least, before a peer counts as dead
+    PATIENCE_CHECKS = 8        # unsuccessful checks, at least, before a peer counts as dead
     TENDING = 16               # polls of a pair between two polls of its channel
 
 cdef uint64_t PROBE = <uint64_t>1 << 63        # in a work request's id; other ids are ring entries
@@ -50,15 +39,16 @@ cdef uint64_t PROBE = <uint64_t>1 << 63        # in a work request's id; other i
 
 cdef void pair_prepare(pair_state *p) noexcept nogil:
     cdef uint32_t i
-    for i in range(DEPTH):
-        p.work[i].next = &p.work[i + 1] if i + 1 < DEPTH else NULL
+    for i in range(QUEUE_DEPTH):
+        p.work[i].next = &p.work[i + 1] if i + 1 < QUEUE_DEPTH else NULL
         p.work[i].sg_list = &p.ranges[i]
 
 
 # ----------------------------------------------------------------------------------------- posting
 
 
-cdef inline void fill(pair_state *p, ibv_send_wr *work, const work_request *request, uint32_t inlined) noexcept nogil:
+cdef inline void fill(pair_state *p, ibv_send_wr *work, const work_request *request,
+                      uint32_t inlined) noexcept nogil:
     # The request has passed its checks.
     cdef uint64_t remote = <uint64_t>request.remote.base + request.remote_offset
     work.num_sge = request.length != 0
@@ -118,7 +108,7 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
         return flush(p, requests, n)
     for i in range(n):
         work = &p.work[i]
-        place = &p.requests[(start + i) % DEPTH]
+        place = &p.requests[(start + i) % QUEUE_DEPTH]
         place.id = requests[i].id
         place.opcode = requests[i].opcode
         place.wanted = requests[i].flags & SIGNALED
@@ -142,7 +132,7 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
     p.tail = start + n
     p.work[n - 1].next = NULL
     error = ibv_post_send(p.qp, p.work, &bad)
-    if n < DEPTH:
+    if n < QUEUE_DEPTH:
         p.work[n - 1].next = &p.work[n]
     if error == 0:
         return n
@@ -162,7 +152,7 @@ cdef int flush(pair_state *p, work_request *requests, int n) noexcept nogil:
     cdef posted *place
     cdef int i
     for i in range(n):
-        place = &p.requests[p.tail % DEPTH]
+        place = &p.requests[p.tail % QUEUE_DEPTH]
         place.id = requests[i].id
         place.opcode = requests[i].opcode
         place.status = FLUSHED
@@ -235,11 +225,13 @@ cdef void harvest(pair_state *p) noexcept nogil:
             if p.failure == 0:
                 p.failure = reports[i].status
                 p.failure_detail = reports[i].vendor_err
-                p.failed_opcode = 0 if reports[i].wr_id & PROBE else p.requests[at % DEPTH].opcode
+                p.failed_opcode = p.requests[at % QUEUE_DEPTH].opcode
+                if reports[i].wr_id & PROBE:
+                    p.failed_opcode = 0
             if reports[i].wr_id & PROBE:
                 p.probing = False
                 continue
-            place = &p.requests[at % DEPTH]
+            place = &p.requests[at % QUEUE_DEPTH]
             if place.status == SUCCESS:
                 place.status = status_of(p, reports[i].status)
             p.done = at + 1
@@ -254,7 +246,7 @@ cdef void harvest(pair_state *p) noexcept nogil:
 cdef void forget_unwanted(pair_state *p) noexcept nogil:
     cdef posted *place
     while p.head != p.done:
-        place = &p.requests[p.head % DEPTH]
+        place = &p.requests[p.head % QUEUE_DEPTH]
         if place.wanted or place.status != SUCCESS:
             return
         p.head += 1
@@ -267,7 +259,7 @@ cdef int deliver(pair_state *p, completion *completions, int n) noexcept nogil:
         forget_unwanted(p)
         if p.head == p.done:
             break
-        place = &p.requests[p.head % DEPTH]
+        place = &p.requests[p.head % QUEUE_DEPTH]
         completions[i].id = place.id
         completions[i].opcode = place.opcode
         completions[i].status = place.status
@@ -293,7 +285,7 @@ cdef int take_completions(queue_pair *pair, completion *completions, int n) noex
 cdef void pair_flush(pair_state *p) noexcept nogil:
     cdef posted *place
     while p.done != p.tail:
-        place = &p.requests[p.done % DEPTH]
+        place = &p.requests[p.done % QUEUE_DEPTH]
         if place.status == SUCCESS:
             place.status = FLUSHED
         p.done += 1
@@ -303,15 +295,6 @@ cdef void pair_flush(pair_state *p) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------- liveness
-
-
-cdef bint watched(pair_state *p) noexcept nogil:
-    # Check with the operating system: the peer's process (if it runs on this host) and the control
-    # connection.
-    cdef pollfd[2] fds
-    fds[0] = pollfd(fd=p.pidfd, events=POLLIN, revents=0)
-    fds[1] = pollfd(fd=p.control, events=POLLRDHUP, revents=0)
-    return poll(fds, 2, 0) <= 0
 
 
 cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
@@ -325,7 +308,7 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
     cdef ibv_send_wr probe
     cdef ibv_send_wr *bad
     cdef uint64_t now
-    if not watched(p):
+    if not peer_exists(p.pidfd, p.control):
         return False
     if p.done != p.tail or p.probing:
         harvest(p)
@@ -337,7 +320,7 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
         p.seen = p.done
     else:
         # Bound each step: the stopped machine may have been this one, and not the peer.
-        p.silent += min(now - p.asked, p.patience // LOOKS)
+        p.silent += min(now - p.asked, p.patience // PATIENCE_CHECKS)
     p.asked = now
     if not p.probing:
         memset(&probe, 0, sizeof(probe))
@@ -350,7 +333,8 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
 
 
 cdef bint unconnected_alive(queue_pair *pair) noexcept nogil:
-    return watched(<pair_state *>pair.state)
+    cdef pair_state *p = <pair_state *>pair.state
+    return peer_exists(p.pidfd, p.control)
 
 
 # ---------------------------------------------------------------------------------------- sleeping
@@ -390,8 +374,8 @@ cdef void drain(channel_state *c) noexcept nogil:
                     same += 1
                 index = <uint32_t>arrived[at].wr_id
                 place = &c.receivers[index]
-                if arrived[at].status == IBV_WC_SUCCESS and index < c.places and place.qp != NULL and \
-                        place.generation == <uint32_t>(arrived[at].wr_id >> 32):
+                if arrived[at].status == IBV_WC_SUCCESS and index < c.places and place.qp != NULL \
+                        and place.generation == <uint32_t>(arrived[at].wr_id >> 32):
                     receive(place, index, same)
                 at += same
 
@@ -456,14 +440,10 @@ cdef void notify(event_channel *channel) noexcept nogil:
 
 
 cdef provider connected = provider(
-    post=verbs_post, poll=verbs_poll, alive=verbs_alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
-    notify=notify, replenish=replenish)
-cdef provider unconnected = provider(
-    post=flush_post, poll=take_completions, alive=unconnected_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
-    cancel_wait=closed_channel, notify=closed_channel, replenish=closed_channel)
-cdef provider closed = provider(
-    post=flush_post, poll=take_completions, alive=never_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
-    cancel_wait=closed_channel, notify=closed_channel, replenish=closed_channel)
+    post=verbs_post, poll=verbs_poll, alive=verbs_alive, prepare_wait=prepare_wait, wait=wait,
+    cancel_wait=cancel_wait, notify=notify, replenish=replenish)
+cdef provider unconnected = disconnected_operations(flush_post, take_completions, unconnected_alive)
+cdef provider closed = disconnected_operations(flush_post, take_completions, NULL)
 
 
 cdef provider *verbs_operations() noexcept nogil:

@@ -6,15 +6,13 @@ import os
 cimport cython
 from libc.errno cimport EACCES, EMFILE, ENFILE, EPERM, errno
 from posix.unistd cimport close as close_fd
+from rfp.core.verbs cimport (
+    IBV_PORT_ACTIVE, ibv_device, rfp_verbs_open, rfp_verbs_path, rfp_verbs_query_port,
+)
 
 from rfp.core.forks import live
 from rfp.errors import FabricError, Unsupported
 from rfp.fabric import memory_limits
-
-cdef extern from "rfp/core/verbs.h" nogil:
-    const char *rfp_verbs_open(rfp_verbs *table)
-    const char *rfp_verbs_path(const rfp_verbs *table)
-    int rfp_verbs_query_port(const rfp_verbs *table, ibv_context *context, uint8_t port, ibv_port_attr *attributes)
 
 cdef bint library_is_open = False
 
@@ -22,10 +20,12 @@ cdef bint library_is_open = False
 cdef object device_error(str what, int error, str hint=None):
     """Return the exception for a refusal by the device or the kernel, with its reason."""
     if hint is None and error in (EACCES, EPERM):
-        hint = "give this user access to /dev/infiniband/uverbs* (container: --device=/dev/infiniband), or run `rfp doctor`"
+        hint = "give this user access to /dev/infiniband/uverbs* " \
+               "(container: --device=/dev/infiniband), or run `rfp doctor`"
     elif hint is None and error in (EMFILE, ENFILE):
         hint = "check `ulimit -n`"
-    failure = FabricError(f"{what}: {os.strerror(error) if error else 'no reason given'}", hint=hint)
+    failure = FabricError(f"{what}: {os.strerror(error) if error else 'no reason given'}",
+                          hint=hint)
     failure.errno = error
     return failure
 
@@ -35,16 +35,16 @@ cdef const rfp_verbs *open_library() except NULL:
     global library_is_open
     cdef const char *missing
     if not library_is_open:
-        missing = rfp_verbs_open(<rfp_verbs *>&verbs)
+        missing = rfp_verbs_open(&verbs)
         if missing != NULL:
-            raise Unsupported(f"cannot use RDMA on this machine: {missing.decode(errors='replace')}",
-                              hint="run `apt install libibverbs1 ibverbs-providers` "
-                                   "or `dnf install libibverbs`")
+            raise Unsupported(
+                f"cannot use RDMA on this machine: {missing.decode(errors='replace')}",
+                hint="run `apt install libibverbs1 ibverbs-providers` or `dnf install libibverbs`")
         # Before any registration.  A no-op if the kernel itself keeps registered pages out of a
         # child.
         verbs.fork_init()
         library_is_open = True
-    return <const rfp_verbs *>&verbs
+    return &verbs
 
 
 def library():
@@ -112,11 +112,13 @@ cdef class Device:
         live.add(self)
         error = verbs.query_device(self.context, &self.limits)
         if not error:
-            error = rfp_verbs_query_port(<const rfp_verbs *>&verbs, self.context, choice.port, &self.port)
+            error = rfp_verbs_query_port(<const rfp_verbs *>&verbs, self.context, choice.port,
+                                         &self.port)
         if not error and verbs.query_gid(self.context, choice.port, choice.gid_index, &self.gid):
             error = errno or EPERM
         if error:
-            raise device_error(f"cannot query port {choice.port} and GID {choice.gid_index} of {choice.device}", error)
+            raise device_error(f"cannot query port {choice.port} and GID {choice.gid_index} "
+                               f"of {choice.device}", error)
         if self.port.state != IBV_PORT_ACTIVE:
             raise FabricError(f"port {choice.port} of {choice.device} is not active",
                               hint="check its link with `rfp doctor`")
@@ -146,7 +148,8 @@ cdef class Domain:
             raise device_error("cannot use a device that another process opened", EPERM)
         self.pd = verbs.alloc_pd(device.context)
         if self.pd == NULL:
-            raise device_error(f"cannot create a protection domain on {device.choice.device}", errno)
+            raise device_error(f"cannot create a protection domain on {device.choice.device}",
+                               errno)
         live.add(self)
 
     def __dealloc__(self):
@@ -172,4 +175,5 @@ def memory_is_not_lockable(length, lockable):
     return FabricError(
         f"cannot register {length} bytes: this process may pin only {lockable} more (ulimit -l)",
         hint="add the line `* - memlock unlimited` to /etc/security/limits.conf and log in again; "
-             "for a service LimitMEMLOCK=infinity, for a container --ulimit memlock=-1 or --cap-add IPC_LOCK")
+             "for a service LimitMEMLOCK=infinity, "
+             "for a container --ulimit memlock=-1 or --cap-add IPC_LOCK")

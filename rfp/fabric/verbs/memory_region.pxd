@@ -2,12 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region, RemoteRegion
-from rfp.fabric.verbs.datapath cimport ibv_mr
+from rfp.core.verbs cimport ibv_mr
+from rfp.fabric.fabric cimport Region, RemoteRegion
 from rfp.fabric.verbs.device cimport Domain
-
-cdef enum:
-    ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
 
 
 cdef class Memory:

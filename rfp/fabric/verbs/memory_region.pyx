@@ -11,36 +11,22 @@ from posix.unistd cimport usleep
 
 from rfp.core.forks import live
 from rfp.fabric import memory_limits
-from rfp.fabric.fabric cimport (
-    CONSTANT, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor,
+from rfp.core.descriptor cimport (
+    RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_VERBS, RFP_REGION_MAGIC, rfp_descriptor_sum,
+    rfp_verbs_region_descriptor,
 )
-from rfp.fabric.verbs.device cimport (
+from rfp.core.limits cimport RFP_MAPPED_BYTES_MAX
+from rfp.core.memfd cimport rfp_anonymous_map
+from rfp.core.verbs cimport (
     IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ,
-    IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE, device_error, verbs,
+    IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE,
 )
+from rfp.fabric.fabric cimport (
+    ALL_RIGHTS, CONSTANT, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor,
+)
+from rfp.fabric.verbs.device cimport device_error, verbs
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
 from rfp.fabric.verbs.device import check_lockable, memory_is_not_lockable
-
-cdef extern from "rfp/core/private_map.h" nogil:
-    char *rfp_anonymous_map(uint64_t length)
-
-cdef extern from "rfp/core/descriptor.h" nogil:
-    struct rfp_verbs_region_descriptor:
-        uint32_t magic
-        uint16_t version
-        uint16_t provider
-        uint64_t length
-        uint32_t rights
-        uint32_t key
-        uint64_t address
-        uint32_t reserved
-        uint32_t checksum
-    enum:
-        RFP_REGION_MAGIC
-        RFP_DESCRIPTOR_VERSION
-        RFP_PROVIDER_VERBS
-    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-
 
 UNPINNABLE = ("a device cannot pin a file on a file system with "
               "DAX: use a DAX device (/dev/daxN.M), a file "
@@ -71,7 +57,8 @@ cdef Memory new_memory(uint64_t length):
     with nogil:
         memory.base = rfp_anonymous_map(length)
     if memory.base == NULL:
-        raise device_error(f"cannot allocate {length} bytes of memory", errno, "request less memory")
+        raise device_error(f"cannot allocate {length} bytes of memory", errno,
+                           "request less memory")
     memory.length = length
     live.add(memory)
     return memory
@@ -90,7 +77,8 @@ cdef VerbsRemoteRegion describe(bytes descriptor):
     cdef VerbsRemoteRegion region
     cdef rfp_verbs_region_descriptor d
     take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_VERBS, "region")
-    if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length > (<uint64_t>1 << 47) or d.address > ~<uint64_t>0 - d.length:
+    if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length > RFP_MAPPED_BYTES_MAX \
+            or d.address > ~<uint64_t>0 - d.length:
         raise HandshakeFailed(
             f"invalid region from the peer: {d.length} bytes at "
             f"{d.address:#x} with rights {d.rights:#x}")
@@ -132,8 +120,8 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
         if error == ENOMEM:
             # Other processes may have pinned memory since, or the control group has its own limit.
             raise memory_is_not_lockable(length, memory_limits.lockable())
-        raise device_error(f"cannot register {length} bytes with {domain.device.choice.device}", error,
-                           UNPINNABLE if error == EOPNOTSUPP else None)
+        raise device_error(f"cannot register {length} bytes with {domain.device.choice.device}",
+                           error, UNPINNABLE if error == EOPNOTSUPP else None)
     region.domain = domain
     region.memory = memory
     region.c = local_region(base=base, length=length, key=region.mr.lkey, rights=rights)
@@ -179,7 +167,8 @@ cdef class VerbsRegion(Region):
             raise CallerError("the memory is reserved and not shared yet",
                               hint="share() it in a domain")
         memset(&d, 0, sizeof(d))
-        d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_VERBS
+        d.magic, d.version = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION
+        d.provider = RFP_PROVIDER_VERBS
         d.length, d.rights, d.key = self.c.length, self.c.rights & ~<uint32_t>CONSTANT, self.mr.rkey
         d.address = <uint64_t>self.c.base
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))

@@ -2,25 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from rfp.core.descriptor cimport rfp_verbs_pair_descriptor
+from rfp.core.verbs cimport ibv_cq
 from rfp.fabric.fabric cimport EventChannel, QueuePair
-from rfp.fabric.verbs.datapath cimport channel_state, ibv_cq, pair_state
+from rfp.fabric.verbs.datapath cimport channel_state, pair_state
 from rfp.fabric.verbs.device cimport Device, Domain
-
-cdef extern from "rfp/core/descriptor.h" nogil:
-    struct rfp_verbs_pair_descriptor:
-        uint32_t magic
-        uint16_t version
-        uint16_t provider
-        uint32_t number
-        uint32_t sequence
-        uint8_t gid[16]
-        uint16_t lid
-        uint8_t mtu
-        uint8_t link
-        uint8_t reads_in
-        uint8_t reads_out
-        uint32_t checksum
-
 
 cdef class VerbsEventChannel(EventChannel):
     cdef channel_state *state           # NULL: closed, and without queue pairs

@@ -14,22 +14,27 @@ from posix.unistd cimport close as close_fd
 
 from rfp.core.forks import live
 from rfp.fabric.verbs import select_device as devices
-from rfp.fabric.fabric cimport RemoteRegion, take_descriptor
-from rfp.fabric.verbs.datapath cimport (
-    DEPTH, IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR,
-    IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, QUEUES_MAX, QUEUE_PAIRS, RECEIVES,
-    closed_operations, drain, ibv_req_notify_cq, pair_flush, pair_prepare, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, receive, receiver,
-    unconnected_operations, verbs_operations,
+from rfp.core.descriptor cimport (
+    RFP_DESCRIPTOR_VERSION, RFP_PAIR_MAGIC, RFP_PROVIDER_VERBS, rfp_descriptor_sum,
 )
-from rfp.fabric.verbs.device cimport (
+from rfp.core.system cimport (
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from rfp.core.verbs cimport (
     IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE,
     IBV_LINK_LAYER_ETHERNET, IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS, IBV_QPT_RC,
     IBV_QP_ACCESS_FLAGS, IBV_QP_AV, IBV_QP_DEST_QPN, IBV_QP_MAX_DEST_RD_ATOMIC,
     IBV_QP_MAX_QP_RD_ATOMIC, IBV_QP_MIN_RNR_TIMER, IBV_QP_PATH_MTU, IBV_QP_PKEY_INDEX, IBV_QP_PORT,
     IBV_QP_RETRY_CNT, IBV_QP_RNR_RETRY, IBV_QP_RQ_PSN, IBV_QP_SQ_PSN, IBV_QP_STATE, IBV_QP_TIMEOUT,
-    device_error, ibv_qp_attr, ibv_qp_init_attr, open_library, verbs,
+    IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_RETRY_EXC_ERR,
+    IBV_WC_RNR_RETRY_EXC_ERR, ibv_qp_attr, ibv_qp_init_attr, ibv_req_notify_cq,
 )
+from rfp.fabric.fabric cimport QUEUE_DEPTH, RemoteRegion, take_descriptor
+from rfp.fabric.verbs.datapath cimport (
+    QUEUES_MAX, QUEUE_PAIRS, RECEIVES, closed_operations, drain, pair_flush, pair_prepare, receive,
+    receiver, unconnected_operations, verbs_operations,
+)
+from rfp.fabric.verbs.device cimport device_error, open_library, verbs
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed
 
 cdef extern from "<sys/eventfd.h>" nogil:
@@ -38,14 +43,8 @@ cdef extern from "<sys/eventfd.h>" nogil:
         EFD_CLOEXEC
         EFD_NONBLOCK
 
-cdef extern from "rfp/core/descriptor.h" nogil:
-    enum:
-        RFP_PAIR_MAGIC
-        RFP_DESCRIPTOR_VERSION
-        RFP_PROVIDER_VERBS
-    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-
-cdef uint32_t INLINE = 256              # bytes requested; the device returns what it grants
+# bytes requested; the device returns what it grants
+cdef uint32_t VERBS_INLINE_BYTES = 256
 
 
 @cython.no_gc_clear                     # destroyed before the objects that it was made in
@@ -64,8 +63,10 @@ cdef class VerbsEventChannel(EventChannel):
         state.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if state.wake >= 0:
             state.events = verbs.create_comp_channel(device.context)
-        if state.events == NULL or fcntl(state.events.fd, F_SETFL, fcntl(state.events.fd, F_GETFL) | O_NONBLOCK) < 0:
-            raise device_error(f"cannot create a completion channel on {device.choice.device}", errno)
+        if state.events == NULL or fcntl(state.events.fd, F_SETFL,
+                                         fcntl(state.events.fd, F_GETFL) | O_NONBLOCK) < 0:
+            raise device_error(f"cannot create a completion channel on {device.choice.device}",
+                               errno)
         self.c.ops = verbs_operations()
         self.c.state = state
         live.add(self)
@@ -106,7 +107,8 @@ cdef class VerbsEventChannel(EventChannel):
         cdef uint32_t n
         cdef int error = 0
         cdef ibv_cq *made
-        cdef uint32_t capacity = min(<uint32_t>(QUEUE_PAIRS * RECEIVES), <uint32_t>self.device.limits.max_cqe)
+        cdef uint32_t capacity = min(<uint32_t>(QUEUE_PAIRS * RECEIVES),
+                                     <uint32_t>self.device.limits.max_cqe)
         while queue < state.used and (state.members[queue] + 1) * RECEIVES > capacity:
             queue += 1
         if queue == QUEUES_MAX:
@@ -216,7 +218,8 @@ cdef class VerbsQueuePair(QueuePair):
         self.c.needs_registration = True
         self.sequence = random.SystemRandom().getrandbits(24)
 
-    def __init__(self, Domain domain not None, VerbsEventChannel channel not None, int pidfd, int control, options):
+    def __init__(self, Domain domain not None, VerbsEventChannel channel not None, int pidfd,
+                 int control, options):
         self.domain = domain
         self.channel = channel
         self.options = options
@@ -254,10 +257,11 @@ cdef class VerbsQueuePair(QueuePair):
         cdef Device device = domain.device
         cdef ibv_qp_init_attr how
         cdef ibv_qp_attr state
-        cdef uint32_t inlined = INLINE
+        cdef uint32_t inlined = VERBS_INLINE_BYTES
         cdef int error
-        self.c.depth = min(<uint32_t>DEPTH, <uint32_t>(device.limits.max_qp_wr - 2))
-        self.state.longest = min(<uint64_t>device.port.max_msg_sz or <uint64_t>1 << 31, <uint64_t>1 << 31)
+        self.c.depth = min(<uint32_t>QUEUE_DEPTH, <uint32_t>(device.limits.max_qp_wr - 2))
+        self.state.longest = min(<uint64_t>device.port.max_msg_sz
+                                 or <uint64_t>1 << 31, <uint64_t>1 << 31)
         self.state.queue = verbs.create_cq(device.context, <int>self.c.depth + 2, NULL, NULL, 0)
         if self.state.queue == NULL:
             raise device_error(f"cannot create a completion queue on {device.choice.device}", errno)
@@ -286,7 +290,9 @@ cdef class VerbsQueuePair(QueuePair):
         state.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE
         if device.limits.atomic_cap != IBV_ATOMIC_NONE:
             state.qp_access_flags |= IBV_ACCESS_REMOTE_ATOMIC
-        error = verbs.modify_qp(self.state.qp, &state, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)
+        error = verbs.modify_qp(
+            self.state.qp, &state,
+            IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)
         if error:
             raise device_error(f"cannot initialize a queue pair of {device.choice.device}", error)
 
@@ -316,7 +322,8 @@ cdef class VerbsQueuePair(QueuePair):
         d.number, d.sequence = self.state.qp.qp_num, self.sequence
         memcpy(d.gid, device.gid.raw, 16)
         d.lid, d.mtu, d.link = device.port.lid, device.port.active_mtu, link(device)
-        d.reads_in, d.reads_out = reads(device.limits.max_qp_rd_atom), reads(device.limits.max_qp_init_rd_atom)
+        d.reads_in = reads(device.limits.max_qp_rd_atom)
+        d.reads_out = reads(device.limits.max_qp_init_rd_atom)
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
@@ -349,7 +356,9 @@ cdef class VerbsQueuePair(QueuePair):
         self.go(&d, device)
         self.connected = True
         self.c.reads_ordered = False
-        self.c.max_outstanding_reads = max(1, min(reads(device.limits.max_qp_init_rd_atom), d.reads_in))
+        self.c.max_outstanding_reads = max(1,
+                                           min(reads(device.limits.max_qp_init_rd_atom),
+                                               d.reads_in))
         self.c.ops = verbs_operations()
 
     cdef go(self, rfp_verbs_pair_descriptor *d, Device device):
@@ -374,7 +383,8 @@ cdef class VerbsQueuePair(QueuePair):
             a.ah_attr.grh.traffic_class = options.traffic_class
         with nogil:
             error = verbs.modify_qp(
-                self.state.qp, &a, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                self.state.qp, &a,
+                IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                 IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER)
         if not error:
             memset(&a, 0, sizeof(a))
@@ -386,11 +396,13 @@ cdef class VerbsQueuePair(QueuePair):
             a.max_rd_atomic = max(1, min(reads(device.limits.max_qp_init_rd_atom), d.reads_in))
             with nogil:
                 error = verbs.modify_qp(
-                    self.state.qp, &a, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-                    IBV_QP_MAX_QP_RD_ATOMIC)
+                    self.state.qp, &a,
+                    IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                    IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC)
         if error:
             raise device_error(
-                f"{device.choice.device} cannot connect to {devices.show_gid(bytes(d.gid[:16]))}", error,
+                f"{device.choice.device} cannot connect to {devices.show_gid(bytes(d.gid[:16]))}",
+                error,
                 "check that there is a route and that both use one "
                 f"RoCE version; this side uses {device.choice}")
 

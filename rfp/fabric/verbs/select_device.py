@@ -78,7 +78,10 @@ class Port:
     def complaint(self) -> str:
         """Reason why the port cannot be used, or ""."""
         if self.iwarp:
-            return f"{self.name} is iWARP, which needs a connection manager; this release does not support it"
+            return (
+                f"{self.name} is iWARP, which needs a connection manager; this release does not "
+                "support it"
+            )
         if self.state != "ACTIVE":
             return f"{self.name} is {self.state}"
         return "" if self.gids else f"{self.name} has no GID"
@@ -229,7 +232,8 @@ def choose(
     ]
     if not asked:
         raise InvalidArgument(
-            f"there is no RDMA device {options.device or 'with port'}{f' port {options.port}' if options.port else ''}",
+            "there is no RDMA device "
+            f"{options.device or 'with port'}{f' port {options.port}' if options.port else ''}",
             hint="choose one of " + ", ".join(port.name for port in there),
         )
     usable = [port for port in asked if port.usable]

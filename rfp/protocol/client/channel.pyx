@@ -4,6 +4,7 @@
 from libc.string cimport memset
 
 from rfp.core.core cimport rfp_store32
+from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion
 from rfp.protocol.client.client_ring cimport ClientRing
 from rfp.protocol.client.remote_arena cimport RemoteArena
@@ -34,9 +35,9 @@ cdef class Channel:
         cdef ClientRing ring
         cdef RemoteArena arena
         memset(&self.c, 0, sizeof(self.c))
-        if not 1 <= len(rings) <= WORKERS_MAX or len(arenas) != len(rings):
+        if not 1 <= len(rings) <= RFP_WORKERS_MAX or len(arenas) != len(rings):
             raise InvalidArgument(f"invalid channel: {len(rings)} rings and {len(arenas)} arenas "
-                                  f"(expected one each per worker, at most {WORKERS_MAX})")
+                                  f"(expected one each per worker, at most {RFP_WORKERS_MAX})")
         self.number = number
         self.rings = rings
         self.arenas = arenas

@@ -22,6 +22,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from rfp.core.core cimport rfp_spin
+from rfp.core.limits cimport RFP_SIZE_CLASSES, RFP_SLOTS_MAX
 from rfp.fabric.fabric cimport (
     EventChannel, QueuePair, Region, RemoteRegion, event_channel, local_region, queue_pair,
     remote_region, work_request,
@@ -64,10 +65,6 @@ cdef extern from *:                # ids of work requests
     const uint64_t HEARTBEAT "RFP_ID_HEARTBEAT"  # the READ of the server's heartbeat
     const uint64_t ONE_SIDED "RFP_ID_ONE_SIDED"  # a transfer of one_sided.pxd
 
-cdef enum:
-    SLOTS_MAX = 256
-    SIZES = 65                     # classes of response sizes, in lines; the last: 64 and more
-
 cdef struct client_slot:
     uint64_t tag                   # the submitter's; calls use tag_of() (client_base.pxd)
     uint8_t mode
@@ -107,7 +104,7 @@ cdef struct client_ring:
     uint8_t lost                   # 0, or DISCONNECTED or PROTOCOL_ERROR: no response will come
     bint one_sided_done            # the last transfer's work requests are complete
     bint unsettled                 # a request of a call that gave up may still be executed
-    client_slot slot[SLOTS_MAX]
+    client_slot slot[RFP_SLOTS_MAX]
     uint64_t liveness_checked_ns   # when a waiting call last polled whether the server runs
     # the server's heartbeat, if only that shows that its machine has failed
     remote_region *heartbeat       # NULL: the operating system reports it
@@ -116,7 +113,7 @@ cdef struct client_ring:
     uint64_t silence_ns_max
     uint64_t silence_ns            # time in which this thread polled and found no new heartbeat
     # pins to release with the next requests
-    uint64_t release[SLOTS_MAX]
+    uint64_t release[RFP_SLOTS_MAX]
     uint32_t releases
     # choice of the way back for results
     uint8_t paradigm
@@ -128,8 +125,8 @@ cdef struct client_ring:
     uint32_t slow                  # completions in a row with more than R failed fetches
     uint32_t fast                  # completions in a row in reply mode that are quick to fetch
     uint16_t slow_time             # processing time reported when the ring changed to reply mode
-    float rate[SIZES]              # I(F) by lines, relative
-    uint32_t sizes[SIZES]          # responses received, by lines
+    float rate[RFP_SIZE_CLASSES]              # I(F) by lines, relative
+    uint32_t sizes[RFP_SIZE_CLASSES]          # responses received, by lines
     uint32_t sized
     # counters
     uint64_t submitted

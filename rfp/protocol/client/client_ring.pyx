@@ -8,9 +8,10 @@ import os
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport RFP_ASSERT, rfp_copy_in, rfp_load64_acquire, rfp_pause
+from rfp.core.limits cimport RFP_LINE, RFP_SIZE_CLASSES, RFP_SLOTS_MAX
 from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol.wire cimport (
-    RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
+    RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
     RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE, RFP_RESPONSE_NONE,
     RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence, rfp_reference, rfp_request_header,
     rfp_request_seal, rfp_response_check, rfp_response_header,
@@ -364,10 +365,10 @@ cdef void choose_fetch(client_ring *ring) noexcept nogil:
     cdef float best = 0
     cdef uint32_t choice = 1
     cdef uint32_t total = 0
-    for i in range(SIZES):
+    for i in range(RFP_SIZE_CLASSES):
         total += ring.sizes[i]
-    for lines in range(1, min(<uint32_t> SIZES, most + 1)):
-        if lines < SIZES - 1 or most < SIZES:
+    for lines in range(1, min(<uint32_t> RFP_SIZE_CLASSES, most + 1)):
+        if lines < RFP_SIZE_CLASSES - 1 or most < RFP_SIZE_CLASSES:
             fitting += ring.sizes[lines]        # not the last class: it has longer ones too
         value = ring.rate[lines] * (fitting + (total - fitting) * <float> 0.5)
         if value > best:
@@ -376,7 +377,7 @@ cdef void choose_fetch(client_ring *ring) noexcept nogil:
     RFP_ASSERT(choice * RFP_LINE <= ring.slot_size)
     ring.fetch = choice * RFP_LINE
     # Halve older counts, so that F follows a change of the load within some thousand responses.
-    for i in range(SIZES):
+    for i in range(RFP_SIZE_CLASSES):
         ring.sizes[i] >>= 1
     ring.sized = 0
 
@@ -425,7 +426,7 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
     if ring.paradigm == AUTO:
         choose_mode(ring, slot, header)
         if not ring.fixed_fetch:
-            ring.sizes[min(lines, <uint32_t> SIZES - 1)] += 1
+            ring.sizes[min(lines, <uint32_t> RFP_SIZE_CLASSES - 1)] += 1
             ring.sized += 1
             if ring.sized >= RETUNE_RESPONSES:
                 choose_fetch(ring)
@@ -453,7 +454,7 @@ cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
 
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
     """Release a pin with one of the next requests; a pin that finds no room ends with its lease."""
-    if pin and ring.releases < SLOTS_MAX:
+    if pin and ring.releases < RFP_SLOTS_MAX:
         ring.release[ring.releases] = pin
         ring.releases += 1
 
@@ -485,10 +486,10 @@ cdef class ClientRing:
                   RemoteRegion heartbeat=None, uint64_t silence_ns_max=900_000_000):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
-        if not 1 <= slots <= SLOTS_MAX or \
+        if not 1 <= slots <= RFP_SLOTS_MAX or \
                 slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
             raise InvalidArgument(f"invalid ring geometry: {slots} slots of {slot_size} bytes",
-                                  hint=f"use 1 to {SLOTS_MAX} slots of a "
+                                  hint=f"use 1 to {RFP_SLOTS_MAX} slots of a "
                                        f"multiple of {RFP_LINE} bytes")
         for name, size, offset, needed in (
                 ("request", requests.c.length, request_offset, length),
@@ -531,7 +532,7 @@ cdef class ClientRing:
         self.c.fetch = min(<uint32_t> 256, slot_size)
         self.c.retries = 5
         self.c.polls_per_round_trip = 16
-        for i in range(SIZES):
+        for i in range(RFP_SIZE_CLASSES):
             self.c.rate[i] = 1.0 / (1.0 + 0.05 * i)
 
     @property

@@ -24,15 +24,15 @@ from rfp.control import (
 )
 from rfp.control.uninterrupted import Descriptor, duplicate
 from rfp.core import clock
+from rfp.core.limits import SLOT_BYTES_MAX, SLOTS_MAX
 from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
-from rfp.fabric.fabric import Fabric, Region, RemoteRegion
+from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region, RemoteRegion
 from rfp.protocol.client.channel import Channel
 from rfp.protocol.client.client_ring import ClientRing, scratch_bytes
 from rfp.protocol.client.remote_arena import RemoteArena
-from rfp.protocol.handshake_layout import REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
+from rfp.protocol.handshake_layout import KEY_HASH, REPLIES
+from rfp.protocol.wire import RESPONSE_CRC
 
-SLOTS = 256  # the largest window that a client accepts
-SLOT_SIZE = 1 << 20
 BOUNCE_BYTES = 1 << 20  # of a bounce buffer
 
 
@@ -79,7 +79,7 @@ class Connection:
                 features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
             asked = clock.now_ns()
-            with self.control.call(hello, Welcome, deadline / 1e9) as welcome:
+            with self.control.call(hello, Welcome, deadline) as welcome:
                 # In another time namespace the server's clock is another one.
                 self.same_clock = asked <= welcome.clock_ns <= clock.now_ns()
                 self._take(welcome, service, features)
@@ -97,15 +97,15 @@ class Connection:
         if welcome.service != service:
             raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
                                   hint="check the address")  # fmt: skip
-        if welcome.hash != "xxh3-64":
+        if welcome.hash != KEY_HASH:
             raise HandshakeFailed(
                 f"the server hashes keys with {welcome.hash!r}, which this client does not support"
             )
-        if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
+        if welcome.slots > SLOTS_MAX or welcome.slot_size > SLOT_BYTES_MAX:
             raise HandshakeFailed(
                 f"the server's rings of {welcome.slots} slots of {welcome.slot_size} bytes exceed "
                 "the limits",
-                hint=f"serve with at most {SLOTS} slots of {SLOT_SIZE} bytes",
+                hint=f"serve with at most {SLOTS_MAX} slots of {SLOT_BYTES_MAX} bytes",
             )
         if welcome.features & ~features:
             raise HandshakeFailed(
@@ -196,7 +196,7 @@ class Connection:
         assert arena is not None
         with self._mapping:  # the second of two threads that need one chunk finds it attached
             for index in arena.needed(offset, length):
-                with self.control.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
+                with self.control.call(Map(partition, index), Mapped, deadline) as answer:
                     arena.attach(index, self._map(answer.memory, REMOTE_READ))
 
     def _keep(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
@@ -233,7 +233,7 @@ class Connection:
             deadline: ns of the monotonic clock.
             files: accept a range of a file.
         """
-        with self.control.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
+        with self.control.call(GetMemory(number), SharedMemory, deadline) as answer:
             return self._keep(answer.region, rights, files)
 
     def attach(self, deadline: int) -> Channel:
@@ -260,7 +260,7 @@ class Connection:
                 reply=Handle(reply.descriptor(), reply.fileno()),
                 pairs=[pair.descriptor() for pair in pairs],
             )
-            with self.control.call(question, Attached, deadline / 1e9) as answer:
+            with self.control.call(question, Attached, deadline) as answer:
                 lengths = (
                     answer.pairs,
                     answer.request_offsets,
@@ -330,13 +330,13 @@ class Connection:
 
     def _detach(self, number: int) -> None:
         try:
-            self.control.send(Detach(number), 0.0)
+            self.control.send(Detach(number), 0)
         except RfpError:
             pass  # the end of the connection has the same effect
 
     def figures(self, deadline: int) -> dict[str, Any]:
         """Return the server's statistics of its workers and clients."""
-        with self.control.call(GetStats(), Stats, deadline / 1e9) as answer:
+        with self.control.call(GetStats(), Stats, deadline) as answer:
             return answer.figures
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Opener:
 
     def __call__(self, deadline: int) -> Connection:
         try:
-            connection = control.connect(self.address, deadline / 1e9, self.credentials)
+            connection = control.connect(self.address, deadline, self.credentials)
             return Connection(
                 self.address,
                 self.fabric,

@@ -13,11 +13,12 @@ from rfp.control import Attach, Attached, ControlConnection, Handle
 from rfp.control.message import printable
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
-from rfp.fabric.fabric import Fabric, Region
-from rfp.protocol.handshake_layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
+from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region
+from rfp.protocol.handshake_layout import NOTIFY, REPLIES
 from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.shares import Cost, Peer
 from rfp.protocol.server.worker import Worker
+from rfp.protocol.wire import RESPONSE_CRC
 
 PAGE_BYTES_MAX = 64 << 10  # a client may have rounded its region up by this much
 
@@ -91,11 +92,22 @@ class Channel:
             pairs.append(pair.descriptor())
             self.rings.append(
                 ServerRing(
-                    requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    ring_params.slots, ring_params.slot_size, bool(client.features & RESPONSE_CRC), client.peer.number,
+                    requests,
+                    i * ring,
+                    responses,
+                    i * ring,
+                    staging,
+                    pair,
+                    reply,
+                    REPLIES + i * ring,
+                    NOTIFY,
+                    ring_params.slots,
+                    ring_params.slot_size,
+                    bool(client.features & RESPONSE_CRC),
+                    client.peer.number,
                     client.control.pid,
                 )
-            )  # fmt: skip
+            )
         for server_ring, worker in zip(self.rings, ring_params.workers, strict=True):
             worker.add(server_ring)
         offsets = [i * ring for i in range(count)]

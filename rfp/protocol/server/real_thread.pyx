@@ -48,8 +48,9 @@ class RealThread(threading.Thread):
             self._answered.wait()
             self.begun = not self._greenlet
         except RuntimeError as error:
-            raise FabricError(f"cannot start the thread {self.name!r}: {error}",
-                              hint="raise `ulimit -u`, or the container's limit of processes (pids)") from error
+            raise FabricError(
+                f"cannot start the thread {self.name!r}: {error}",
+                hint="raise `ulimit -u`, or the container's limit of processes (pids)") from error
         finally:
             self._permission.release()
         if self._greenlet:

@@ -45,6 +45,7 @@ from rfp.control.message import printable
 from rfp.core import clock
 from rfp.core.at_exit import at_exit, is_leaving
 from rfp.core.forks import in_child, notice
+from rfp.core.limits import LINE
 from rfp.core.log import log
 from rfp.errors import (
     CallerError,
@@ -55,22 +56,16 @@ from rfp.errors import (
     ServerRefused,
     explained,
 )
-from rfp.fabric.fabric import Fabric, Region
-from rfp.protocol.handshake_layout import (
-    DIRECT_READS,
-    EVENTCOUNT_BYTES,
-    LINE,
-    REMOTE_READ,
-    REMOTE_WRITE,
-    RESPONSE_CRC,
-)
+from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, KEY_HASH
 from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
 from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.protocol.server.incarnation import OWNER_LINE, Incarnation, kernel_marks_dead_owners
 from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
-from rfp.protocol.server.shares import CHANNELS_MIN, MEMORY_MIN, Cost, Shares
+from rfp.protocol.server.shares import CHANNELS_MIN, CLIENTS_BYTES_MIN, Cost, Shares
 from rfp.protocol.server.worker import Worker
+from rfp.protocol.wire import DIRECT_READS, RESPONSE_CRC
 
 REGIONS_MAX = 1024  # regions that a service gives one client process beside its rings
 MESSAGES_MAX = 16  # cheap messages of one client before the others have their turn
@@ -81,9 +76,9 @@ CLIENT_MEMORY_BYTES = 64 << 10  # per connection, approximately
 SESSION_MEMORY_BYTES = 24 << 10  # per session, for the service's state
 PAIR_MEMORY_BYTES = 64 << 10  # per queue pair of a device
 REGION = Cost(descriptors=1)  # of a region from the service
-SHOWN_MAX = 200  # clients in figures(), which must fit into one control message
+CLIENTS_SHOWN_MAX = 200  # clients in figures(), which must fit into one control message
 # bytes: an odd number of cache lines, so the slots' first lines spread over all sets of a cache
-SLOT_SIZE = 33 * 64
+DEFAULT_SLOT_BYTES = 33 * LINE
 
 
 class Reporter(Protocol):
@@ -134,7 +129,7 @@ class Host:
         arenas: Sequence[Region] = (),
         seed: int = 0,
         slots: int = 64,
-        slot_size: int = SLOT_SIZE,
+        slot_size: int = DEFAULT_SLOT_BYTES,
         staging_size: int = 0,
         lease_ns: int = 0,
         max_value: int = 0,
@@ -158,7 +153,7 @@ class Host:
         self.arenas = list(arenas)
         self.clients: set[ClientConnection] = set()
         # disconnected, but their processes may still READ the values pinned for them
-        self.departing: list[tuple[float, ClientConnection]] = []
+        self.departing: list[tuple[int, ClientConnection]] = []
         # with rings that their workers have not released yet
         self.ending: set[ClientConnection] = set()
         self.past: Counter[str] = Counter()  # counters of rings that have ended
@@ -186,7 +181,7 @@ class Host:
         self.client_cost = Cost(CLIENT_MEMORY_BYTES, 2 if isolated else 5)
         self.ring_params = RingParams(self.workers, slots, slot_size, staging_size, cost)
         self.shares = Shares(
-            rings or max(MEMORY_MIN, CHANNELS_MIN * cost.memory, store),
+            rings or max(CLIENTS_BYTES_MIN, CHANNELS_MIN * cost.memory, store),
             STRANGERS_MAX if isolated else 0,
         )
         self.turned_away = 0
@@ -211,14 +206,19 @@ class Host:
                 self.eventcounts = fabric.register(EVENTCOUNT_BYTES * len(services), REMOTE_WRITE)
             for i, each in enumerate(services):
                 self.workers.append(
-                    Worker(each, fabric.event_channel(self.eventcounts, EVENTCOUNT_BYTES * i), idle=idle, slot_size=slot_size)
-                )  # fmt: skip
+                    Worker(
+                        each,
+                        fabric.event_channel(self.eventcounts, EVENTCOUNT_BYTES * i),
+                        idle=idle,
+                        slot_size=slot_size,
+                    )
+                )
             self.welcome = Welcome(
                 features=0,
                 service=service,
                 slot_size=slot_size,
                 slots=slots,
-                hash="xxh3-64",
+                hash=KEY_HASH,
                 seed=seed,
                 partitions=len(services),
                 arenas=[] if self.isolated else [handle(arena) for arena in self.arenas],
@@ -240,7 +240,7 @@ class Host:
                 else:
                     line.close()
                     log.warning(
-                        "no direct reads: this kernel does not mark the robust futexes of dead threads"
+                        "no direct reads: the kernel does not mark the robust futexes of dead threads"
                     )
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if self.reporter is not None:
@@ -293,7 +293,7 @@ class Host:
         while not self._closed:
             until = [self.departing[0][0]] if self.departing else []
             until += [self.listener.expires] if self.listener.expires is not None else []
-            pauses = [max(0, int((min(until) - clock.now()) * 1000) + 1)] if until else []
+            pauses = [max(0, (min(until) - clock.now_ns()) // 1_000_000 + 1)] if until else []
             pauses += [RETIRE_POLL_MS] if self.ending else []
             # poll() does not report data that TLS has already read from a socket.
             heard = [client.control_fd for client in self.clients if client.control.pending]
@@ -336,7 +336,7 @@ class Host:
         turn."""
         for _ in range(NEWCOMERS_MAX):
             try:
-                connection = self.listener.accept(0.0)
+                connection = self.listener.accept(0)
             except (RfpError, OSError) as error:
                 log.error("cannot accept clients at %s: %s", self.address, error)
                 return
@@ -396,7 +396,7 @@ class Host:
                         self.refused += 1
                         if client.refusal is None:
                             log.warning("refused %s of %s: %s", message.title(), client, error)
-                        client.control.answer(message, Refused.of(error), 0.0)
+                        client.control.answer(message, Refused.of(error), 0)
                         if isinstance(error, HandshakeFailed) or client.refusal is not None:
                             return False
                 # all other messages may take long: the next client's turn comes first
@@ -430,7 +430,7 @@ class Host:
                         self.heartbeat_region, 0, self.heartbeat_region.length, REMOTE_READ
                     )
                 welcome.beat = handle(client.heartbeat)
-            client.control.answer(message, welcome, 0.0)
+            client.control.answer(message, welcome, 0)
             if newcomer:
                 log.info("%s connected", client)
         elif not client.greeted:
@@ -454,16 +454,22 @@ class Host:
                 raise
             # Before the answer: a client that has received it finds itself in the figures.
             client.channels[client.numbers] = channel
-            client.control.answer(message, channel.answer, 0.0)
-            log.info("%s has rings for thread %d: %d workers, %d slots, %d bytes", client, client.numbers, len(self.workers),
-                     self.ring_params.slots, self.ring_params.cost.memory)  # fmt: skip
+            client.control.answer(message, channel.answer, 0)
+            log.info(
+                "%s has rings for thread %d: %d workers, %d slots, %d bytes",
+                client,
+                client.numbers,
+                len(self.workers),
+                self.ring_params.slots,
+                self.ring_params.cost.memory,
+            )
         elif isinstance(message, Detach):
             if message.channel in client.channels:
                 self._retire(client, [message.channel])
         elif isinstance(message, Map):
-            client.control.answer(message, Mapped(handle(self._chunk(client, message))), 0.0)
+            client.control.answer(message, Mapped(handle(self._chunk(client, message))), 0)
         elif isinstance(message, GetStats):
-            client.control.answer(message, Stats(self.figures()), 0.0)
+            client.control.answer(message, Stats(self.figures()), 0)
         elif isinstance(message, GetMemory):
             if self.memory is None or len(client.regions) >= REGIONS_MAX:
                 raise QuotaExceeded("this server has no more memory to share")
@@ -474,7 +480,7 @@ class Host:
                 self.shares.give_back(client.peer, REGION)
                 raise
             client.given += 1
-            client.control.answer(message, SharedMemory(handle(client.regions[-1])), 0.0)
+            client.control.answer(message, SharedMemory(handle(client.regions[-1])), 0)
         else:
             raise HandshakeFailed(f"a client may not send {type(message).__name__}")
 
@@ -509,12 +515,12 @@ class Host:
             self.departing = [(until, each) for until, each in self.departing if each is not client]
             self._free(client)
         else:
-            self.departing.append((clock.now() + 1.25 * self.lease_ns / 1e9, client))
+            self.departing.append((clock.now_ns() + 5 * self.lease_ns // 4, client))
 
     def _departed(self) -> list[ClientConnection]:
         """Return the clients whose grace time has ended."""
         over = []
-        while self.departing and self.departing[0][0] <= clock.now():
+        while self.departing and self.departing[0][0] <= clock.now_ns():
             over.append(self.departing.pop(0)[1])
         return over
 
@@ -583,7 +589,7 @@ class Host:
                     "served": counted[client]["served"],
                     "malformed": counted[client]["malformed"],
                 }
-                for client in clients[:SHOWN_MAX]
+                for client in clients[:CLIENTS_SHOWN_MAX]
             ],
             "connected": len(clients),
             **{name: total[name] for name in ("served", "replied", "notified", "malformed")},
@@ -633,8 +639,10 @@ class Host:
             self._closed = True
             return
         if any(worker.inside for worker in self.workers):
-            raise CallerError("a handler cannot close its own server: the server waits for the handler",
-                              hint="close it from another thread")  # fmt: skip
+            raise CallerError(
+                "a handler cannot close its own server: the server waits for the handler",
+                hint="close it from another thread",
+            )
         # A forked child sees it ended; a signal handler may interrupt the thread that is inside
         # close().
         ended = self._ended

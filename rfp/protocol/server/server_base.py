@@ -96,7 +96,10 @@ class ServerBase:
 
     def __repr__(self) -> str:
         kind = type(self)
-        return f"<{kind.__module__.partition('.')[0]}.{kind.__name__} at {self.address}{' (closed)' if self.closed else ''}>"
+        return (
+            f"<{kind.__module__.partition('.')[0]}.{kind.__name__} at "
+            f"{self.address}{' (closed)' if self.closed else ''}>"
+        )
 
 
 def _close_all(owned: list[Closeable]) -> None:

@@ -10,7 +10,7 @@ from rfp.fabric.fabric cimport (
 from rfp.protocol.server.service cimport request, service_session
 
 cdef enum:
-    COMPLETIONS_MAX = 64          # taken at once from a queue pair
+    REAPED_MAX = 64            # taken at once from a queue pair
 
 cdef struct server_ring:
     # memory
@@ -44,8 +44,8 @@ cdef struct server_ring:
     uint64_t malformed            # requests found damaged that did not become valid later
 
 cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken) noexcept nogil
-cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
-                       uint64_t result) noexcept nogil
+cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns,
+                       uint8_t status, uint8_t kind, uint64_t result) noexcept nogil
 cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil
 cdef void ring_complete(server_ring *ring) noexcept nogil
 # Returns how many requests may be served now, so that their replies fit into the send queue.

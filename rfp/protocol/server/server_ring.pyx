@@ -4,6 +4,7 @@ notifies the client."""
 from libc.string cimport memset
 
 from rfp.core.core cimport RFP_ASSERT, rfp_fence_full, rfp_load32
+from rfp.core.limits cimport RFP_LINE
 from rfp.fabric.fabric cimport SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol.wire cimport (
     RFP_MODE_REPLY, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_TAKE_NONE, RFP_TAKE_VALID,
@@ -37,7 +38,8 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
         slot -= ring.slots
     for i in range(index):
         sequence = rfp_next_sequence(sequence)
-    found = rfp_request_take(ring.requests + <uint64_t> slot * ring.slot_size, ring.slot_size, sequence, copy)
+    found = rfp_request_take(ring.requests + <uint64_t> slot * ring.slot_size, ring.slot_size,
+                             sequence, copy)
     if found != RFP_TAKE_VALID:
         if found != RFP_TAKE_NONE and index == 0:
             # Most likely still arriving.  But a client that leaves a damaged request in the slot
@@ -64,8 +66,8 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
     return RFP_TAKE_VALID
 
 
-cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
-                       uint64_t result) noexcept nogil:
+cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns,
+                       uint8_t status, uint8_t kind, uint64_t result) noexcept nogil:
     """Publishes the response to the next request (`copy` is that request) and advances the head by
     one.
 
@@ -75,7 +77,8 @@ cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uin
     cdef uint64_t offset = <uint64_t> ring.head * ring.slot_size
     RFP_ASSERT(ring.head < ring.slots)
     RFP_ASSERT(length <= ring.slot_size - RFP_RESPONSE_HEADER)
-    rfp_response_publish(ring.responses + offset, ring.sequence, length, ns, status, kind, result, ring.checked)
+    rfp_response_publish(ring.responses + offset, ring.sequence, length, ns, status, kind, result,
+                         ring.checked)
     ring.served += 1
     if (<const rfp_request_header *> copy).mode == RFP_MODE_REPLY:
         reply(ring, offset, length)
@@ -175,10 +178,10 @@ cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
 cdef void ring_complete(server_ring *ring) noexcept nogil:
     """Takes the completions of replies.  On an emulated network, this call also makes the replies
     progress."""
-    cdef completion done[COMPLETIONS_MAX]
+    cdef completion done[REAPED_MAX]
     cdef int n, i
-    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
-    RFP_ASSERT(n <= COMPLETIONS_MAX)
+    n = ring.pair.ops.poll(ring.pair, done, REAPED_MAX)
+    RFP_ASSERT(n <= REAPED_MAX)
     for i in range(n):
         if done[i].status != 0:
             ring.broken = True
@@ -206,21 +209,23 @@ cdef class ServerRing:
         ValueError: invalid ring geometry, or the slots do not fit into a region.
     """
 
-    def __cinit__(self, Region requests not None, uint64_t request_offset, Region responses not None,
-                  uint64_t response_offset, Region staging, QueuePair pair not None, RemoteRegion reply not None,
-                  uint64_t reply_offset, uint64_t notify_offset, uint32_t slots, uint32_t slot_size, bint checked,
+    def __cinit__(self, Region requests not None, uint64_t request_offset,
+                  Region responses not None, uint64_t response_offset, Region staging,
+                  QueuePair pair not None, RemoteRegion reply not None, uint64_t reply_offset,
+                  uint64_t notify_offset, uint32_t slots, uint32_t slot_size, bint checked,
                   uint64_t peer=0, uint32_t process=0):
         cdef uint64_t length = <uint64_t> slots * slot_size
-        if slots < 1 or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % 64:
+        if slots < 1 or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
             raise InvalidArgument(f"invalid ring geometry: {slots} slots of {slot_size} bytes",
-                                  hint="use at least 1 slot of a multiple of 64 bytes")
+                                  hint=f"use at least 1 slot of a multiple of {RFP_LINE} bytes")
         for name, size, offset in (("request", requests.c.length, request_offset),
                                    ("response", responses.c.length, response_offset),
                                    ("reply", reply.c.length, reply_offset)):
-            if offset % 64 or offset > size or length > size - offset:
+            if offset % RFP_LINE or offset > size or length > size - offset:
                 raise InvalidArgument(f"the ring's {name} slots ({length} bytes at "
                                       f"{offset}) do not fit into {size} bytes")
-        if notify_offset % 8 or notify_offset > reply.c.length or reply.c.length - notify_offset < 8:
+        if notify_offset % 8 or notify_offset > reply.c.length \
+                or reply.c.length - notify_offset < 8:
             raise InvalidArgument(f"the notification line at {notify_offset} does "
                                   f"not fit into {reply.c.length} bytes")
         self.requests = requests

@@ -15,7 +15,7 @@ from rfp.control import ControlConnection
 from rfp.errors import QuotaExceeded, ServerRefused
 from rfp.fabric import memory_limits
 
-MEMORY_MIN = 1 << 30  # bytes for all clients, unless the server's owner sets another limit
+CLIENTS_BYTES_MIN = 1 << 30  # bytes for all clients, unless the server's owner sets another limit
 # client threads; the memory for all clients suffices for at least as many
 CHANNELS_MIN = 256
 CHANNELS_MAX = 1024  # of one client
@@ -92,24 +92,42 @@ class Shares:
     def _check(self, peer: Peer, cost: Cost) -> None:
         if peer.channels + cost.channels > CHANNELS_MAX:
             raise QuotaExceeded(
-                f"{peer} has {peer.channels} threads connected, and one client may have {CHANNELS_MAX} at a server",
+                f"{peer} has {peer.channels} threads connected, and one client may have "
+                f"{CHANNELS_MAX} at a server",
                 hint="close handles or end threads of this client",
             )
         for what, theirs, all_, more, most, more_of_it in (
-            ("bytes of the server's memory", peer.memory, self.memory, cost.memory, self.most_memory,
-             "raise the server's limit for rings (rings=, --rings)"),
-            ("of the server's file descriptors", peer.descriptors, self.descriptors, cost.descriptors, self.most_descriptors,
-             "raise the server's limit of open files (ulimit -n)"),
-        ):  # fmt: skip
+            (
+                "bytes of the server's memory",
+                peer.memory,
+                self.memory,
+                cost.memory,
+                self.most_memory,
+                "raise the server's limit for rings (rings=, --rings)",
+            ),
+            (
+                "of the server's file descriptors",
+                peer.descriptors,
+                self.descriptors,
+                cost.descriptors,
+                self.most_descriptors,
+                "raise the server's limit of open files (ulimit -n)",
+            ),
+        ):
             if theirs + more > most // 2:
-                raise QuotaExceeded(f"{peer} has {theirs} {what}, and one client may have {most // 2}",
-                                    hint=f"close handles or end threads of this client, or {more_of_it}")  # fmt: skip
+                raise QuotaExceeded(
+                    f"{peer} has {theirs} {what}, and one client may have {most // 2}",
+                    hint=f"close handles or end threads of this client, or {more_of_it}",
+                )
             if all_ + more > most:
-                raise QuotaExceeded(f"the server's clients have {all_} {what}, and all together may have {most}",
-                                    hint=f"close clients, or {more_of_it}")  # fmt: skip
+                raise QuotaExceeded(
+                    f"the server's clients have {all_} {what}, and all together may have {most}",
+                    hint=f"close clients, or {more_of_it}",
+                )
         if cost.memory + MARGIN > (available := memory_limits.available()):
             raise ServerRefused(
-                f"the server has no memory for another client or thread: its machine or container has "
+                "the server has no memory for another client or thread: its machine or container "
+                "has "
                 f"{units.show_size(available)} left and must keep {units.show_size(MARGIN)}",
                 hint="give the server's container more memory, or serve with a smaller memory=",
             )

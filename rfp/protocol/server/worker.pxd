@@ -3,17 +3,17 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rfp.core.core cimport rfp_spin
+from rfp.core.limits cimport RFP_SIZE_CLASSES
 from rfp.fabric.fabric cimport EventChannel, event_channel
 from rfp.protocol.server.server_ring cimport server_ring
 from rfp.protocol.server.service cimport Service, service
 
 cdef enum:
-    GROUP = 16              # requests taken from one ring before they are executed
+    REQUESTS_AT_ONCE = 16      # requests taken from one ring before they are executed
     RINGS_MAX = 4096
     # Commands that are not completed: add() refuses from RINGS_MAX on, so there is room to remove
     # each ring, and to stop.
     COMMANDS_MAX = 3 * RINGS_MAX
-    SIZES = 65  # classes of response sizes, in lines: the last one counts 64 lines and more
 
 cdef struct command:
     uint32_t what           # add, remove or stop
@@ -24,7 +24,7 @@ cdef struct worker:
     event_channel *channel
     server_ring *rings[RINGS_MAX]
     uint32_t count
-    char *copies            # GROUP private copies of requests
+    char *copies            # REQUESTS_AT_ONCE private copies of requests
     uint32_t slot_size      # of the largest ring that the worker may serve: the stride of copies
     rfp_spin spin           # before it sleeps, if there is no work
     bint sleeps             # False: never (idle="spin")
@@ -36,7 +36,7 @@ cdef struct worker:
     uint64_t completed
     # counters
     # responses by size, in lines; a result too large for a slot counts with its reference
-    uint64_t sizes[SIZES]
+    uint64_t sizes[RFP_SIZE_CLASSES]
     uint64_t turns
     uint64_t served
     uint64_t busy           # ns spent on requests
@@ -56,6 +56,6 @@ cdef class Worker:
     cdef readonly list rings
     cdef object thread
     cdef object lock
-    cdef object stopping    # number of the STOP command, once submitted
+    cdef object stopping    # number of the COMMAND_STOP command, once submitted
     cdef uint64_t submit(self, uint32_t what, server_ring *ring)
     cdef int wait(self, uint64_t number) except -1

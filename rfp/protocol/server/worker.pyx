@@ -22,23 +22,25 @@ from rfp.core.core cimport (
     rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
     rfp_spin_ns, rfp_spin_won, rfp_store64_release, rfp_tick_length, rfp_ticks,
 )
+from rfp.core.limits cimport RFP_LINE, RFP_SIZE_CLASSES
 from rfp.protocol.server.server_ring cimport (
     ServerRing, ring_notify, ring_publish, ring_room, ring_take,
 )
 from rfp.protocol.server.service cimport request, response
-from rfp.protocol.wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
+from rfp.protocol.wire cimport RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
+from rfp.core.choices import IDLES
 from rfp.errors import Closed, InvalidArgument, QuotaExceeded, bad_choice
 from rfp.protocol.server.real_thread import RealThread
 
 
 cdef enum:
-    ADD = 1
-    REMOVE = 2
-    STOP = 3
+    COMMAND_ADD = 1
+    COMMAND_REMOVE = 2
+    COMMAND_STOP = 3
     # Longest sleep, unless the service wants shorter ones; commands and notifications end a sleep
     # at once.
-    SLEEP_NS_MAX = 100000000
+    WORKER_SLEEP_NS_MAX = 100000000
     TICK_NS = 1000000      # between two tick() of a busy worker
     # after this time a waiting client is notified before the rest of its group is executed
     NOTIFY_NS_MAX = 2000
@@ -51,7 +53,7 @@ cdef enum:
 
 cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept nogil:
     """Executes the requests of one ring, at most a group; returns their number."""
-    cdef request taken[GROUP]
+    cdef request taken[REQUESTS_AT_ONCE]
     cdef response answer
     cdef char *copy
     cdef char *slot
@@ -59,11 +61,12 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
     cdef uint32_t i
     cdef uint32_t published = 0
     cdef uint32_t unnotified = 0    # published, but `wait` not read yet
-    cdef uint32_t most = min(<uint32_t> GROUP, ring.slots)
+    cdef uint32_t most = min(<uint32_t> REQUESTS_AT_ONCE, ring.slots)
     cdef uint64_t start, now, last, notified_at
     if ring.replies:
         most = min(most, ring_room(ring))
-    while n < most and ring_take(ring, n, w.copies + <uint64_t> n * w.slot_size, &taken[n]) == RFP_TAKE_VALID:
+    while n < most and ring_take(ring, n, w.copies + <uint64_t> n * w.slot_size,
+                                 &taken[n]) == RFP_TAKE_VALID:
         n += 1
     if n == 0:
         return 0
@@ -95,10 +98,11 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
             last = ring.deferred_since
             ring.deferred_since = 0
         now = rfp_ticks()
-        ring_publish(ring, copy, answer.length, <uint64_t> (ns_per_tick * <double> (now - last)), answer.status, answer.kind,
-                     answer.result)
+        ring_publish(ring, copy, answer.length, <uint64_t> (ns_per_tick * <double> (now - last)),
+                     answer.status, answer.kind, answer.result)
         last = now
-        w.sizes[min((RFP_RESPONSE_HEADER + answer.length + RFP_LINE - 1) // RFP_LINE, <uint32_t> SIZES - 1)] += 1
+        w.sizes[min((RFP_RESPONSE_HEADER + answer.length + RFP_LINE - 1) // RFP_LINE,
+                    <uint32_t> RFP_SIZE_CLASSES - 1)] += 1
         published += 1
         unnotified += 1
         if ns_per_tick * <double> (now - notified_at) > NOTIFY_NS_MAX:
@@ -140,15 +144,15 @@ cdef bint outstanding(worker *w) noexcept nogil:
 
 
 cdef bint run_commands(worker *w) noexcept nogil:
-    """Executes the submitted commands; returns False at STOP."""
+    """Executes the submitted commands; returns False at COMMAND_STOP."""
     cdef uint64_t submitted = rfp_load64_acquire(&w.submitted)
     cdef command *next
     cdef uint32_t i
     while w.completed != submitted:
         next = &w.commands[w.completed % COMMANDS_MAX]
-        if next.what == STOP:
+        if next.what == COMMAND_STOP:
             return False
-        if next.what == ADD:
+        if next.what == COMMAND_ADD:
             w.service.opened(w.service.context, &next.ring.session)
             w.rings[w.count] = next.ring
             w.count += 1
@@ -169,8 +173,8 @@ cdef void complete_command(worker *w) noexcept nogil:
 
 
 cdef void worker_run(worker *w) noexcept nogil:
-    """Runs until STOP: serves requests; without work, spins for a while, then sleeps until a client
-    notifies."""
+    """Runs until COMMAND_STOP: serves requests; without work, spins for a while, then sleeps until
+    a client notifies."""
     cdef uint64_t now = rfp_now()
     cdef uint64_t ticks = rfp_ticks()
     cdef double ns_per_tick = 0.4
@@ -220,7 +224,8 @@ cdef void worker_run(worker *w) noexcept nogil:
                     rfp_spin_won(&w.spin)
                 worked = True
                 idle_since = now
-        if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) or outstanding(w):
+        if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) \
+                or outstanding(w):
             continue
         if worked:
             worked = False
@@ -229,14 +234,17 @@ cdef void worker_run(worker *w) noexcept nogil:
         clear_backoff(w)
         # This poll finds a request written before its client could see the armed word; a later
         # client sees the word.
-        if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) or w.retry_later:
+        if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) \
+                or w.retry_later:
             w.channel.ops.cancel_wait(w.channel)
             worked = True
             idle = 0
             idle_since = 0
             continue
         w.sleeps_taken += 1
-        woken = w.channel.ops.wait(w.channel, armed, w.service.max_sleep_ns if w.service.max_sleep_ns else SLEEP_NS_MAX)
+        woken = w.channel.ops.wait(
+            w.channel, armed,
+            w.service.max_sleep_ns if w.service.max_sleep_ns else WORKER_SLEEP_NS_MAX)
         w.wakes += woken
         clear_backoff(w)
         now = rfp_now()
@@ -272,13 +280,13 @@ cdef class Worker:
         MemoryError: no memory for the copies of requests.
     """
 
-    def __cinit__(self, Service service not None, EventChannel channel not None, *, str idle="adaptive",
-                  uint32_t slot_size=2112):
+    def __cinit__(self, Service service not None, EventChannel channel not None, *,
+                  str idle="adaptive", uint32_t slot_size=2112):
         memset(&self.c, 0, sizeof(self.c))
         if service.c.execute == NULL:
             raise InvalidArgument(f"cannot serve with an uninitialized {type(service).__name__}")
-        if idle not in ("adaptive", "spin"):
-            raise bad_choice("idle", idle, ("adaptive", "spin"))
+        if idle not in IDLES:
+            raise bad_choice("idle", idle, IDLES)
         self.service = service
         self.channel = channel
         self.rings = []
@@ -288,7 +296,7 @@ cdef class Worker:
         self.c.slot_size = slot_size
         self.c.sleeps = idle == "adaptive"
         self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
-        self.c.copies = <char *> calloc(GROUP, slot_size)
+        self.c.copies = <char *> calloc(REQUESTS_AT_ONCE, slot_size)
         if self.c.copies == NULL:
             raise MemoryError()
 
@@ -383,7 +391,7 @@ cdef class Worker:
                 # fit: see COMMANDS_MAX.
                 raise QuotaExceeded(f"this worker has {RINGS_MAX} commands waiting",
                                     hint="connect again when the worker's handler has returned")
-            self.submit(ADD, &ring.c)
+            self.submit(COMMAND_ADD, &ring.c)
             self.rings.append(ring)
 
     def remove(self, ServerRing ring not None):
@@ -407,12 +415,13 @@ cdef class Worker:
         if ring not in self.rings:
             return None
         self.rings.remove(ring)
-        return self.submit(REMOVE, &ring.c) if self.thread is not None else None
+        return self.submit(COMMAND_REMOVE, &ring.c) if self.thread is not None else None
 
     def retired(self, command):
         """Return whether the worker no longer uses the ring that retire() returned this command
         for."""
-        return command is None or self.thread is None or rfp_load64_acquire(&self.c.completed) > <uint64_t> command
+        return command is None or self.thread is None \
+            or rfp_load64_acquire(&self.c.completed) > <uint64_t> command
 
     @property
     def inside(self):
@@ -426,7 +435,7 @@ cdef class Worker:
             if self.thread is None:
                 return
             if self.stopping is None:  # else a signal handler has raised out of an earlier call
-                self.stopping = self.submit(STOP, NULL)
+                self.stopping = self.submit(COMMAND_STOP, NULL)
             self.wait(self.stopping)
             self.thread.join()
             self.thread = None
@@ -440,11 +449,12 @@ cdef class Worker:
     def counters(self):
         """Polls (turns), requests served, seconds busy, sleeps and wakes so far, by name."""
         return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
-                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "missed_wakeups": self.c.missed_wakeups,
+                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes,
+                "missed_wakeups": self.c.missed_wakeups,
                 "rings": len(self.rings)}
 
     @property
     def sizes(self):
         """Number of responses by size in cache lines of 64 bytes; the last class counts all longer
         ones."""
-        return [self.c.sizes[i] for i in range(SIZES)]
+        return [self.c.sizes[i] for i in range(RFP_SIZE_CLASSES)]

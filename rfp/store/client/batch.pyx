@@ -15,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_hash, rfp_now
+from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_base cimport SIGNAL_POLL_NS, ClientBase, client_call
@@ -35,7 +36,6 @@ from rfp.errors import RfpError, ServerRefused, WrongType
 
 cdef enum:
     ITEMS_MAX = 16               # in one request: its cost is spread, and requests still overlap
-    WORKERS_MAX = 64
     DIRECT_SLICE = 1024          # keys that are read directly between two polls for signals
 
 cdef struct bundle:              # one worker's request under construction, and its open positions
@@ -84,7 +84,7 @@ cdef class Batch:
     cdef list postponed          # positions of items to be requested alone, after all others
     cdef set alone               # their keys: a later put of the same key must not overtake them
     cdef uint32_t workers
-    cdef bundle bundles[WORKERS_MAX]
+    cdef bundle bundles[RFP_WORKERS_MAX]
 
     def __cinit__(self, Client client not None, Channel owner not None, Pass items not None):
         cdef uint32_t i

@@ -14,13 +14,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_hash
+from rfp.core.limits cimport RFP_SIZE_CLASSES
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
 from rfp.protocol.client.client_base cimport (
     ClientBase, attempt_each_worker, attempt_request, client_call, number_of, seconds_of, tag_of,
 )
 from rfp.protocol.client.client_ring cimport (
-    AUTO, DISCONNECTED, DONE, FETCH, NOT_ATTACHED, PROTOCOL_ERROR, RAISED, REPLY, SIZES, UNDECIDED,
+    AUTO, DISCONNECTED, DONE, FETCH, NOT_ATTACHED, PROTOCOL_ERROR, RAISED, REPLY, UNDECIDED,
     client_ring,
 )
 from rfp.protocol.wire cimport (
@@ -362,7 +363,7 @@ cdef class Client(ClientBase):
             if self.tuned is not None:
                 ring.retries = self.tuned.chosen["retries"]
                 ring.fetch = min(<uint32_t> self.tuned.chosen["fetch"], ring.slot_size)
-                for k in range(SIZES):
+                for k in range(RFP_SIZE_CLASSES):
                     ring.rate[k] = self.tuned.rates[k]
             if self.retries is not None:
                 ring.retries = self.retries

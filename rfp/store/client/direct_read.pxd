@@ -17,7 +17,8 @@
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from rfp.protocol.client.channel cimport WORKERS_MAX, channel
+from rfp.core.limits cimport RFP_WORKERS_MAX
+from rfp.protocol.client.channel cimport channel
 from rfp.store.messages cimport KV_USES_MAX, kv_use
 
 cdef enum direct_result:
@@ -58,7 +59,7 @@ cdef direct_result direct_take(const direct_arena *a, const char *key, const dir
 
 cdef class DirectReads:
     """The mapped partitions of one connection, and the uses of their records to report."""
-    cdef direct_arena arenas[WORKERS_MAX]
+    cdef direct_arena arenas[RFP_WORKERS_MAX]
     cdef uint32_t count                # 0: closed
     cdef uint64_t seed
     # Once memory runs short at the server, a sample of the uses is sent to it with the requests of

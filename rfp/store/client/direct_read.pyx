@@ -3,7 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
-from rfp.core.core cimport rfp_crc32c, rfp_hash, rfp_now
+from rfp.core.core cimport (
+    rfp_copy_in, rfp_crc32c, rfp_fence_acquire, rfp_hash, rfp_load32, rfp_load64,
+    rfp_load64_acquire, rfp_now, rfp_prefetch,
+)
 from rfp.fabric.fabric cimport RemoteRegion
 from rfp.protocol.client.client_ring cimport (
     client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_submit,
@@ -11,12 +14,11 @@ from rfp.protocol.client.client_ring cimport (
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER
 from rfp.store.layout cimport (
-    KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE,
-    KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_KEY,
-    KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_record_size,
+    KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION,
+    KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
+    KV_STATE_KEY, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_record_size,
     kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
-    kv_value_crc, kv_value_offset, rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_load64,
-    rfp_load64_acquire, rfp_prefetch,
+    kv_value_crc, kv_value_offset,
 )
 
 from rfp.store.client.requests cimport kv_worker

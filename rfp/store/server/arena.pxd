@@ -7,7 +7,8 @@
 # boundaries.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rfp.store.layout cimport kv_block, kv_block_before, kv_block_kind, kv_block_size, rfp_store64
+from rfp.core.core cimport rfp_store64
+from rfp.store.layout cimport kv_block, kv_block_before, kv_block_kind, kv_block_size
 
 cdef enum:
     ARENA_LEAST = 32           # bytes of the smallest block: word, next, previous, size

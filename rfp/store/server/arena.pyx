@@ -43,15 +43,12 @@ If a cursor was on a block that disappears in a merge, displaced() puts it on th
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport RFP_ASSERT, rfp_copy_out, rfp_store64
+from rfp.core.system cimport __builtin_clzll, __builtin_ctz
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RESERVED, KV_MAX_BLOCK, KV_UNIT, kv_block,
-    kv_block_before, kv_block_kind, kv_block_size, rfp_copy_out, rfp_store64,
+    kv_block_before, kv_block_kind, kv_block_size,
 )
-
-cdef extern from *:
-    int __builtin_ctz(unsigned int) nogil
-    int __builtin_clzll(unsigned long long) nogil
 
 # Smaller sizes have a list each; from here on every power of two is divided into ARENA_LISTS.
 cdef enum:
@@ -162,7 +159,8 @@ cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
     return 0
 
 
-cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64_t before, uint32_t kind) noexcept nogil:
+cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64_t before,
+                 uint32_t kind) noexcept nogil:
     """Makes an unlinked range a block of `size` bytes and, if enough is left, a free block behind
     it."""
     RFP_ASSERT(size >= ARENA_LEAST)
@@ -205,7 +203,8 @@ cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept no
 
 
 cdef void arena_free(arena *a, uint64_t block) noexcept nogil:
-    cdef uint64_t word = arena_word(a, block), size = kv_block_size(word), before = kv_block_before(word)
+    cdef uint64_t word = arena_word(a, block), size = kv_block_size(word)
+    cdef uint64_t before = kv_block_before(word)
     cdef uint64_t next = block + size, previous
     cdef uint64_t other = arena_word(a, next)
     RFP_ASSERT(block >= a.start)
@@ -244,11 +243,13 @@ cdef void arena_extend(arena *a, uint64_t block, uint64_t most) noexcept nogil:
     unlink_free(a, next, free)
     displaced(a, next, block)
     a.used -= size
-    occupy(a, block, size + free, min(size + free, most), kv_block_before(word), kv_block_kind(word))
+    occupy(a, block, size + free, min(size + free, most), kv_block_before(word),
+           kv_block_kind(word))
 
 
 cdef uint64_t arena_extend_back(arena *a, uint64_t block, uint64_t most) noexcept nogil:
-    cdef uint64_t previous = arena_previous(a, block), word = arena_word(a, previous), size = arena_size(a, block)
+    cdef uint64_t previous = arena_previous(a, block), word = arena_word(a, previous)
+    cdef uint64_t size = arena_size(a, block)
     cdef uint64_t free = kv_block_size(word), taken = min(free, most - size), before = 0
     RFP_ASSERT(arena_kind(a, block) == KV_BLOCK_RESERVED)
     RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_FREE)
@@ -280,7 +281,8 @@ cdef void arena_trim(arena *a, uint64_t block, uint64_t size) noexcept nogil:
 
 
 cdef uint64_t arena_slide(arena *a, uint64_t reserved) noexcept nogil:
-    cdef uint64_t word = arena_word(a, reserved), room = kv_block_size(word), block = reserved + room
+    cdef uint64_t word = arena_word(a, reserved), room = kv_block_size(word)
+    cdef uint64_t block = reserved + room
     cdef uint64_t other = arena_word(a, block), size = kv_block_size(other)
     RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_RESERVED)
     RFP_ASSERT(block < a.end)
@@ -299,7 +301,8 @@ cdef bint arena_may_shrink(uint64_t size, uint64_t bytes) noexcept nogil:
 
 
 cdef void arena_shrink(arena *a, uint64_t bytes) noexcept nogil:
-    cdef uint64_t last = arena_previous(a, a.end), word = arena_word(a, last), rest = kv_block_size(word) - bytes
+    cdef uint64_t last = arena_previous(a, a.end), word = arena_word(a, last)
+    cdef uint64_t rest = kv_block_size(word) - bytes
     RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_FREE)
     RFP_ASSERT(arena_may_shrink(kv_block_size(word), bytes))
     unlink_free(a, last, kv_block_size(word))
@@ -321,7 +324,8 @@ cdef uint64_t arena_previous(arena *a, uint64_t block) noexcept nogil:
 
 
 cdef const char *arena_check(arena *a) noexcept nogil:
-    cdef uint64_t block = a.start, size, word, before = 0, used = 0, free_blocks = 0, listed = 0, previous
+    cdef uint64_t block = a.start, size, word, before = 0, used = 0
+    cdef uint64_t free_blocks = 0, listed = 0, previous
     cdef uint32_t kind, level, number, want_level, want_number
     cdef bint free_before = False, hand = False, cursor = False
     while True:

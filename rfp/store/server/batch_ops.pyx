@@ -2,20 +2,21 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from rfp.core.core cimport rfp_copy_out, rfp_hash
 from rfp.protocol.server.service cimport request, response
-from rfp.store.layout cimport kv_record, kv_value_offset, rfp_copy_out
+from rfp.store.layout cimport kv_record, kv_value_offset
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_GETS, KV_C_HITS, KV_DEFERRED, KV_MAX_KEY, KV_NOT_FOUND, KV_OK,
     KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair,
 )
-from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
+from rfp.store.server.index cimport index_prefetch, index_prefetch_records
 from rfp.store.server.key_ops cimport partition_delete, partition_get, partition_put
 from rfp.store.server.records cimport partition
 
 cdef enum:
     # Items whose cache misses are started together: as many as a core can have outstanding.
-    GROUP = 16
-    YIELD_BYTES = 64 << 10
+    ITEMS_AT_ONCE = 16
+    RESPONSE_YIELD_BYTES = 64 << 10
 
 cdef struct entry:
     const char *key
@@ -68,7 +69,7 @@ cdef bint well_formed(const request *r, const response *out, const char *at,
 
 
 cdef struct group:             # of a batch: the items that are executed next
-    entry[GROUP] entries
+    entry[ITEMS_AT_ONCE] entries
     uint32_t first             # number of the first one
     uint32_t count
     const char *at             # behind the last one
@@ -94,7 +95,7 @@ cdef inline bint next_group(partition *p, const request *r, bint pairs, group *g
     g.first += g.count
     if g.first == r.count:
         return False
-    n = min(<uint32_t> GROUP, r.count - g.first)
+    n = min(<uint32_t> ITEMS_AT_ONCE, r.count - g.first)
     for i in range(n):
         e = g.entries + i
         at = take(at, end, pairs, e)
@@ -144,7 +145,7 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
                 filled += record.value_length
                 answer(out, g.first + i, KV_OK, record.value_length, record.version)
     out.length = filled
-    out.yield_after = filled >= YIELD_BYTES
+    out.yield_after = filled >= RESPONSE_YIELD_BYTES
 
 
 cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil:
@@ -170,7 +171,7 @@ cdef void batch_put(partition *p, const request *r, response *out) noexcept nogi
                                        ttl.number, 0, 0, &version)
             answer(out, g.first + i, status, 0, version)
     out.length = r.count * <uint32_t> sizeof(kv_item)
-    out.yield_after = r.length >= YIELD_BYTES
+    out.yield_after = r.length >= RESPONSE_YIELD_BYTES
 
 
 cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil:

@@ -2,12 +2,12 @@
 other."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.core cimport rfp_crc32c
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD,
     KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_LINE, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
     KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
     kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
-    rfp_crc32c,
 )
 from rfp.store.messages cimport (
     KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY,
@@ -17,7 +17,8 @@ from rfp.store.server.index cimport (
     index_chain, index_hash, index_rearrangements, index_slot,
 )
 from rfp.store.server.records cimport (
-    BUCKET, MAX_PINS, MAX_UPLOADS, account, partition, pin, record_at, session_resources, upload,
+    EVICT_BUCKET, MAX_PINS, MAX_UPLOADS, account, partition, pin, record_at, session_resources,
+    upload,
 )
 
 
@@ -44,7 +45,8 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
 
 cdef const char *check_blocks(partition *p) noexcept nogil:
     cdef arena *a = &p.memory
-    cdef uint64_t block = a.start, records = 0, lines = 0, reserved = 0, held = 0, pins = 0, values = 0, expiring = 0
+    cdef uint64_t block = a.start, records = 0, lines = 0, reserved = 0, held = 0, pins = 0
+    cdef uint64_t values = 0, expiring = 0
     cdef uint64_t expiry
     cdef uint32_t kind
     cdef const char *problem
@@ -91,10 +93,10 @@ cdef const char *check_blocks(partition *p) noexcept nogil:
         return "count of expiring records does not match the records found"
     if pins != p.counters[KV_C_PINS]:
         return "the records' pin counts do not match the pins granted"
-    u = p.first_upload
+    u = <upload *> p.uploads.first
     while u != NULL:
         held += u.place.block != 0
-        u = u.next
+        u = <upload *> u.links.next
     if reserved != held:
         return "a reserved block belongs to no upload"
     return NULL
@@ -119,7 +121,7 @@ cdef const char *check_index(partition *p) noexcept nogil:
         n = index_chain(&p.index, bucket, slots, lines, &n_lines)
         records += n
         chained += n_lines
-        if n_lines and p.policy == BUCKET:
+        if n_lines and p.policy == EVICT_BUCKET:
             return "a fixed-size table has overflow lines"
         if n_lines != ((n - 2) // (KV_SLOTS - 1) if n > KV_SLOTS else 0):
             return "a bucket chain has a gap"
@@ -136,7 +138,9 @@ cdef const char *check_index(partition *p) noexcept nogil:
             hash = index_hash(&p.index, record)
             if kv_bucket(hash, p.index.buckets, p.index.mask) != bucket:
                 return "a record is in the wrong bucket"
-            if slots[i] != kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length)):
+            if slots[i] != kv_slot(kv_tag(hash), block,
+                                   kv_record_size(record.state & KV_STATE_KEY,
+                                                  record.value_length)):
                 return "a slot's tag or length does not match its record"
     if records != p.index.records or chained != p.index.lines:
         return "record or line count does not match the bucket chains"
@@ -144,7 +148,7 @@ cdef const char *check_index(partition *p) noexcept nogil:
 
 
 cdef const char *check_sessions(partition *p) noexcept nogil:
-    cdef session_resources *h = p.sessions
+    cdef session_resources *h = <session_resources *> p.sessions.first
     cdef uint64_t bytes, pins = 0, uploads = 0, reserved = 0, unused, listed = 0
     cdef pin *x
     cdef upload *u
@@ -163,7 +167,7 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
         x = h.unused
         while x != NULL and unused <= MAX_PINS:
             unused += 1
-            x = x.next
+            x = <pin *> x.links.next
         for i in range(MAX_PINS):
             unused += h.pins[i].id != 0
         if unused != MAX_PINS:
@@ -173,27 +177,29 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
                 uploads += 1
                 bytes += h.uploads[i].place.size
                 reserved += h.uploads[i].place.size
-                if h.uploads[i].place.block and arena_kind(&p.memory, h.uploads[i].place.block) != KV_BLOCK_RESERVED:
+                if h.uploads[i].place.block \
+                        and arena_kind(&p.memory, h.uploads[i].place.block) != KV_BLOCK_RESERVED:
                     return "an upload has no reserved block"
         if bytes != h.bytes or bytes > p.quota:
             return "a session's byte count does not match its pins and uploads"
-        h = h.next
-    x = p.first_pin
+        h = <session_resources *> h.links.next
+    x = <pin *> p.pins.first
     while x != NULL and listed <= pins:
         if x == p.new_pin:
             fresh = True
         if (x.deadline == 0) != fresh:
             return "the pins are not in order of their leases"
         listed += 1
-        x = x.next
+        x = <pin *> x.links.next
     if listed != pins or pins != p.counters[KV_C_PINS]:
         return "pin count does not match the pins found"
     listed = 0
-    u = p.first_upload
+    u = <upload *> p.uploads.first
     while u != NULL and listed <= uploads:
         listed += 1
-        u = u.next
-    if listed != uploads or uploads != p.counters[KV_C_UPLOADS] or reserved != p.counters[KV_C_BYTES_RESERVED]:
+        u = <upload *> u.links.next
+    if listed != uploads or uploads != p.counters[KV_C_UPLOADS] \
+            or reserved != p.counters[KV_C_BYTES_RESERVED]:
         return "upload count does not match the uploads found"
     while a != NULL:
         if a.uploading > p.quota or a.uploading > reserved:

@@ -15,6 +15,7 @@ cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nog
 cdef void eviction_abandon(partition *p, eviction *r) noexcept nogil
 # Returns a reserved block of that size for a key with this hash, or 0.  The record `exempt` stays
 # in its place.
-cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil
+cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size,
+                                 uint64_t exempt) noexcept nogil
 # Replaces a record in the chain of this hash by another slot, if the chain cannot grow.
 cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil

@@ -1,10 +1,10 @@
 """Eviction: the clock sweep over the arena, and LRU in neighbouring buckets."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.core cimport rfp_store64, rfp_store64_release
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_SLOTS,
     KV_STATE_PINS, KV_STATE_REFERENCED, kv_bucket, kv_record, kv_slot_link, kv_slot_offset,
-    rfp_store64, rfp_store64_release,
 )
 from rfp.store.messages cimport KV_C_EVICTIONS
 from rfp.store.server.arena cimport (
@@ -15,7 +15,8 @@ from rfp.store.server.index cimport (
     index_bucket, index_line, index_next_line, index_repoint, record_invalidate,
 )
 from rfp.store.server.records cimport (
-    BUCKET, NONE, eviction, partition, record_at, record_evict, record_expired, record_left,
+    EVICT_BUCKET, EVICT_NOTHING, eviction, partition, record_at, record_evict, record_expired,
+    record_left,
 )
 
 cdef enum:
@@ -49,9 +50,11 @@ cdef bint move_down(partition *p, eviction *r) noexcept nogil:
 cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nogil:
     cdef arena *a = &p.memory
     cdef uint64_t at, size, rounds = 3 * (a.end - a.start)
-    cdef uint64_t chances = max(<uint64_t> SECOND_CHANCES_MAX, budget) if budget < <uint64_t> -1 else SECOND_CHANCES_MAX
+    cdef uint64_t chances = SECOND_CHANCES_MAX
     cdef uint32_t kind
     cdef kv_record *record
+    if budget < <uint64_t> -1:
+        chances = max(chances, budget)
     while budget:
         budget -= 1
         at = r.block + arena_size(a, r.block) if r.block else a.cursors[0]
@@ -63,7 +66,8 @@ cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nog
             else:
                 arena_take(a, at, r.size)
                 r.block = at
-        elif kind == KV_BLOCK_RECORD and at != r.exempt and not record_at(p, at).state & KV_STATE_PINS:
+        elif kind == KV_BLOCK_RECORD and at != r.exempt \
+                and not record_at(p, at).state & KV_STATE_PINS:
             record = record_at(p, at)
             if chances and record.state & KV_STATE_REFERENCED and not record_expired(p, record):
                 chances -= 1
@@ -92,7 +96,8 @@ cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nog
     return EVICTION_PENDING
 
 
-cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil:
+cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size,
+                               uint64_t exempt) noexcept nogil:
     """Evicts the least recently used record of the key's bucket and of the buckets after it, until
     there is room."""
     cdef uint64_t bucket = kv_bucket(hash, p.index.buckets, p.index.mask), block
@@ -114,12 +119,13 @@ cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint6
     return 0
 
 
-cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil:
+cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size,
+                                 uint64_t exempt) noexcept nogil:
     cdef eviction r
     cdef uint64_t block
-    if p.policy == NONE or size > p.memory.end - p.memory.start:
+    if p.policy == EVICT_NOTHING or size > p.memory.end - p.memory.start:
         return 0
-    if p.policy == BUCKET:
+    if p.policy == EVICT_BUCKET:
         block = evict_neighbours(p, hash, size, exempt)
         if block:
             return block
@@ -135,7 +141,7 @@ cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept
     cdef uint64_t *victim = NULL
     cdef uint64_t block
     cdef int i
-    if p.policy == NONE:
+    if p.policy == EVICT_NOTHING:
         return False
     while line != NULL:
         for i in range(KV_SLOTS):

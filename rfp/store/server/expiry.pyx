@@ -1,7 +1,8 @@
 """The sweep for expired records: visits all blocks in address order, a few per tick()."""
 
 from libc.stdint cimport uint64_t
-from rfp.store.layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, rfp_prefetch
+from rfp.core.core cimport rfp_prefetch
+from rfp.store.layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT
 from rfp.store.server.arena cimport arena, arena_kind, arena_size
 from rfp.store.server.records cimport partition, record_at, record_evict, record_expired
 

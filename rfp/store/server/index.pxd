@@ -8,18 +8,13 @@
 # used.
 
 from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.core cimport rfp_fence_release, rfp_hash, rfp_prefetch, rfp_store64
+from rfp.core.system cimport __builtin_ctz
 from rfp.store.layout cimport (
     KV_LINE, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_match, kv_overflow,
     kv_partition_header, kv_record, kv_same, kv_slot_link, kv_slot_offset, kv_tag,
-    rfp_fence_release, rfp_prefetch, rfp_store64,
 )
 from rfp.store.server.arena cimport arena
-
-cdef extern from "rfp/core/hash.h" nogil:
-    uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)
-
-cdef extern from *:
-    int __builtin_ctz(unsigned int) nogil
 
 cdef enum:
     INDEX_GRANULE = 64         # buckets that the arena gives up at a time: one page of 4 KiB
@@ -45,8 +40,8 @@ cdef struct index:
     uint64_t moved             # records and lines moved so far
 
 # Initializes a region: header, arena, buckets.  length is a multiple of 64; flags: of the header.
-cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets,
-                     uint32_t flags) noexcept nogil
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed,
+                     uint64_t buckets, uint32_t flags) noexcept nogil
 cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
 # For strict LRU: puts a record into the first slot of its bucket, which must not be full; moves a
@@ -66,7 +61,8 @@ cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil
 cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil
 # Returns the number of records of a bucket and its overflow lines, and their slots and lines (at
 # most KV_CHAIN and KV_MAX_LINES).
-cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil
+cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines,
+                     int *n_lines) noexcept nogil
 
 
 # The counter of rearrangements for a bucket (layout.h).
@@ -92,7 +88,8 @@ cdef inline uint64_t *index_next_line(index *x, uint64_t *line) noexcept nogil:
 cdef inline uint64_t index_hash(index *x, kv_record *record) noexcept nogil:
     return rfp_hash(record + 1, record.state & KV_STATE_KEY, x.seed)
 
-cdef inline uint64_t *index_find(index *x, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+cdef inline uint64_t *index_find(index *x, uint64_t hash, const char *key,
+                                 uint32_t key_length) noexcept nogil:
     """Returns the slot of the record with this key, or NULL."""
     cdef uint64_t *line = index_line(x, hash)
     cdef uint64_t tag = kv_tag(hash)
@@ -103,7 +100,8 @@ cdef inline uint64_t *index_find(index *x, uint64_t hash, const char *key, uint3
         while found:
             i = __builtin_ctz(found)
             record = <kv_record *> (x.base + kv_slot_offset(line[i]))
-            if (record.state & KV_STATE_KEY) == key_length and kv_same(<char *> (record + 1), key, key_length):
+            if (record.state & KV_STATE_KEY) == key_length \
+                    and kv_same(<char *> (record + 1), key, key_length):
                 return line + i
             found &= found - 1
         line = index_next_line(x, line)

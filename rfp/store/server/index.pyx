@@ -40,13 +40,15 @@ and overflow lines there elsewhere, until the last block is free and large enoug
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport (
+    RFP_ASSERT, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64,
+    rfp_store64_release,
+)
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION,
-    KV_LINE, KV_MAX_LINES, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT,
-    kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_slot, kv_slot_link,
-    kv_slot_offset, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64,
-    rfp_store64_release,
+    KV_LINE, KV_MAX_LINES, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS,
+    KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record,
+    kv_slot, kv_slot_link, kv_slot_offset,
 )
 from rfp.store.server.arena cimport (
     ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind,
@@ -86,8 +88,8 @@ cdef inline uint64_t bucket_of(index *x, uint64_t hash) noexcept nogil:
     return kv_bucket(hash, x.buckets, x.mask)
 
 
-cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets,
-                     uint32_t flags) noexcept nogil:
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed,
+                     uint64_t buckets, uint32_t flags) noexcept nogil:
     cdef uint64_t b
     cdef int i
     RFP_ASSERT(buckets > 0)
@@ -216,7 +218,8 @@ cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nog
     return NULL
 
 
-cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil:
+cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines,
+                     int *n_lines) noexcept nogil:
     cdef uint64_t *line = index_bucket(x, bucket)
     cdef int n = 0, i
     n_lines[0] = 0
@@ -241,7 +244,8 @@ cdef inline int lines_for(int n) noexcept nogil:
     return (n - 2) // (KV_SLOTS - 1) if n > KV_SLOTS else 0
 
 
-cdef void lay_chain(index *x, uint64_t bucket, uint64_t *slots, int n, uint64_t *lines) noexcept nogil:
+cdef void lay_chain(index *x, uint64_t bucket, uint64_t *slots, int n,
+                    uint64_t *lines) noexcept nogil:
     """Writes n records into a bucket and the overflow lines that they need."""
     cdef uint64_t *line = index_bucket(x, bucket)
     cdef int i
@@ -375,6 +379,7 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
     cdef uint64_t[8] lines, more
     cdef uint64_t mask = kv_mask(x.buckets + 1), parent = x.buckets & mask >> 1
     cdef int n, n_lines = 0, n_stay = 0, n_move = 0, i, needed
+    cdef kv_record *record
     obstacle[0] = 0
     if x.buckets == x.room and not widen(x, obstacle):
         return False
@@ -385,7 +390,8 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
         rfp_prefetch(x.base + kv_slot_offset(slots[i]))
         rfp_prefetch(x.base + kv_slot_offset(slots[i]) + KV_LINE)
     for i in range(n):
-        if (index_hash(x, <kv_record *> (x.base + kv_slot_offset(slots[i]))) >> 16 & mask) == x.buckets:
+        record = <kv_record *> (x.base + kv_slot_offset(slots[i]))
+        if (index_hash(x, record) >> 16 & mask) == x.buckets:
             move[n_move] = slots[i]
             n_move += 1
         else:

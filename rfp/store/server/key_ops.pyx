@@ -3,11 +3,13 @@ put."""
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport (
+    rfp_copy_out, rfp_crc32c, rfp_store32, rfp_store64, rfp_store64_release,
+)
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT,
-    KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset,
-    kv_slot_tag, kv_tag, kv_value_crc, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store32,
-    rfp_store64, rfp_store64_release,
+    KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow, kv_record,
+    kv_record_size, kv_slot, kv_slot_offset, kv_slot_tag, kv_tag, kv_value_crc, kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS,
@@ -22,8 +24,8 @@ from rfp.store.server.index cimport (
     record_invalidate,
 )
 from rfp.store.server.records cimport (
-    BUCKET, CLOCK, expiry_of, partition, record_at, record_begin, record_entered, record_evict,
-    record_find, record_left, record_refer, record_remove, record_seal,
+    EVICT_BUCKET, EVICT_CLOCK, expiry_of, partition, record_at, record_begin, record_entered,
+    record_evict, record_find, record_left, record_refer, record_remove, record_seal,
 )
 
 cdef enum:
@@ -40,8 +42,9 @@ cdef enum:
     DIGITS = 20
 
 
-cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t seed, int policy, uint64_t first_version,
-                         uint64_t lease, uint64_t quota, uint64_t max_value) noexcept nogil:
+cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t seed, int policy,
+                         uint64_t first_version, uint64_t lease, uint64_t quota,
+                         uint64_t max_value) noexcept nogil:
     cdef uint64_t buckets = FIRST_BUCKETS
     memset(p, 0, sizeof(partition))
     p.length = length
@@ -53,15 +56,16 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
     p.max_value = max_value
     p.soonest = <uint64_t> -1
     p.upcoming = <uint64_t> -1
-    if policy == BUCKET:
+    if policy == EVICT_BUCKET:
         buckets = (kv_mask(length // BYTES_PER_BUCKET + 1) + 1) // 2
     # Strict LRU moves slots at each use: it would count all the time.
     index_open(&p.index, &p.memory, base, length, seed, buckets,
-               KV_EVICTS if policy == BUCKET else KV_COUNTS_REARRANGEMENTS)
+               KV_EVICTS if policy == EVICT_BUCKET else KV_COUNTS_REARRANGEMENTS)
     p.evicts_from = (p.memory.end - p.memory.start) // 4 * 3
 
 
-cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key,
+                              uint32_t key_length) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, key_length)
     cdef kv_record *record
     p.counters[KV_C_GETS] += 1
@@ -70,9 +74,9 @@ cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint
         return NULL
     p.counters[KV_C_HITS] += 1
     record = record_at(p, kv_slot_offset(slot[0]))
-    if p.policy == CLOCK:
+    if p.policy == EVICT_CLOCK:
         record_refer(record)
-    elif p.policy == BUCKET:
+    elif p.policy == EVICT_BUCKET:
         index_move_first(&p.index, hash, slot)
     return record
 
@@ -86,9 +90,9 @@ cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept n
     while line != NULL:
         for i in range(KV_SLOTS):
             if line[i] == slot:
-                if p.policy == CLOCK:
+                if p.policy == EVICT_CLOCK:
                     record_refer(record_at(p, kv_slot_offset(slot)))
-                elif p.policy == BUCKET:
+                elif p.policy == EVICT_BUCKET:
                     index_move_first(&p.index, hash, line + i)
                 return
         line = index_next_line(&p.index, line)
@@ -97,7 +101,8 @@ cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept n
 # Putting
 
 
-cdef uint8_t put_condition(partition *p, uint64_t *slot, uint32_t flags, uint64_t expected, uint64_t *version) noexcept nogil:
+cdef uint8_t put_condition(partition *p, uint64_t *slot, uint32_t flags, uint64_t expected,
+                           uint64_t *version) noexcept nogil:
     version[0] = record_at(p, kv_slot_offset(slot[0])).version if slot != NULL else 0
     if flags & KV_IF_ABSENT and slot != NULL:
         return KV_EXISTS_ALREADY
@@ -111,7 +116,8 @@ cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
     colder to make room for it."""
     cdef kv_record *record = record_at(p, obstacle)
     cdef uint64_t size = arena_size(&p.memory, obstacle), block = 0
-    if p.policy != CLOCK or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD or record.state & KV_STATE_PINS:
+    if p.policy != EVICT_CLOCK or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD \
+            or record.state & KV_STATE_PINS:
         return False
     if size <= MOVED_MAX:
         block = eviction_make_room(p, 0, size, obstacle)
@@ -142,7 +148,7 @@ cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
     cdef uint64_t *last
     cdef uint64_t line
     cdef int found
-    if p.policy == BUCKET:
+    if p.policy == EVICT_BUCKET:
         last = index_line(&p.index, hash) + KV_SLOTS - 1
         if last[0]:
             record_remove(p, hash, last)
@@ -158,9 +164,11 @@ cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
     return found == INDEX_INSERTED or eviction_in_chain(p, hash, entry)
 
 
-cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc, uint64_t *version) noexcept nogil:
+cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc,
+                     uint64_t *version) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
-    cdef uint64_t entry = kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length))
+    cdef uint64_t entry = kv_slot(kv_tag(hash), block,
+                                  kv_record_size(record.state & KV_STATE_KEY, record.value_length))
     cdef uint64_t old
     version[0] = p.version
     record_seal(p, block, crc)
@@ -168,7 +176,7 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
         old = kv_slot_offset(slot[0])
         record_invalidate(record_at(p, old))
         rfp_store64_release(slot, entry)
-        if p.policy == BUCKET:
+        if p.policy == EVICT_BUCKET:
             index_move_first(&p.index, hash, slot)
         record_left(p, old)
     elif not insert(p, hash, entry):
@@ -179,20 +187,22 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
     # Before this point a sweep must not find it.
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block, version[0])
-    if p.memory.used > p.evicts_from and p.policy == CLOCK:
+    if p.memory.used > p.evicts_from and p.policy == EVICT_CLOCK:
         # Once, and a while before the first eviction: from then on readers send their uses.
         p.evicts_from = <uint64_t> -1
         rfp_store32(&p.index.header.flags, KV_COUNTS_REARRANGEMENTS | KV_EVICTS)
-    if p.policy != BUCKET and slot == NULL:
+    if p.policy != EVICT_BUCKET and slot == NULL:
         grow_index(p)
     return KV_OK
 
 
-cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *key, uint32_t key_length, const char *value,
-                     uint32_t value_length, uint64_t expiry, uint64_t *version) noexcept nogil:
+cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *key,
+                     uint32_t key_length, const char *value, uint32_t value_length, uint64_t expiry,
+                     uint64_t *version) noexcept nogil:
     """Stores a new record instead of the content of `slot` (or NULL), which stays if there is no
     room."""
-    cdef uint64_t size = kv_record_size(key_length, value_length), old = kv_slot_offset(slot[0]) if slot != NULL else 0
+    cdef uint64_t size = kv_record_size(key_length, value_length)
+    cdef uint64_t old = kv_slot_offset(slot[0]) if slot != NULL else 0
     cdef uint64_t block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
     if not block:
         block = eviction_make_room(p, hash, size, old)
@@ -202,12 +212,13 @@ cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *ke
             slot = index_slot(&p.index, hash, old)
     record_begin(p, block, key, key_length, value_length, expiry, slot != NULL)
     rfp_copy_out(p.memory.base + block + kv_value_offset(key_length), value, value_length)
-    return publish(p, hash, slot, block, kv_value_crc(rfp_crc32c(0, key, key_length), value, value_length), version)
+    return publish(p, hash, slot, block,
+                   kv_value_crc(rfp_crc32c(0, key, key_length), value, value_length), version)
 
 
-cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length, const char *value,
-                           uint32_t value_length, uint64_t ttl, uint32_t flags, uint64_t expected,
-                           uint64_t *version) noexcept nogil:
+cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                           const char *value, uint32_t value_length, uint64_t ttl, uint32_t flags,
+                           uint64_t expected, uint64_t *version) noexcept nogil:
     cdef uint64_t *slot
     cdef uint8_t status
     version[0] = 0
@@ -216,7 +227,8 @@ cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_
     slot = record_find(p, hash, key, key_length)
     status = put_condition(p, slot, flags, expected, version)
     if status == KV_OK:
-        status = replace(p, hash, slot, key, key_length, value, value_length, expiry_of(p, ttl), version)
+        status = replace(p, hash, slot, key, key_length, value, value_length, expiry_of(p, ttl),
+                         version)
     if status == KV_OK:
         p.counters[KV_C_PUTS] += 1
     return status
@@ -234,8 +246,8 @@ cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint
     return KV_OK
 
 
-cdef uint8_t partition_touch(partition *p, uint64_t hash, const char *key, uint32_t key_length, uint64_t ttl,
-                             uint64_t *version) noexcept nogil:
+cdef uint8_t partition_touch(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                             uint64_t ttl, uint64_t *version) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, key_length)
     cdef uint64_t expiry = expiry_of(p, ttl), state
     cdef kv_record *record
@@ -249,9 +261,10 @@ cdef uint8_t partition_touch(partition *p, uint64_t hash, const char *key, uint3
     if expiry:
         p.soonest = min(p.soonest, expiry)
         p.upcoming = min(p.upcoming, expiry)
-    state = state & ((<uint64_t> 1 << KV_EXPIRY_SHIFT) - 1) | expiry << KV_EXPIRY_SHIFT | KV_STATE_REFERENCED
+    state &= (<uint64_t> 1 << KV_EXPIRY_SHIFT) - 1
+    state |= expiry << KV_EXPIRY_SHIFT | KV_STATE_REFERENCED
     rfp_store64(&record.state, state)
-    if p.policy == BUCKET:
+    if p.policy == EVICT_BUCKET:
         index_move_first(&p.index, hash, slot)
     p.counters[KV_C_TOUCHES] += 1
     return KV_OK
@@ -304,8 +317,8 @@ cdef uint32_t write_number(int64_t number, char *text) noexcept nogil:
     return length
 
 
-cdef uint8_t partition_incr(partition *p, uint64_t hash, const char *key, uint32_t key_length, int64_t delta, int64_t *total,
-                            uint64_t *version) noexcept nogil:
+cdef uint8_t partition_incr(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                            int64_t delta, int64_t *total, uint64_t *version) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, key_length)
     cdef uint64_t expiry = 0
     cdef kv_record *record
@@ -317,13 +330,15 @@ cdef uint8_t partition_incr(partition *p, uint64_t hash, const char *key, uint32
         record = record_at(p, kv_slot_offset(slot[0]))
         version[0] = record.version
         expiry = record.state >> KV_EXPIRY_SHIFT
-        status = read_number(<char *> record + kv_value_offset(key_length), record.value_length, &number)
+        status = read_number(<char *> record + kv_value_offset(key_length), record.value_length,
+                             &number)
         if status != KV_OK:
             return status
     if (number > INT64_MAX - delta) if delta > 0 else (number < INT64_MIN - delta):
         return KV_OVERFLOW
     total[0] = number + delta
-    status = replace(p, hash, slot, key, key_length, text, write_number(total[0], text), expiry, version)
+    status = replace(p, hash, slot, key, key_length, text, write_number(total[0], text), expiry,
+                     version)
     if status == KV_OK:
         p.counters[KV_C_INCRS] += 1
     return status

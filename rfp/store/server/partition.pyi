@@ -2,7 +2,7 @@ from rfp.fabric.fabric import Region
 from rfp.protocol.server.service import Service
 from rfp.store.counters import COUNTERS as COUNTERS
 
-EVICTION: dict[str, int]
+POLICIES: dict[str, int]
 
 class Partition(Service):
     region: Region

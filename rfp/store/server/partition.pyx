@@ -4,10 +4,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from rfp.core.core cimport rfp_copy_out, rfp_hash
 from rfp.fabric.fabric cimport Region
 from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.wire cimport RFP_KIND_INLINE, RFP_KIND_REFERENCE, rfp_reference
-from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset, rfp_copy_out
+from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED,
     KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_GET, KV_GET_MANY,
@@ -19,7 +20,7 @@ from rfp.store.messages cimport (
 from rfp.store.server.batch_ops cimport batch_delete, batch_get, batch_put
 from rfp.store.server.check cimport partition_check
 from rfp.store.server.expiry cimport expiry_tick
-from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
+from rfp.store.server.index cimport index_prefetch, index_prefetch_records
 from rfp.store.server.key_ops cimport (
     partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_refer,
     partition_touch,
@@ -28,12 +29,14 @@ from rfp.store.server.pins cimport (
     pin_grant, pin_release, pins_tick, session_resources_close, session_resources_open,
 )
 from rfp.store.server.records cimport (
-    BUCKET, CLOCK, NONE, account, partition, pin, session_resources,
+    EVICT_BUCKET, EVICT_CLOCK, EVICT_NOTHING, account, list_unlink, partition, pin,
+    session_resources,
 )
 from rfp.store.server.uploads cimport (
     upload_abort, upload_begin, upload_piece, uploads_close, uploads_tick,
 )
 
+from rfp.core.choices import EVICTIONS
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 from rfp.store.counters import COUNTERS
 
@@ -45,7 +48,7 @@ cdef enum:
     YIELD_BYTES = 64 << 10
     HASHED = 1                 # value of scratch[1] if scratch[0] is the key's hash
 
-EVICTION = {"clock": CLOCK, "bucket": BUCKET, "none": NONE}
+POLICIES = dict(zip(EVICTIONS, (EVICT_CLOCK, EVICT_BUCKET, EVICT_NOTHING)))
 
 
 # Parsing
@@ -67,7 +70,8 @@ cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length
     length -= fixed
     if fixed == sizeof(kv_put):
         memcpy(&put, r.payload, sizeof(kv_put))
-        if not put.key_length or length != put.key_length + (<uint64_t> put.value_length if r.opcode == KV_PUT else 0):
+        if not put.key_length or length != put.key_length + (
+                <uint64_t> put.value_length if r.opcode == KV_PUT else 0):
             return KV_BAD_REQUEST
         length = put.key_length
     if length > KV_MAX_KEY:
@@ -93,7 +97,8 @@ cdef uint8_t check_flags(const request *r) noexcept nogil:
 # Responses
 
 
-cdef void get(partition *p, const request *r, response *out, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+cdef void get(partition *p, const request *r, response *out, uint64_t hash, const char *key,
+              uint32_t key_length) noexcept nogil:
     cdef kv_record *record = partition_get(p, hash, key, key_length)
     cdef rfp_reference reference
     cdef uint64_t value
@@ -124,22 +129,26 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
     out.result = record.version
 
 
-cdef void incr(partition *p, const request *r, response *out, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+cdef void incr(partition *p, const request *r, response *out, uint64_t hash, const char *key,
+               uint32_t key_length) noexcept nogil:
     cdef kv_number number
     cdef int64_t total = 0
     if out.capacity < sizeof(kv_number):
         out.status = KV_BAD_REQUEST
         return
     memcpy(&number, r.payload, sizeof(kv_number))
-    out.status = partition_incr(p, hash, key, key_length, <int64_t> number.number, &total, &out.result)
+    out.status = partition_incr(p, hash, key, key_length, <int64_t> number.number, &total,
+                                &out.result)
     if out.status == KV_OK:
         number.number = <uint64_t> total
         rfp_copy_out(out.payload, &number, sizeof(kv_number))
         out.length = sizeof(kv_number)
 
 
-cdef void dispatch_single_key(partition *p, request *r, response *out, const char *key, uint32_t key_length) noexcept nogil:
-    cdef uint64_t hash = r.scratch[0] if r.scratch[1] == HASHED else rfp_hash(key, key_length, p.seed)
+cdef void dispatch_single_key(partition *p, request *r, response *out, const char *key,
+                              uint32_t key_length) noexcept nogil:
+    cdef uint64_t hash = (r.scratch[0] if r.scratch[1] == HASHED
+                          else rfp_hash(key, key_length, p.seed))
     cdef kv_number number
     cdef kv_record *record
     cdef kv_put put
@@ -147,8 +156,8 @@ cdef void dispatch_single_key(partition *p, request *r, response *out, const cha
         get(p, r, out, hash, key, key_length)
     elif r.opcode == KV_PUT:
         memcpy(&put, r.payload, sizeof(kv_put))
-        out.status = partition_put(p, hash, key, key_length, key + key_length, put.value_length, put.ttl, r.flags, put.version,
-                                   &out.result)
+        out.status = partition_put(p, hash, key, key_length, key + key_length, put.value_length,
+                                   put.ttl, r.flags, put.version, &out.result)
         out.yield_after = put.value_length >= YIELD_BYTES
     elif r.opcode == KV_DELETE:
         out.status = partition_delete(p, hash, key, key_length, &out.result)
@@ -165,7 +174,8 @@ cdef void dispatch_single_key(partition *p, request *r, response *out, const cha
         out.status = partition_touch(p, hash, key, key_length, number.number, &out.result)
     else:
         memcpy(&put, r.payload, sizeof(kv_put))
-        out.status = upload_begin(p, <session_resources *> r.session.state, hash, &put, key, r.flags, &out.result)
+        out.status = upload_begin(p, <session_resources *> r.session.state, hash, &put, key,
+                                  r.flags, &out.result)
 
 
 cdef void count(partition *p, uint64_t *counters) noexcept nogil:
@@ -307,11 +317,12 @@ cdef class Partition(Service):
         MemoryError: no memory for the partition's state.
     """
 
-    def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock", uint64_t first_version, uint64_t lease_ns,
-                  uint64_t session_quota, uint64_t max_value):
+    def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock",
+                  uint64_t first_version, uint64_t lease_ns, uint64_t session_quota,
+                  uint64_t max_value):
         cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
-        if eviction not in EVICTION:
-            raise bad_choice("eviction", eviction, EVICTION)
+        if eviction not in EVICTIONS:
+            raise bad_choice("eviction", eviction, EVICTIONS)
         if region.c.base == NULL or not REGION_MIN <= length <= KV_MAX_REGION:
             raise out_of_bounds("region length", length, REGION_MIN, KV_MAX_REGION)
         if max_value > KV_MAX_VALUE:
@@ -325,7 +336,8 @@ cdef class Partition(Service):
         if self.p == NULL:
             raise MemoryError
         self.region = region
-        partition_open(self.p, region.c.base, length, seed, EVICTION[eviction], first_version, lease_ns, session_quota, max_value)
+        partition_open(self.p, region.c.base, length, seed, POLICIES[eviction], first_version,
+                       lease_ns, session_quota, max_value)
         self.c.context = self.p
         self.c.opened = opened
         self.c.closed = closed
@@ -337,9 +349,9 @@ cdef class Partition(Service):
         cdef session_resources *h
         cdef account *a
         if self.p != NULL:
-            while self.p.sessions != NULL:
-                h = self.p.sessions
-                self.p.sessions = h.next
+            while self.p.sessions.first != NULL:
+                h = <session_resources *> self.p.sessions.first
+                list_unlink(&self.p.sessions, &h.links)
                 free(h)
             while self.p.accounts != NULL:
                 a = self.p.accounts

@@ -2,11 +2,13 @@
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from rfp.store.layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record, rfp_store64
+from rfp.core.core cimport rfp_store64
+from rfp.store.layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record
 from rfp.store.messages cimport KV_C_PINS, KV_C_UNKNOWN_PINS
 from rfp.store.server.arena cimport arena_size
 from rfp.store.server.records cimport (
-    MAX_PINS, account, partition, pin, record_unpin, session_resources,
+    MAX_PINS, account, link, list_append, list_unlink, partition, pin, record_unpin,
+    session_resources,
 )
 
 
@@ -46,12 +48,9 @@ cdef session_resources *session_resources_open(partition *p, uint64_t peer) noex
         free(h)
         return NULL
     for i in range(MAX_PINS - 1):
-        h.pins[i].next = &h.pins[i + 1]
+        h.pins[i].links.next = &h.pins[i + 1].links
     h.unused = &h.pins[0]
-    h.next = p.sessions
-    if h.next != NULL:
-        h.next.previous = h
-    p.sessions = h
+    list_append(&p.sessions, &h.links)
     return h
 
 
@@ -60,36 +59,27 @@ cdef void session_resources_close(partition *p, session_resources *h) noexcept n
     for i in range(MAX_PINS):
         if h.pins[i].id:
             drop(p, &h.pins[i])
-    if h.previous != NULL:
-        h.previous.next = h.next
-    else:
-        p.sessions = h.next
-    if h.next != NULL:
-        h.next.previous = h.previous
+    list_unlink(&p.sessions, &h.links)
     account_close(p, h.account)
     free(h)
 
 
 cdef pin *pin_grant(partition *p, session_resources *h, kv_record *record) noexcept nogil:
-    cdef uint64_t block = <uint64_t> (<char *> record - p.memory.base), bytes = arena_size(&p.memory, block)
+    cdef uint64_t block = <uint64_t> (<char *> record - p.memory.base)
+    cdef uint64_t bytes = arena_size(&p.memory, block)
     cdef pin *x
-    if h == NULL or h.unused == NULL or bytes > p.quota - h.bytes or (record.state & KV_STATE_PINS) == KV_STATE_PINS:
+    if h == NULL or h.unused == NULL or bytes > p.quota - h.bytes \
+            or (record.state & KV_STATE_PINS) == KV_STATE_PINS:
         return NULL
     x = h.unused
-    h.unused = x.next
+    h.unused = <pin *> x.links.next
     p.serial += 1
     x.id = p.serial * MAX_PINS + <uint64_t> (x - h.pins)
     x.record = block
     x.bytes = bytes
     x.deadline = 0
     x.owner = h
-    x.next = NULL
-    x.previous = p.last_pin
-    if p.last_pin != NULL:
-        p.last_pin.next = x
-    else:
-        p.first_pin = x
-    p.last_pin = x
+    list_append(&p.pins, &x.links)
     if p.new_pin == NULL:
         p.new_pin = x
     h.bytes += bytes
@@ -100,18 +90,11 @@ cdef pin *pin_grant(partition *p, session_resources *h, kv_record *record) noexc
 
 cdef void drop(partition *p, pin *x) noexcept nogil:
     if p.new_pin == x:
-        p.new_pin = x.next
-    if x.previous != NULL:
-        x.previous.next = x.next
-    else:
-        p.first_pin = x.next
-    if x.next != NULL:
-        x.next.previous = x.previous
-    else:
-        p.last_pin = x.previous
+        p.new_pin = <pin *> x.links.next
+    list_unlink(&p.pins, &x.links)
     x.id = 0
     x.owner.bytes -= x.bytes
-    x.next = x.owner.unused
+    x.links.next = <link *> x.owner.unused
     x.owner.unused = x
     p.counters[KV_C_PINS] -= 1
     record_unpin(p, x.record)
@@ -126,8 +109,10 @@ cdef void pin_release(partition *p, session_resources *h, uint64_t id) noexcept 
 
 
 cdef void pins_tick(partition *p) noexcept nogil:
-    while p.first_pin != NULL and p.first_pin.deadline and p.first_pin.deadline <= p.now:
-        drop(p, p.first_pin)
+    cdef pin *first = <pin *> p.pins.first
+    while first != NULL and first.deadline and first.deadline <= p.now:
+        drop(p, first)
+        first = <pin *> p.pins.first
     while p.new_pin != NULL:
         p.new_pin.deadline = p.now + p.lease + p.lease // 4
-        p.new_pin = p.new_pin.next
+        p.new_pin = <pin *> p.new_pin.links.next

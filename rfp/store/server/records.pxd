@@ -3,19 +3,29 @@
 # All other modules of the store work on this struct.  One thread owns it.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from rfp.store.layout cimport KV_EXPIRY_SHIFT, KV_STATE_REFERENCED, kv_record, rfp_store64
+from rfp.core.core cimport rfp_store64
+from rfp.store.layout cimport KV_EXPIRY_SHIFT, KV_STATE_REFERENCED, kv_record
 from rfp.store.messages cimport KV_COUNTERS, KV_MAX_KEY, kv_put
 from rfp.store.server.arena cimport arena
 from rfp.store.server.index cimport index
 
 cdef enum:                     # the record to evict when memory is used up
-    CLOCK = 0  # one not used since the clock hand passed it last, over the whole arena
-    BUCKET = 1                 # the least recently used of a bucket
-    NONE = 2                   # none: the put fails
+    # one not used since the clock hand passed it last, over the whole arena
+    EVICT_CLOCK = 0
+    EVICT_BUCKET = 1           # the least recently used of a bucket
+    EVICT_NOTHING = 2          # none: the put fails
 
 cdef enum:
     MAX_PINS = 256             # of one session
     MAX_UPLOADS = 8
+
+cdef struct link:              # the first field of an item of a doubly linked list
+    link *next
+    link *previous
+
+cdef struct linked_list:
+    link *first
+    link *last
 
 cdef struct eviction:          # memory being freed for one block
     uint64_t block             # reserved, grows upwards; 0: not begun
@@ -24,15 +34,15 @@ cdef struct eviction:          # memory being freed for one block
     uint64_t scanned           # bytes of the arena visited
 
 cdef struct pin:
+    link links                 # in the order of the grants; the next of the owner's unused pins
     uint64_t id                # 0: not in use
     uint64_t record            # its offset
     uint64_t bytes
     uint64_t deadline          # 0 until the first tick() after the grant
     session_resources *owner
-    pin *next                  # in the order of the grants; the next of the owner's unused pins
-    pin *previous
 
 cdef struct upload:
+    link links                 # in the order of the last piece
     uint64_t id                # 0: not in use
     eviction place             # place.block becomes the record
     bint ready                 # the block is large enough
@@ -43,8 +53,6 @@ cdef struct upload:
     kv_put put
     uint64_t touched           # time of the last accepted piece
     session_resources *owner
-    upload *next               # in the order of the last piece
-    upload *previous
     char[KV_MAX_KEY] key
 
 cdef struct account:           # the sum over all sessions of one client
@@ -54,13 +62,12 @@ cdef struct account:           # the sum over all sessions of one client
     account *next
 
 cdef struct session_resources:  # the resources of one session; session.state
+    link links
     uint64_t bytes             # pinned and uploading
     account *account
     pin *unused
     pin[MAX_PINS] pins
     upload[MAX_UPLOADS] uploads
-    session_resources *next
-    session_resources *previous
 
 cdef struct partition:
     arena memory
@@ -78,13 +85,11 @@ cdef struct partition:
     uint64_t evicts_from       # bytes of the arena in use from which on readers send their uses
     uint64_t growth_retry_in   # insertions before the index tries to grow again
     uint64_t[KV_COUNTERS] counters
-    session_resources *sessions
+    linked_list sessions
     account *accounts
-    pin *first_pin             # in the order of the grants, which is that of their deadlines
-    pin *last_pin
+    linked_list pins           # in the order of the grants, which is that of their deadlines
     pin *new_pin               # the first without a deadline
-    upload *first_upload       # in the order of the last piece
-    upload *last_upload
+    linked_list uploads        # in the order of the last piece
     uint64_t serial            # last serial number of pins and uploads
     uint64_t expiring          # records with an expiry
     uint64_t soonest           # ms: nothing expires before
@@ -95,12 +100,13 @@ cdef struct partition:
     bint sweeping
 
 # Returns the slot of a record that has not expired, or NULL; removes a record that has.
-cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil
+cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key,
+                           uint32_t key_length) noexcept nogil
 # Writes all of a record except its block word, value, version and CRC.
-cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
-                       uint64_t expiry, bint replaces) noexcept nogil
-# Assigns the next version and writes the CRC that covers it, which continues `crc` of key and value.
-# The record stays invalid: its version is written when it is its key's current value.
+cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length,
+                       uint32_t value_length, uint64_t expiry, bint replaces) noexcept nogil
+# Assigns the next version and writes the CRC that covers it, which continues `crc` of key and
+# value.  The record stays invalid: its version is written when it is its key's current value.
 cdef void record_seal(partition *p, uint64_t block, uint32_t crc) noexcept nogil
 # Makes a record that has entered the index valid, and accounts for it; accounts for one that has
 # been invalidated and has left the index, and frees its memory unless a client may still read it.
@@ -115,6 +121,25 @@ cdef void record_unpin(partition *p, uint64_t block) noexcept nogil
 # Returns the expiry (ms) of a value with a TTL of `ttl` ms; 0 means never, in both.
 cdef uint64_t expiry_of(partition *p, uint64_t ttl) noexcept nogil
 
+
+cdef inline void list_append(linked_list *list_, link *item) noexcept nogil:
+    item.next = NULL
+    item.previous = list_.last
+    if list_.last != NULL:
+        list_.last.next = item
+    else:
+        list_.first = item
+    list_.last = item
+
+cdef inline void list_unlink(linked_list *list_, link *item) noexcept nogil:
+    if item.previous != NULL:
+        item.previous.next = item.next
+    else:
+        list_.first = item.next
+    if item.next != NULL:
+        item.next.previous = item.previous
+    else:
+        list_.last = item.previous
 
 cdef inline kv_record *record_at(partition *p, uint64_t block) noexcept nogil:
     return <kv_record *> (p.memory.base + block)

@@ -1,11 +1,12 @@
 """The life of records: find, write, enter the index, leave it, free their memory."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport (
+    RFP_ASSERT, rfp_copy_out, rfp_store32, rfp_store64, rfp_store64_release,
+)
 from rfp.store.layout cimport (
     KV_BLOCK_ORPHAN, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, KV_MAX_EXPIRY, KV_STATE_KEY, KV_STATE_PIN,
     KV_STATE_PINS, KV_STATE_REFERENCED, kv_record, kv_record_size, kv_seal_crc, kv_slot_offset,
-    rfp_copy_out, rfp_store32, rfp_store64, rfp_store64_release,
 )
 from rfp.store.messages cimport KV_C_EVICTIONS, KV_C_EXPIRATIONS, KV_C_VALUE_BYTES, KV_MAX_KEY
 from rfp.store.server.arena cimport arena_become, arena_free, arena_kind, arena_size
@@ -14,7 +15,8 @@ from rfp.store.server.index cimport (
 )
 
 
-cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key,
+                           uint32_t key_length) noexcept nogil:
     cdef uint64_t *slot = index_find(&p.index, hash, key, key_length)
     RFP_ASSERT(key_length <= KV_MAX_KEY)
     if slot != NULL and record_expired(p, record_at(p, kv_slot_offset(slot[0]))):
@@ -24,8 +26,8 @@ cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_
     return slot
 
 
-cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
-                       uint64_t expiry, bint replaces) noexcept nogil:
+cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length,
+                       uint32_t value_length, uint64_t expiry, bint replaces) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
     cdef uint64_t hand = p.memory.cursors[0]
     # An overwrite counts as a use.  A new record ahead of the clock hand is marked too, so that it
@@ -36,7 +38,8 @@ cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t k
     RFP_ASSERT(kv_record_size(key_length, value_length) <= arena_size(&p.memory, block))
     record_invalidate(record)
     rfp_store32(&record.value_length, value_length)
-    rfp_store64(&record.state, expiry << KV_EXPIRY_SHIFT | (KV_STATE_REFERENCED if referenced else 0) | key_length)
+    rfp_store64(&record.state,
+                expiry << KV_EXPIRY_SHIFT | (KV_STATE_REFERENCED if referenced else 0) | key_length)
     rfp_copy_out(record + 1, key, key_length)
 
 
@@ -44,7 +47,8 @@ cdef void record_seal(partition *p, uint64_t block, uint32_t crc) noexcept nogil
     cdef kv_record *record = record_at(p, block)
     RFP_ASSERT(p.version != 0)
     RFP_ASSERT(record.version == 0)
-    rfp_store32(&record.crc, kv_seal_crc(crc, record.state & KV_STATE_KEY, record.value_length, p.version))
+    rfp_store32(&record.crc, kv_seal_crc(crc, record.state & KV_STATE_KEY, record.value_length,
+                                         p.version))
     p.version += 1
 
 

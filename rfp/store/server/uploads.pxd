@@ -13,8 +13,8 @@ from rfp.store.server.records cimport partition, session_resources, upload
 # quota, and an upload without a piece for 2 s ends if another one needs its room.
 #
 # Each function returns a kv_status.
-cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
-                          uint64_t *result) noexcept nogil
+cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, const kv_put *put,
+                          const char *key, uint32_t flags, uint64_t *result) noexcept nogil
 # The piece is in the session's staging memory, which the client may still be changing.  After the
 # last piece *version is set.
 cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piece, uint32_t flags,

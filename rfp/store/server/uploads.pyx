@@ -3,10 +3,10 @@ time-outs."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
+from rfp.core.core cimport rfp_copy_in, rfp_crc32c
 from rfp.protocol.server.service cimport service_session
 from rfp.store.layout cimport (
-    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in,
-    rfp_crc32c,
+    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_RESERVED, KV_C_PUTS, KV_C_UPLOADS, KV_DEFERRED, KV_MAX_PIECE, KV_OK,
@@ -18,7 +18,8 @@ from rfp.store.server.eviction cimport (
 )
 from rfp.store.server.key_ops cimport publish, put_condition
 from rfp.store.server.records cimport (
-    MAX_UPLOADS, NONE, expiry_of, partition, record_begin, record_find, session_resources, upload,
+    EVICT_NOTHING, MAX_UPLOADS, expiry_of, list_append, list_unlink, partition, record_begin,
+    record_find, session_resources, upload,
 )
 
 cdef enum:
@@ -26,46 +27,27 @@ cdef enum:
     SWEEP_SLICE = 4096
     # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
     # computed.
-    CHUNK = 12288
+    CHUNK_BYTES = 12288
 
 cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
 cdef uint64_t QUIET = 2 * 1000000000        # the same if another upload needs the room
 
 
-# The partition's list of uploads, the one with the oldest last piece first
-
-
 cdef void enlist(partition *p, upload *u) noexcept nogil:
+    """Adds it to the partition's list, which has the oldest last piece first."""
     u.touched = p.now
-    u.next = NULL
-    u.previous = p.last_upload
-    if p.last_upload != NULL:
-        p.last_upload.next = u
-    else:
-        p.first_upload = u
-    p.last_upload = u
-
-
-cdef void delist(partition *p, upload *u) noexcept nogil:
-    if u.previous != NULL:
-        u.previous.next = u.next
-    else:
-        p.first_upload = u.next
-    if u.next != NULL:
-        u.next.previous = u.previous
-    else:
-        p.last_upload = u.previous
+    list_append(&p.uploads, &u.links)
 
 
 cdef void touch(partition *p, upload *u) noexcept nogil:
-    delist(p, u)
+    list_unlink(&p.uploads, &u.links)
     enlist(p, u)
 
 
 cdef void finish(partition *p, upload *u) noexcept nogil:
     """Ends the upload and frees the memory that it still holds."""
     eviction_abandon(p, &u.place)
-    delist(p, u)
+    list_unlink(&p.uploads, &u.links)
     u.id = 0
     u.owner.bytes -= u.place.size
     u.owner.account.uploading -= u.place.size
@@ -79,8 +61,8 @@ cdef upload *find(session_resources *h, uint64_t id) noexcept nogil:
     return &h.uploads[id % MAX_UPLOADS]
 
 
-cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key,
-                   uint32_t flags) noexcept nogil:
+cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_put *put,
+                   const char *key, uint32_t flags) noexcept nogil:
     """Returns a new upload, or NULL if the session has its maximum."""
     cdef upload *u
     cdef int i
@@ -111,14 +93,15 @@ cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_p
     return u
 
 
-cdef upload *find_unready(session_resources *h, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
+cdef upload *find_unready(session_resources *h, const kv_put *put, const char *key,
+                          uint32_t flags) noexcept nogil:
     """Returns the upload that this same request began and that still has no room, or NULL."""
     cdef upload *u
     cdef int i
     for i in range(MAX_UPLOADS):
         u = &h.uploads[i]
-        if u.id and not u.ready and u.flags == flags and not memcmp(&u.put, put, sizeof(kv_put)) and \
-                not memcmp(u.key, key, put.key_length):
+        if u.id and not u.ready and u.flags == flags and not memcmp(&u.put, put, sizeof(kv_put)) \
+                and not memcmp(u.key, key, put.key_length):
             return u
     return NULL
 
@@ -126,7 +109,7 @@ cdef upload *find_unready(session_resources *h, const kv_put *put, const char *k
 cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
     """Ends the upload with the oldest last piece, if `u` finds no room; returns False if none is
     quiet for long enough."""
-    cdef upload *quiet = p.first_upload
+    cdef upload *quiet = <upload *> p.uploads.first
     if quiet == NULL or quiet == u or p.now - quiet.touched <= QUIET:
         return False
     finish(p, quiet)
@@ -136,8 +119,8 @@ cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
     return True
 
 
-cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
-                          uint64_t *result) noexcept nogil:
+cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, const kv_put *put,
+                          const char *key, uint32_t flags, uint64_t *result) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, put.key_length)
     cdef uint64_t size = kv_record_size(put.key_length, put.value_length)
     cdef upload *u = find_unready(h, put, key, flags) if h != NULL else NULL
@@ -168,7 +151,9 @@ cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, con
     if not u.ready:
         # The old value stays until the new one is complete.
         u.place.exempt = kv_slot_offset(slot[0]) if slot != NULL else 0
-        made = eviction_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> EVICTION_IMPOSSIBLE
+        made = EVICTION_IMPOSSIBLE
+        if p.policy != EVICT_NOTHING:
+            made = eviction_sweep(p, &u.place, SWEEP_SLICE)
         if made == EVICTION_IMPOSSIBLE:
             if not take_quiet(p, u):
                 finish(p, u)
@@ -185,7 +170,8 @@ cdef uint8_t complete(partition *p, upload *u, uint64_t *version) noexcept nogil
     cdef uint8_t status = put_condition(p, slot, u.flags, u.put.version, version)
     if status == KV_OK:
         u.place.block = 0      # publish() owns it now
-        record_begin(p, block, u.key, u.put.key_length, u.put.value_length, expiry_of(p, u.put.ttl), slot != NULL)
+        record_begin(p, block, u.key, u.put.key_length, u.put.value_length, expiry_of(p, u.put.ttl),
+                     slot != NULL)
         status = publish(p, u.hash, slot, block, u.crc, version)
     if status == KV_OK:
         p.counters[KV_C_PUTS] += 1
@@ -202,7 +188,8 @@ cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piec
     version[0] = 0
     if u == NULL or not u.ready:
         return KV_UNKNOWN_UPLOAD
-    if piece.offset != u.received or piece.length > KV_MAX_PIECE or piece.length > u.put.value_length - u.received:
+    if piece.offset != u.received or piece.length > KV_MAX_PIECE \
+            or piece.length > u.put.value_length - u.received:
         return KV_BAD_REQUEST
     if not piece.length and u.put.value_length:
         return KV_BAD_REQUEST
@@ -213,7 +200,7 @@ cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piec
     to = p.memory.base + u.place.block + kv_value_offset(u.put.key_length) + u.received
     crc = u.crc
     while done < piece.length:
-        n = min(piece.length - done, <uint32_t> CHUNK)
+        n = min(piece.length - done, <uint32_t> CHUNK_BYTES)
         # The checksums are computed from the copy: the client may change its own memory at any
         # time.
         rfp_copy_in(to + done, source + done, n)
@@ -251,5 +238,7 @@ cdef void uploads_close(partition *p, session_resources *h) noexcept nogil:
 
 
 cdef void uploads_tick(partition *p) noexcept nogil:
-    while p.first_upload != NULL and p.now - p.first_upload.touched > STALLED:
-        finish(p, p.first_upload)
+    cdef upload *first = <upload *> p.uploads.first
+    while first != NULL and p.now - first.touched > STALLED:
+        finish(p, first)
+        first = <upload *> p.uploads.first

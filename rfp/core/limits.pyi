@@ -1,0 +1,7 @@
+LINE: int
+PAGE: int
+WORKERS_MAX: int
+SLOTS_MAX: int
+SLOT_BYTES_MAX: int
+SIZE_CLASSES: int
+SYSTEM_PAGE: int
