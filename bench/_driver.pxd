@@ -26,14 +26,16 @@ cdef struct operation:         # key and value stay unchanged until the operatio
 cdef struct finished:
     uint64_t id
     int32_t status             # bench._tally.status
-    const char *value          # DRIVER_GET, if STATUS_OK: valid until the next call of any of these functions
+    # DRIVER_GET, if STATUS_OK: valid until the next call of any of these functions
+    const char *value
     uint64_t value_length
 
 cdef struct database:
     void *self
     # Starts an operation.
     int (*submit)(void *self, operation *op) noexcept nogil
-    # Takes up to n completed operations, in any order; returns their number, or DRIVER_LOST.  Never waits.
+    # Takes up to n completed operations, in any order; returns their number, or DRIVER_LOST.
+    # Never waits.
     int (*reap)(void *self, finished *done, int n) noexcept nogil
     # Waits until an operation may be finished, at most ns nanoseconds.  NULL: the driver spins.
     void (*wait)(void *self, uint64_t ns) noexcept nogil

@@ -10,9 +10,12 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix.time cimport nanosleep, timespec
 
-from bench._tally cimport (STATUS_OK, STATUS_UNEXPECTED_STATE, METRIC_VERIFY, Tally, count, record, tally)
+from bench._tally cimport (
+    METRIC_VERIFY, STATUS_OK, STATUS_UNEXPECTED_STATE, Tally, count, record, tally,
+)
 from bench._workload cimport (
-    ALL_FIELDS, KIND_INSERT, KIND_READ, KIND_READ_MODIFY_WRITE, KIND_UPDATE, Stream, acknowledge, build_record, draw,
+    ALL_FIELDS, KIND_INSERT, KIND_READ, KIND_READ_MODIFY_WRITE, KIND_UPDATE, Stream, acknowledge,
+    build_record, draw,
     record_is_intact, replace_field, request, stream,
 )
 from rfp.core.core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64

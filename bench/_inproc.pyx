@@ -9,7 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
-from bench._driver cimport DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation
+from bench._driver cimport (
+    DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation,
+)
 from bench._tally cimport STATUS_ERROR, STATUS_NOT_FOUND, STATUS_OK
 from rfp.core.core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 

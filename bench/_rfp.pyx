@@ -3,7 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from bench._driver cimport DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation
+from bench._driver cimport (
+    DRIVER_GET, DRIVER_LOST, DRIVER_TAKEN, WINDOW_FULL, Connection, finished, operation,
+)
 from bench._generators cimport KEY_ROOM_BYTES
 from bench._tally cimport STATUS_ERROR, STATUS_NOT_FOUND, STATUS_OK, STATUS_UNEXPECTED_STATE
 from rfp.core.core cimport rfp_hash, rfp_now

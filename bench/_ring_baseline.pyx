@@ -29,7 +29,8 @@ cdef enum:
     WAYS = 7                   # tags of a bucket line
     SILENCE = 2000000000       # ns without a response, after which the client gives up
     IDLE_POLLS = 4096               # polls in vain, before a thread offers its CPU to others
-    PREFETCH_GROUP = 16  # requests whose cache misses the server starts before it answers the first one
+    # Requests whose cache misses the server starts before it answers the first one.
+    PREFETCH_GROUP = 16
 
 cdef struct line:              # both ways: 64 bytes
     uint32_t sequence

@@ -28,7 +28,8 @@ cpdef enum:
 
 cdef struct request:           # 64 bytes
     uint64_t number            # of the record
-    int32_t field              # the field to read or write, or ALL_FIELDS; KIND_SCAN: how many records
+    # the field to read or write, or ALL_FIELDS; KIND_SCAN: how many records
+    int32_t field
     uint8_t kind
     uint8_t key_length
     char key[KEY_ROOM_BYTES]

@@ -347,7 +347,8 @@ cdef class Workload:
             raise InvalidArgument("dataintegrity requires fields of one length",
                                   hint="set fieldlengthdistribution=constant")
         chooser = random.Random(p["rfp.seed"])
-        self.pool = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL_STARTS)) * (2 + size // POOL_STARTS)
+        text = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL_STARTS))
+        self.pool = text * (2 + size // POOL_STARTS)
         w.pool = self.pool
 
     @property
@@ -390,7 +391,8 @@ cdef class Stream:
         seed_random(&self.c.random, seed)
         expected = 0
         if not workload.c.loading:
-            expected = min(int(workload.operations * operation_shares(p)[KIND_INSERT] * 2), EXPECTED_MAX)
+            expected = min(int(workload.operations * operation_shares(p)[KIND_INSERT] * 2),
+                           EXPECTED_MAX)
         set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]],
                       workload.first, count, expected, seed + 1, p["hotspotdatafraction"],
                       p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],

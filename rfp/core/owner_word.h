@@ -1,19 +1,19 @@
-/* A word in shared memory that says whether the thread that owns it still runs.
+/* A word in shared memory that shows whether the thread that owns it still runs.
  *
  * A process that READs another one's memory must not use that memory after the other one has ended,
  * because a successor may serve newer data.  A robust futex gives the exact answer for the cost of
  * one load: the kernel marks the word while the owner's thread exits, before it closes the files of
  * the process, and so before a successor can take the lock on its address.
  *
- *   hold      the owner's thread locks a robust mutex of the line; the word contains the thread's id
+ *   hold      the owner's thread locks a robust mutex of the line; the word contains its thread id
  *   alive     the word still contains this id, without the mark
  *   release   the owner's thread unlocks the mutex; the word is 0
  *
  * The mutex is the C library's, which owns the thread's robust list.  Its word's place within the
  * mutex is not in the C library's ABI but in the kernel's: the first entry of the list, plus the
  * list's futex offset.  A file that only its lock's holder may write was rejected: it stays valid
- * between the death of its holder and the next holder, and whoever truncates the file kills all that
- * map it.
+ * between the death of its holder and the next holder, and a process that truncates the file kills
+ * all processes that map it.
  */
 #ifndef RFP_CORE_OWNER_WORD_H
 #define RFP_CORE_OWNER_WORD_H
@@ -54,7 +54,8 @@ static inline int rfp_owner_hold(void *line, uint32_t *offset, uint32_t *owner)
     } else {
         word = (char *)((uintptr_t)head->list.next & ~(uintptr_t)1) + head->futex_offset;
         *offset = (uint32_t)(word - (char *)line);
-        if (word < (char *)mutex || word + 4 > (char *)(mutex + 1) || (*offset & 3)) error = ENOTSUP;
+        if (word < (char *)mutex || word + 4 > (char *)(mutex + 1) || (*offset & 3))
+            error = ENOTSUP;
         else if (!(*owner = rfp_load32(word) & FUTEX_TID_MASK)) error = ENOTSUP;
     }
     if (error) pthread_mutex_unlock(mutex);
@@ -81,8 +82,8 @@ static inline void *rfp_owner_hold_and_end(void *argument)
     return NULL;
 }
 
-/* Returns whether the kernel marks the word of a thread that has ended: some sandboxes accept robust
- * futexes and ignore them.  The kernel marks the word before it lets the thread be joined. */
+/* Returns whether the kernel marks the word of a thread that has ended: some sandboxes accept
+ * robust futexes and ignore them.  The kernel marks the word before it lets the thread be joined. */
 static inline int rfp_owner_supported(void *line)
 {
     struct rfp_owner_probe probe = {(char *)line, 0, 0, 0};

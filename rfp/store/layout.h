@@ -27,8 +27,8 @@
  *
  * Absence.  A reader that finds no slot of its key has proven a miss only if no slot of the bucket
  * was on its way from one place to another.  So a counter is odd while slots of a bucket are
- * rearranged: a removal, a split, an overflow line that comes, goes or moves; a release fence follows
- * the odd store and precedes the even one.  Filling an empty slot and storing one slot word need no
+ * rearranged: a removal, a split, an overflow line that comes, goes or moves; a release fence
+ * follows the odd store and precedes the even one.  Filling an empty slot and storing one slot word need no
  * counter.  A fixed table (strict LRU) does not count: its misses prove nothing.
  */
 #ifndef RFP_STORE_LAYOUT_H
@@ -52,7 +52,7 @@
 
 /* Flags of the header. */
 #define KV_COUNTS_REARRANGEMENTS 1 /* a reader can prove that a key has no value */
-#define KV_EVICTS 2                /* memory runs short: the server needs to know what readers use */
+#define KV_EVICTS 2                /* memory runs short: readers report the records that they use */
 
 struct kv_partition_header {
     uint64_t magic;     /* written last */
@@ -91,8 +91,8 @@ static inline uint64_t kv_block_before(uint64_t word) { return (word >> 3 & 0x1f
 static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7; }
 
 /* A record.  The key follows, then the value at the next multiple of 8.  Once the record is in the
- * index, only its state changes, its block word when a neighbour changes, and its version, to 0, when
- * it leaves the index. */
+ * index, only its state changes, its block word when a neighbour changes, and its version, to 0,
+ * when it leaves the index. */
 struct kv_record {
     uint64_t block;
     uint32_t crc;          /* CRC32C of key, value (up to KV_MAX_SEALED bytes), struct kv_seal */

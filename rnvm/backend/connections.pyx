@@ -213,7 +213,8 @@ cdef void clients_sweep(backend *s) noexcept nogil:
     s.swept = s.g.now
     for i in range(s.g.p.g.sessions):
         if s.g.p.sessions[i].state == RNVM_FENCED:
-            if not s.g.each[i].quiet and not s.g.each[i].attached and has_ended(s.g.each[i].process):
+            if not s.g.each[i].quiet and not s.g.each[i].attached and \
+                    has_ended(s.g.each[i].process):
                 s.g.each[i].quiet = True
             due |= s.g.each[i].quiet
     if not due or s.stopped or backend_checkpoint(s):

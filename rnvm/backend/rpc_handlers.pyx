@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rnvm.backend.lock_manager cimport (
-    LOCK_ABANDONED, LOCK_GRANTED, fence_point, lock_leave, lock_manager_catch_up, lock_manager_fence_point,
+    LOCK_ABANDONED, LOCK_GRANTED, fence_point, lock_leave, lock_manager_catch_up,
+    lock_manager_fence_point,
     lock_request, lock_share, lock_word,
 )
 from rnvm.backend.state cimport backend_checkpoint, fail, reply

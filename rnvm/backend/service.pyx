@@ -25,7 +25,8 @@ from rnvm.backend.events cimport (
     event_take,
 )
 from rnvm.backend.lock_manager cimport (
-    LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
+    LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin,
+    lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (

@@ -21,8 +21,10 @@ from rnvm.pool.ring_log cimport ring_open, ring_read
 from rnvm.pool.state cimport ring
 
 RECORDS = {RNVM_PAD: "pad", RNVM_OPERATION: "operation", RNVM_TRANSACTION: "transaction"}
-STATE_NAMES = {RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost",
-          RNVM_ATTACHED: "attached", RNVM_FENCED: "fenced"}
+STATE_NAMES = {
+    RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost",
+    RNVM_ATTACHED: "attached", RNVM_FENCED: "fenced",
+}
 ENTRIES = {RNVM_WRITE: "write", RNVM_TAKE: "take", RNVM_RETURN: "return"}
 
 

@@ -56,13 +56,15 @@ cdef enum:
     RECORD_LSN_OFFSET = 8      # rnvm_record.lsn
     MEMORY_HEAD_OFFSET = 24    # live.memory_head
 
-cdef uint32_t overlay_checks = OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE
+cdef uint32_t all_checks = OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | \
+    OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE
+cdef uint32_t overlay_checks = all_checks
 
 
 def _skip_checks(uint32_t skipped):
     """Take records without these checks, for tests only."""
     global overlay_checks
-    overlay_checks = (OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE) & ~skipped
+    overlay_checks = all_checks & ~skipped
 
 
 cdef struct source:            # the log that is pulled

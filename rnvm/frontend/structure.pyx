@@ -193,8 +193,9 @@ def codec_of(codec):
         return None
     if isinstance(codec, str):
         if codec not in BUILT_IN_CODECS:
-            raise InvalidArgument(f"invalid codec {codec!r} (expected {', '.join(BUILT_IN_CODECS)}, or an "
-                                  "object with encode and decode)")
+            raise InvalidArgument(
+                f"invalid codec {codec!r} (expected {', '.join(BUILT_IN_CODECS)}, or an object "
+                "with encode and decode)")
         if codec not in made:
             made[codec] = BUILT_IN_CODECS[codec]()
         return made[codec]
@@ -372,9 +373,9 @@ cdef class Structure:
         cdef FrontEnd fe = front_of(self)
         cdef uint64_t redo = rnvm_longest_record(fe.c.g.memory_ring)
         cdef uint64_t operations = rnvm_longest_record(fe.c.g.operation_ring)
-        return min(most,
-                   min(max(redo, RNVM_OTHER_CHANGES_MAX + RNVM_VALUE_BYTES_MIN) - RNVM_OTHER_CHANGES_MAX,
-                       max(operations, RNVM_OPERATION_HEAD_MAX + RNVM_VALUE_BYTES_MIN) - RNVM_OPERATION_HEAD_MAX))
+        redo = max(redo, RNVM_OTHER_CHANGES_MAX + RNVM_VALUE_BYTES_MIN)
+        operations = max(operations, RNVM_OPERATION_HEAD_MAX + RNVM_VALUE_BYTES_MIN)
+        return min(most, min(redo - RNVM_OTHER_CHANGES_MAX, operations - RNVM_OPERATION_HEAD_MAX))
 
     def check(self, *, timeout=None):
         """Verify every invariant, and that exactly the allocated nodes can be reached.
@@ -404,7 +405,8 @@ cdef class Structure:
         try:
             front_of(self).find(self, self.c, False)
         except (NotFound, WrongKind):
-            self.c.id = NO_STRUCTURE           # in a pool's backup another structure may have our id
+            # In a pool's backup another structure may have our id.
+            self.c.id = NO_STRUCTURE
             raise
 
     def _index(self):

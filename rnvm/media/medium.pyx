@@ -219,7 +219,8 @@ cdef class VolatileMemory(Medium):
                 begin = <uint64_t> found // system_page * system_page
                 found = lseek(self.fd, found, SEEK_HOLE) if pieces < PIECES_MAX else -1
                 if found >= 0:
-                    end = min(end, (<uint64_t> found + system_page - 1) // system_page * system_page)
+                    found += system_page - 1
+                    end = min(end, <uint64_t> found // system_page * system_page)
             if begin >= end:
                 break
             if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE,

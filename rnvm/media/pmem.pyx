@@ -49,8 +49,8 @@ def maps_synchronously(int fd):
 
     Only then do flushed cache lines persist.
     """
-    cdef void *base = mmap(NULL, RNVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd,
-                           0)
+    cdef void *base = mmap(NULL, RNVM_PAGE, PROT_READ | PROT_WRITE,
+                           MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0)
     if base == MAP_FAILED:
         return False
     munmap(base, RNVM_PAGE)

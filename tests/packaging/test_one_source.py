@@ -18,7 +18,8 @@ REQUIRED_NAMES = {"QUESTION"}
 # Names that still have two meanings; remove a name when one of them is renamed.
 OWED_NAMES = {
     "AGAIN", "ANOTHER", "CHANGED", "CLEARED_MAX", "DAMAGED", "DROPPING", "DROP_BYTES", "ENDING",
-    "FULL", "GUARANTEED_BYTES", "MERGE_BYTES", "NO_MEMORY", "NO_SLOT", "OK", "RAISE", "REMOVE_BYTES",
+    "FULL", "GUARANTEED_BYTES", "MERGE_BYTES", "NO_MEMORY", "NO_SLOT", "OK", "RAISE",
+    "REMOVE_BYTES",
     "REMOVING", "SPARSE_BYTES", "STEP_BYTES", "TOO_LONG",
 }  # fmt: skip
 
@@ -213,7 +214,8 @@ def test_each_known_fact_is_where_it_is_said_to_be(fact: str) -> None:
         ("rfp/fabric/shm.pxd",
          'cdef extern from "rfp/core/clock.h" nogil:\n    uint64_t rfp_now()\n',
          "rfp_now"),
-        ("rnvm/a.pyx", 'cdef extern from "<x.h>":\n    struct rfp_pair "rfp_twin":\n        int a\n',
+        ("rnvm/a.pyx",
+         'cdef extern from "<x.h>":\n    struct rfp_pair "rfp_twin":\n        int a\n',
          "rfp_twin"),
         ("rnvm/a.pyx", "cdef extern from *:\n    enum:\n        A\n        RFP_LINE\n", "RFP_LINE"),
     ],

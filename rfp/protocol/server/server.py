@@ -240,7 +240,7 @@ class Host:
                 else:
                     line.close()
                     log.warning(
-                        "no direct reads: the kernel does not mark the robust futexes of dead threads"
+                        "no direct reads: the kernel does not mark robust futexes of dead threads"
                     )
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if self.reporter is not None:
