@@ -194,11 +194,10 @@ class Welcome(Message):
     chunk_size: U64 = 0  # bytes of a chunk to request (Map)
     # A region whose first 8 bytes change at least ten times a second while the server runs.
     beat: MaybeRegion = None
-    # A line whose word, at owner_offset, contains owner while the server runs (core/owner_word.h).
+    # A line whose word contains owner while the server runs (core/owner_word.h).
     owner_line: MaybeRegion = None
-    owner_offset: U64 = 0
-    owner: U64 = 0
-    clock_ns: U64 = 0  # the server's monotonic clock when it sent this
+    owner: Annotated[int, Integer(0, (1 << 30) - 1)] = 0
+    time_namespace: U64 = 0  # of the server, whose clock the expiries of values are in
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
@@ -208,6 +207,8 @@ class Welcome(Message):
         if bool(self.arena_size) != bool(self.chunk_size) or (self.arenas and self.arena_size):
             sizes = f"arena_size is {self.arena_size}, chunk_size {self.chunk_size}"
             raise Invalid(f"{sizes} and {len(self.arenas)} arenas do not fit together")
+        if self.owner_line is not None and not (self.owner and self.arenas):
+            raise Invalid("owner_line needs an owner and arenas")
 
 
 @dataclass

@@ -113,11 +113,16 @@ static inline void rfp_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 
 
 /* From this size on a copy uses the C library's memcpy (vector moves): too long for word loads to
  * pay, and never interpreted before it is complete.  The barriers keep the compiler from merging it
- * with other accesses. */
+ * with other accesses.  A very long memcpy may store past the caches, and x86 does not order such
+ * stores after earlier ones: a fence does. */
 #define RFP_BULK 512
+#define RFP_STREAMED (256u << 10)
 
 static inline void rfp_copy_bulk(void *to, const void *from, size_t n)
 {
+#if defined(__x86_64__)
+    if (n >= RFP_STREAMED) __builtin_ia32_sfence();
+#endif
     __asm__ __volatile__("" : "+r"(to), "+r"(from) : : "memory");
     memcpy(to, from, n);
     __asm__ __volatile__("" : : "r"(to) : "memory");

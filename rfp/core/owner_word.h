@@ -5,15 +5,17 @@
  * one load: the kernel marks the word while the owner's thread exits, before it closes the files of
  * the process, and so before a successor can take the lock on its address.
  *
- *   hold      the owner's thread locks a robust mutex of the line; the word contains its thread id
- *   alive     the word still contains this id, without the mark
- *   release   the owner's thread unlocks the mutex; the word is 0
+ *   hold      the owner's thread registers the line as its robust list, with one held futex
+ *   alive     the word contains the thread's id, without the mark
+ *   release   the word is 0, and the thread has its former list again
  *
- * The mutex is the C library's, which owns the thread's robust list.  Its word's place within the
- * mutex is not in the C library's ABI but in the kernel's: the first entry of the list, plus the
- * list's futex offset.  A file that only its lock's holder may write was rejected: it stays valid
- * between the death of its holder and the next holder, and a process that truncates the file kills
- * all processes that map it.
+ * The list is in the shared line itself, not the C library's in the thread's private memory: when
+ * the kernel kills a process because memory runs out, it may free private memory before the thread
+ * exits, and would then find no list and mark nothing.
+ *
+ * A file that only its lock's holder may write was rejected: it stays valid between the death of
+ * its holder and the next holder, and a process that truncates the file kills all processes that
+ * map it.
  */
 #ifndef RFP_CORE_OWNER_WORD_H
 #define RFP_CORE_OWNER_WORD_H
@@ -26,43 +28,47 @@
 #include <unistd.h>
 
 #include "rfp/core/atomics.h"
+#include "rfp/core/limits.h"
 
-#define RFP_OWNER_LINE 64 /* bytes; aligned to 8 */
 #define RFP_OWNER_MAX FUTEX_TID_MASK
 
-_Static_assert(sizeof(pthread_mutex_t) <= RFP_OWNER_LINE, "owner line");
+struct rfp_owner_line {
+    struct robust_list_head head; /* addresses of the owner's process; readers use the word alone */
+    struct robust_list entry;
+    uint32_t word;
+};
+_Static_assert(sizeof(struct rfp_owner_line) <= RFP_LINE, "owner line");
+#define RFP_OWNER_WORD offsetof(struct rfp_owner_line, word)
 
-/* Returns 0 and where the word is within the line and what it contains, or an errno. */
-static inline int rfp_owner_hold(void *line, uint32_t *offset, uint32_t *owner)
+/* The list that a thread had before it became an owner. */
+struct rfp_owner_before {
+    struct robust_list_head *head;
+    size_t length;
+};
+
+/* Returns 0 and the content of the word, or an errno. */
+static inline int rfp_owner_hold(void *memory, uint32_t *owner, struct rfp_owner_before *before)
 {
-    pthread_mutex_t *mutex = (pthread_mutex_t *)line;
-    pthread_mutexattr_t attributes;
-    struct robust_list_head *head = NULL;
-    size_t length = 0;
-    char *word;
-    int error = pthread_mutexattr_init(&attributes);
-    if (error) return error;
-    if (!(error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED)) &&
-        !(error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST)))
-        error = pthread_mutex_init(mutex, &attributes);
-    pthread_mutexattr_destroy(&attributes);
-    if (error || (error = pthread_mutex_lock(mutex))) return error;
-    if (syscall(SYS_get_robust_list, 0, &head, &length)) {
-        error = errno;
-    } else if (!head || length != sizeof(*head)) {
-        error = ENOTSUP;
-    } else {
-        word = (char *)((uintptr_t)head->list.next & ~(uintptr_t)1) + head->futex_offset;
-        *offset = (uint32_t)(word - (char *)line);
-        if (word < (char *)mutex || word + 4 > (char *)(mutex + 1) || (*offset & 3))
-            error = ENOTSUP;
-        else if (!(*owner = rfp_load32(word) & FUTEX_TID_MASK)) error = ENOTSUP;
-    }
-    if (error) pthread_mutex_unlock(mutex);
-    return error;
+    struct rfp_owner_line *line = (struct rfp_owner_line *)memory;
+    if (syscall(SYS_get_robust_list, 0, &before->head, &before->length)) return errno;
+    line->head.list.next = &line->entry;
+    line->head.futex_offset = (long)(RFP_OWNER_WORD - offsetof(struct rfp_owner_line, entry));
+    line->head.list_op_pending = NULL;
+    line->entry.next = &line->head.list;
+    *owner = (uint32_t)syscall(SYS_gettid);
+    rfp_store32(&line->word, 0);
+    if (syscall(SYS_set_robust_list, &line->head, sizeof(line->head))) return errno;
+    rfp_store32_release(&line->word, *owner);
+    return 0;
 }
 
-static inline void rfp_owner_release(void *line) { pthread_mutex_unlock((pthread_mutex_t *)line); }
+/* For the owner's thread: from here on no reader uses what it reads. */
+static inline void rfp_owner_release(void *memory, const struct rfp_owner_before *before)
+{
+    rfp_store32(&((struct rfp_owner_line *)memory)->word, 0);
+    rfp_fence_full();
+    syscall(SYS_set_robust_list, before->head, before->length);
+}
 
 static inline int rfp_owner_alive(const void *word, uint32_t owner)
 {
@@ -70,27 +76,28 @@ static inline int rfp_owner_alive(const void *word, uint32_t owner)
 }
 
 struct rfp_owner_probe {
-    char *line;
-    uint32_t offset, owner;
+    void *memory;
+    uint32_t owner;
     int error;
 };
 
 static inline void *rfp_owner_hold_and_end(void *argument)
 {
     struct rfp_owner_probe *probe = (struct rfp_owner_probe *)argument;
-    probe->error = rfp_owner_hold(probe->line, &probe->offset, &probe->owner);
+    struct rfp_owner_before before;
+    probe->error = rfp_owner_hold(probe->memory, &probe->owner, &before);
     return NULL;
 }
 
 /* Returns whether the kernel marks the word of a thread that has ended: some sandboxes accept
  * robust futexes and ignore them.  The kernel marks the word before it lets the thread be joined. */
-static inline int rfp_owner_supported(void *line)
+static inline int rfp_owner_supported(void *memory)
 {
-    struct rfp_owner_probe probe = {(char *)line, 0, 0, 0};
+    struct rfp_owner_probe probe = {memory, 0, 0};
     pthread_t thread;
     if (pthread_create(&thread, NULL, rfp_owner_hold_and_end, &probe)) return 0;
     if (pthread_join(thread, NULL) || probe.error) return 0;
-    return !rfp_owner_alive((char *)line + probe.offset, probe.owner);
+    return !rfp_owner_alive((char *)memory + RFP_OWNER_WORD, probe.owner);
 }
 
 #endif

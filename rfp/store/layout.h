@@ -14,8 +14,9 @@
  * uses nothing before the CRC of a record has confirmed it.  One thread writes.
  *
  * Validity.  The version of a record is not 0 exactly while the record is its key's current value,
- * and the CRC covers the version.  So a whole record, found at any offset, was the value of its key
- * at a moment within the read.  The owner keeps this order:
+ * and the CRC covers the version.  So a whole record, found through a slot or at a place where the
+ * key had a value before, was the value of its key at a moment within the read.  (A value may
+ * contain the image of a record: any offset proves nothing.)  The owner keeps this order:
  *
  *   put      the record with version 0 and the CRC of its version to be; version of the replaced
  *            record = 0; slot; the new version (release); response
@@ -23,7 +24,10 @@
  *   move     the copy; slot or link; version of the original = 0, before anything else changes the
  *            record
  *
- * and a release fence between a version of 0 and any other write to that memory.
+ * and a release fence between a version of 0 and any other write to that memory.  A reader of a
+ * value that the CRC does not cover loads its version before and after the copy.  That does not
+ * show that the record was moved to this place, or away and back again, with the same version; so
+ * such a move counts as a rearrangement (below), and the reader compares the counter, too.
  *
  * Absence.  A reader that finds no slot of its key has proven a miss only if no slot of the bucket
  * was on its way from one place to another.  So a counter is odd while slots of a bucket are

@@ -65,6 +65,7 @@ cdef extern from "<signal.h>" nogil:
 cdef enum:
     KEYS_MAX = 64
     PLACES = 4                 # places of a key that a Stepper remembers
+    ROOM = 1 << 17             # bytes of the longest value that is read
 
 FOUND = <int> DIRECT_FOUND
 ABSENT = <int> DIRECT_ABSENT
@@ -125,7 +126,8 @@ cdef class DirectReader:
         self.region = region
         self.seed = seed
         self.word = 1
-        if not direct_open(&self.a, region.c.base, region.c.length, <const char *> &self.word, 1, same_clock):
+        if not direct_open(&self.a, region.c.base, region.c.length, <const char *> &self.word, 1,
+                           same_clock):
             raise ValueError("the region contains no partition")
 
     def end_server(self):
@@ -137,51 +139,68 @@ cdef class DirectReader:
         cdef direct_record found
         cdef uint32_t length = len(key)
         cdef uint64_t hash = rfp_hash(PyBytes_AS_STRING(key), length, self.seed)
-        cdef direct_result result = direct_find(&self.a, PyBytes_AS_STRING(key), length, hash, &found)
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef direct_result result = direct_find(&self.a, text, length, hash, &found)
         cdef bytes value
         if result == DIRECT_FOUND:
             value = PyBytes_FromStringAndSize(NULL, found.value_length)
-            result = direct_take(&self.a, PyBytes_AS_STRING(key), &found, PyBytes_AS_STRING(value))
+            result = direct_take(&self.a, text, hash, &found, PyBytes_AS_STRING(value))
             if result == DIRECT_FOUND:
                 return <int> result, found.version, value
         return <int> result, None, None
 
-    cdef int64_t version(self, const char *key, uint32_t length, char *target, uint32_t target_length,
-                         uint64_t *slot) noexcept nogil:
-        """Returns the version of the value read into `target`; 0: none; -1: unsure."""
+    cdef int64_t version(self, const char *key, uint32_t length, char *target,
+                         uint32_t room, uint64_t *slot, uint32_t *crc) noexcept nogil:
+        """Returns the version of the value read into `target`, and its CRC; 0: none; -1: unsure."""
         cdef direct_record found
-        cdef direct_result result = direct_find(&self.a, key, length, rfp_hash(key, length, self.seed), &found)
+        cdef uint64_t hash = rfp_hash(key, length, self.seed)
+        cdef direct_result result = direct_find(&self.a, key, length, hash, &found)
         if result == DIRECT_ABSENT:
             return 0
-        if result == DIRECT_UNSURE or found.value_length > target_length:
-            return -1
-        if direct_take(&self.a, key, &found, target) != DIRECT_FOUND:
+        if result == DIRECT_UNSURE or found.value_length > room:
             return -1
         slot[0] = found.slot
+        return self.taken(key, hash, &found, target, crc)
+
+    cdef int64_t version_at(self, uint64_t slot, const char *key, uint32_t length, char *target,
+                            uint32_t room, uint32_t *crc) noexcept nogil:
+        """Does the same at a place where the key had a value before; -1: none there."""
+        cdef direct_record found
+        if direct_at(&self.a, slot, key, length, &found) != DIRECT_FOUND:
+            return -1
+        if found.value_length > room:
+            return -1
+        return self.taken(key, rfp_hash(key, length, self.seed), &found, target, crc)
+
+    cdef int64_t taken(self, const char *key, uint64_t hash, const direct_record *found,
+                       char *target, uint32_t *crc) noexcept nogil:
+        if direct_take(&self.a, key, hash, found, target) != DIRECT_FOUND:
+            return -1
+        crc[0] = rfp_crc32c(0, target, found.value_length)
         return <int64_t> found.version
 
     def stop_and_read(self, bytes key not None):
-        """Return the version of a key; 0: none; -1: unsure.  Stop before and after, for a tracer."""
+        """Return (version, CRC of the value), stopping before and after for a tracer.
+
+        The version is 0 if there is no value, -1 if the reader is unsure.
+        """
         cdef const char *text = PyBytes_AS_STRING(key)
-        cdef uint32_t length = len(key)
+        cdef uint32_t length = len(key), crc = 0
         cdef int64_t version
-        cdef char[4096] target
+        cdef char *target = <char *> calloc(1, ROOM)
         cdef uint64_t slot = 0
+        if target == NULL:
+            raise MemoryError
         with nogil:
             stop_here(SIGSTOP)
-            version = self.version(text, length, target, sizeof(target), &slot)
+            version = self.version(text, length, target, ROOM, &slot, &crc)
             stop_here(SIGSTOP)
-        return version
+        free(target)
+        return version, crc
 
-    cdef int64_t version_at(self, uint64_t slot, const char *key, uint32_t length, char *target,
-                            uint32_t target_length) noexcept nogil:
-        """Returns the version of the value at a place where the key had one before; -1: none."""
-        cdef direct_record found
-        if direct_at(&self.a, slot, key, length, &found) != DIRECT_FOUND or found.value_length > target_length:
-            return -1
-        if direct_take(&self.a, key, &found, target) != DIRECT_FOUND:
-            return -1
-        return <int64_t> found.version
+
+class Torn(Exception):
+    """A value was read that is neither the old one nor the new one."""
 
 
 class Stepper:
@@ -193,6 +212,7 @@ class Stepper:
 
     def __init__(self, make):
         self.places = {}               # key: slot words that led to it before
+        self.values = {}               # version: CRC of the value, as first read
         self.connection, child = multiprocessing.Pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -229,29 +249,32 @@ class Stepper:
         if problem is not None:
             raise RuntimeError(problem)
 
-    def step(self, DirectReader reader not None, list keys not None, str name, *arguments, uint32_t room=1 << 17, **options):
+    def step(self, DirectReader reader not None, list keys not None, str name, *arguments,
+             **options):
         """Run a method of the session one instruction at a time, and read all keys after each.
-
-        Args:
-            name: "execute" or "tick", or one of FAULTS, with its arguments.
-            room: bytes of the longest value that is read.
 
         The reader reads by the index, and then at the places where it found the key before, as a
         client with a cache of locations does.
 
+        Args:
+            name: "execute" or "tick", or one of FAULTS, with its arguments.
+
         Returns:
             (result, steps, seen): seen has for each key the versions in the order in which they
             were read, without repetitions: 0: absent, -1: unsure.
+
+        Raises:
+            Torn: a version was read with two values.
         """
-        cdef int64_t[KEYS_MAX] last
-        cdef uint64_t places[KEYS_MAX][PLACES]
-        cdef uint64_t slot = 0
-        cdef int j
         cdef const char *texts[KEYS_MAX]
-        cdef uint32_t[KEYS_MAX] lengths
+        cdef uint32_t lengths[KEYS_MAX]
+        cdef int64_t last[KEYS_MAX]
+        cdef uint32_t last_crc[KEYS_MAX]
+        cdef uint64_t places[KEYS_MAX][PLACES]
         cdef int64_t version
-        cdef int n = len(keys), i, pid = self.pid, stop = SIGTRAP
-        cdef uint64_t steps = 0
+        cdef uint64_t slot = 0, steps = 0
+        cdef uint32_t crc = 0
+        cdef int n = len(keys), i, j, pid = self.pid, stop = SIGTRAP
         cdef char *target
         if n > KEYS_MAX:
             raise ValueError("too many keys")
@@ -259,12 +282,13 @@ class Stepper:
             texts[i] = PyBytes_AS_STRING(keys[i])
             lengths[i] = len(keys[i])
             last[i] = -2
+            last_crc[i] = 0
             for j in range(PLACES):
                 places[i][j] = 0
             for j, known in enumerate(self.places.get(keys[i], [])):
                 places[i][j] = known
         seen = [[] for _ in keys]
-        target = <char *> calloc(1, room)
+        target = <char *> calloc(1, ROOM)
         if target == NULL:
             raise MemoryError
         try:
@@ -273,29 +297,40 @@ class Stepper:
                 raise RuntimeError("the child did not stop before the request")
             while stop == SIGTRAP:
                 for i in range(n):
-                    version = reader.version(texts[i], lengths[i], target, room, &slot)
-                    if version != last[i]:
-                        last[i] = version
-                        seen[i].append(version)
-                        if version > 0:
-                            known = self.places.setdefault(keys[i], [])
-                            if slot not in known:
-                                known[:] = [slot, *known][:PLACES]
+                    version = reader.version(texts[i], lengths[i], target, ROOM, &slot, &crc)
+                    if version != last[i] or version > 0 and crc != last_crc[i]:
+                        last[i], last_crc[i] = version, crc
+                        self.note(seen[i], keys[i], version, crc, slot)
                     for j in range(PLACES):
-                        if places[i][j]:
-                            version = reader.version_at(places[i][j], texts[i], lengths[i], target, room)
-                            if version > 0 and version != last[i]:
-                                last[i] = version
-                                seen[i].append(version)
+                        if not places[i][j]:
+                            continue
+                        version = reader.version_at(places[i][j], texts[i], lengths[i], target,
+                                                    ROOM, &crc)
+                        if version > 0 and (version != last[i] or crc != last_crc[i]):
+                            last[i], last_crc[i] = version, crc
+                            self.note(seen[i], keys[i], version, crc, places[i][j])
                 with nogil:
                     stop = step_once(pid, PTRACE_SINGLESTEP)
                 steps += 1
             if stop != SIGSTOP:
                 raise RuntimeError(f"the child stopped with signal {stop}")
-            ptrace(PTRACE_CONT, pid, NULL, NULL)
         finally:
             free(target)
+            while stop == SIGTRAP:             # after an exception: to the end of the request
+                stop = step_once(pid, PTRACE_CONT)
+            ptrace(PTRACE_CONT, pid, NULL, NULL)
         return self.connection.recv(), steps, seen
+
+    def note(self, seen, key, version, crc, slot):
+        """Note what was read of a key."""
+        seen.append(version)
+        if version <= 0:
+            return
+        if self.values.setdefault(version, crc) != crc:
+            raise Torn(f"version {version} of {key!r} was read with two values")
+        known = self.places.setdefault(key, [])
+        if slot not in known:
+            known[:] = [slot, *known][:PLACES]
 
     def close(self):
         """End the child."""
@@ -332,8 +367,8 @@ class SteppedReader:
             moments: counts of instructions, ascending.
 
         Returns:
-            (version, whether the reader had finished before the last of them): version 0: none;
-            -1: unsure.
+            (version, CRC, whether the reader had finished before the last of them): version 0:
+            none; -1: unsure.
         """
         cdef int pid = self.pid, stop
         cdef bint finished = False
@@ -351,7 +386,7 @@ class SteppedReader:
         if not finished and step_once(pid, PTRACE_CONT) != SIGSTOP:
             raise RuntimeError("the child did not stop after the read")
         ptrace(PTRACE_CONT, pid, NULL, NULL)
-        return self.connection.recv(), finished
+        return *self.connection.recv(), finished
 
     def close(self):
         """End the child."""
@@ -381,7 +416,7 @@ def serve(session, connection):
 
 
 cdef int step_once(int pid, int request) noexcept nogil:
-    """Resumes the child if `request` is not 0; returns the signal with which it stops next, or -1."""
+    """Resumes the child if `request` is not 0; returns the signal of its next stop, or -1."""
     cdef int status = 0
     if request and ptrace(request, pid, NULL, NULL):
         return -1
@@ -406,7 +441,8 @@ cdef uint64_t prepared(partition *p, bytes key, bytes value, bint replaces, uint
     return block
 
 
-def put_in_wrong_order(Partition store not None, str fault, bytes key not None, bytes value not None, bint stops=False):
+def put_in_wrong_order(Partition store not None, str fault, bytes key not None,
+                       bytes value not None, bint stops=False):
     """Replace the value of a key that has one.
 
     Args:

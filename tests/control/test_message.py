@@ -122,9 +122,8 @@ LATER = {  # fields that are newer than the first minor version
     "chunk_size",
     "beat",
     "owner_line",
-    "owner_offset",
     "owner",
-    "clock_ns",
+    "time_namespace",
 }
 
 

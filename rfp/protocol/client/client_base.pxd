@@ -108,6 +108,7 @@ cdef class ClientBase:
     # Channels
     # This thread's channel, not busy, or NULL: then acquire_channel() has something to do first.
     cdef channel *ready_channel(self) noexcept
+    cdef bint recall_channel(self) noexcept
     # Updates *now if that took long.
     cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now)
     cdef void release_channel(self, Channel channel) noexcept

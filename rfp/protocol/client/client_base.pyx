@@ -295,10 +295,21 @@ cdef class ClientBase:
 
     cdef channel *ready_channel(self) noexcept:
         cdef channel *ch
-        if rfp_thread.identity != self.identity or self.identity == 0 or not born[0]:
+        if self.identity == 0 or not born[0]:
+            return NULL
+        if rfp_thread.identity != self.identity and not self.recall_channel():
             return NULL
         ch = &(<Channel> rfp_thread.channel).c
         return ch if ch.owner == <void *> &rfp_thread and not ch.busy else NULL
+
+    cdef bint recall_channel(self) noexcept:
+        """Put this thread's channel into rfp_thread, which another handle uses, too."""
+        held = getattr(self.threads, "held", None)
+        if held is None or held.channel is None or held.channel.connection is not self.connection:
+            return False
+        rfp_thread.channel = <void *> <Channel> held.channel
+        rfp_thread.identity = self.identity
+        return True
 
     cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now):
         """Return this thread's channel, marked busy; release_channel() must follow."""

@@ -23,8 +23,8 @@ from rfp.control import (
     Welcome,
 )
 from rfp.control.uninterrupted import Descriptor, duplicate
-from rfp.core import clock
-from rfp.core.limits import SLOT_BYTES_MAX, SLOTS_MAX
+from rfp.core.limits import LINE, SLOT_BYTES_MAX, SLOTS_MAX
+from rfp.core.process import time_namespace
 from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region, RemoteRegion
 from rfp.protocol.client.channel import Channel
@@ -78,10 +78,7 @@ class Connection:
             if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
-            asked = clock.now_ns()
             with self.control.call(hello, Welcome, deadline) as welcome:
-                # In another time namespace the server's clock is another one.
-                self.same_clock = asked <= welcome.clock_ns <= clock.now_ns()
                 self._take(welcome, service, features)
             # Copies: the control channel closes its own descriptors as soon as it fails, while the
             # queue pairs continue to watch these.
@@ -134,12 +131,13 @@ class Connection:
         self.owner_line: RemoteRegion | None = None
         if welcome.owner_line is not None:
             self.owner_line = self._keep(welcome.owner_line, REMOTE_READ)
-            if welcome.owner_offset % 4 or welcome.owner_offset + 4 > self.owner_line.length:
+            if self.owner_line.length < LINE:
                 raise HandshakeFailed(
-                    f"invalid incarnation line: word at {welcome.owner_offset} of "
-                    f"{self.owner_line.length} bytes"
+                    f"invalid incarnation line: {self.owner_line.length} bytes (expected {LINE})"
                 )
-        self.owner_offset, self.owner = welcome.owner_offset, welcome.owner
+        self.owner = welcome.owner
+        # In another time namespace the server's clock is another one.
+        self.same_clock = welcome.time_namespace == time_namespace()
 
     def _arena(self, length: int, chunk: int) -> RemoteArena:
         arena = RemoteArena(length, chunk)

@@ -1,10 +1,7 @@
 from rfp.fabric.fabric import Region
 
-OWNER_LINE: int
-
 class Incarnation:
     region: Region
-    offset: int
     owner: int
     def __new__(cls, region: Region) -> Incarnation: ...
     def hold(self) -> None: ...

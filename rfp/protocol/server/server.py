@@ -47,6 +47,7 @@ from rfp.core.at_exit import at_exit, is_leaving
 from rfp.core.forks import in_child, notice
 from rfp.core.limits import LINE
 from rfp.core.log import log
+from rfp.core.process import time_namespace
 from rfp.errors import (
     CallerError,
     FabricError,
@@ -60,7 +61,7 @@ from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region
 from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, KEY_HASH
 from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
 from rfp.protocol.server.heartbeat import Heartbeat
-from rfp.protocol.server.incarnation import OWNER_LINE, Incarnation, kernel_marks_dead_owners
+from rfp.protocol.server.incarnation import Incarnation, kernel_marks_dead_owners
 from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, CLIENTS_BYTES_MIN, Cost, Shares
@@ -233,7 +234,7 @@ class Host:
                 self.welcome.arena_size = self.arenas[0].length
                 self.welcome.chunk_size = min(self.arenas[0].length, fabric.share_limit)
             if self.arenas and not self.isolated and features & DIRECT_READS:
-                line = fabric.reserve(OWNER_LINE, REMOTE_READ)
+                line = fabric.reserve(LINE, REMOTE_READ)
                 if kernel_marks_dead_owners(line):
                     self.incarnation = Incarnation(line)
                     self.welcome.owner_line = handle(line)
@@ -275,11 +276,12 @@ class Host:
             return
         # This thread owns the incarnation: it holds it before the first client is welcomed, and
         # close() waits for this thread before it releases anything.
-        self.incarnation.hold()
-        self.welcome.owner_offset, self.welcome.owner = (
-            self.incarnation.offset,
-            self.incarnation.owner,
-        )
+        try:
+            self.incarnation.hold()
+            self.welcome.owner = self.incarnation.owner
+        except FabricError as error:
+            self.welcome.owner_line = None
+            log.warning("no direct reads: %s", error)
         try:
             self._poll()
         finally:
@@ -422,7 +424,7 @@ class Host:
             client.features = message.features & self.features
             client.pid = client.pid or message.pid
             welcome = dataclasses.replace(
-                self.welcome, features=client.features, clock_ns=clock.now_ns()
+                self.welcome, features=client.features, time_namespace=time_namespace()
             )
             if self.heartbeat_region is not None:
                 if client.heartbeat is None:

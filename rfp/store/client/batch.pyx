@@ -15,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_hash, rfp_now
+from rfp.core.system cimport sched_yield
 from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport Channel, channel
@@ -25,6 +26,7 @@ from rfp.protocol.client.client_ring cimport (
     client_ring_submit, client_ring_tag, outcome,
 )
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
+from rfp.store.client.direct_read cimport DirectReads
 from rfp.store.client.client cimport Client, as_key, refusal
 from rfp.store.client.requests cimport kv_worker
 from rfp.store.messages cimport (
@@ -371,14 +373,17 @@ _DictItems = type({}.items())
 
 cdef list get_many(Client client, object keys, object timeout):
     cdef list names, values, rest
+    cdef uint64_t deadline
     client.deadline(timeout, rfp_now())
     names = as_keys(keys)
+    deadline = client.deadline(timeout, rfp_now())
     values = [None] * len(names)
-    rest = read_directly(client, names, values)
+    rest = read_directly(client, names, values, deadline)
     if not rest:
         return values
     try:
-        found = complete(client, KV_GET_MANY, [names[i] for i in rest], None, 0, timeout)
+        found = complete(client, KV_GET_MANY, [names[i] for i in rest], None, 0,
+                         remaining(deadline))
     except RfpError as error:
         spread(values, rest, error.results)
         error.results = values
@@ -387,19 +392,25 @@ cdef list get_many(Client client, object keys, object timeout):
     return values
 
 
-cdef list read_directly(Client client, list names, list values):
+cdef list read_directly(Client client, list names, list values, uint64_t deadline):
     """Set the values that can be read without the server; return the positions of the others."""
-    cdef Py_ssize_t begin, n = len(names)
+    cdef DirectReads direct
+    cdef Py_ssize_t begin = 0, n = len(names)
     cdef channel *ch
     cdef list rest = []
-    for begin in range(0, n, DIRECT_SLICE):
-        # A handler may close the handle, so find the channel after it.
-        PyErr_CheckSignals()
+    while begin < n:
+        # A signal handler or another thread may close the handle or connect again, so find both
+        # again after each slice.
+        direct = client.direct
         ch = client.ready_channel() if client.direct_identity == client.identity else NULL
-        if ch == NULL:
+        if ch == NULL or rfp_now() > deadline:
             rest.extend(range(begin, n))
             break
-        client.direct.get_many(ch, names, begin, min(begin + DIRECT_SLICE, n), values, rest)
+        begin = direct.get_many(ch, names, begin, min(begin + DIRECT_SLICE, n), values, rest)
+        if begin < n:
+            PyErr_CheckSignals()
+            with nogil:
+                sched_yield()
     return rest
 
 

@@ -403,11 +403,13 @@ cdef class Client(ClientBase):
         return self.get_value(key, None, False, timeout)
 
     cdef void report_uses(self) noexcept:
-        if self.direct_identity == self.identity and self.direct is not None:
-            self.direct.before_request(self.ready_channel())
+        cdef DirectReads direct = self.direct
+        if direct is not None and self.direct_identity == self.identity:
+            direct.before_request(self.ready_channel())
 
     cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
                              direct_result *result):
+        cdef DirectReads direct
         cdef channel *ch
         result[0] = DIRECT_UNSURE
         if self.direct_identity != self.identity or self.direct_identity == 0:
@@ -419,7 +421,10 @@ cdef class Client(ClientBase):
         ch = self.ready_channel()
         if ch == NULL:
             return None
-        return self.direct.get(ch, key, view, version, result)
+        # A reference of its own: while a long value is copied without the GIL, another thread may
+        # connect again and replace self.direct.
+        direct = self.direct
+        return direct.get(ch, key, view, version, result)
 
     def item(self, key, *, timeout=None):
         """Return the value of a key with its version, as Item(value, version), or None.

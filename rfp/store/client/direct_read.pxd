@@ -4,27 +4,30 @@
 # side: validity, absence, order.  The reader's side:
 #
 #   value    slot, then the record's header, then its value, each copied once; then the CRC, which
-#            covers the version, confirms the copy.  A value that the CRC does not cover is confirmed
-#            by its version, read again after the copy.
+#            covers the version, confirms the copy.  A value that the CRC does not cover is
+#            confirmed by its version and the rearrangement counter, read before and after the copy.
 #   absence  the rearrangement counter (even) and the number of buckets, then the whole chain, then
 #            both again.  A record with the key's tag must be proven to be of another key.
 #   owner    after everything else: the server's incarnation line (rfp/core/owner_word.h).  So the
 #            memory was the living server's when it was read.
 #
-# The memory may change, or contain anything, at any moment: the reader checks each offset and length
-# before it follows it, and walks at most KV_MAX_LINES overflow lines.  It never waits: DIRECT_UNSURE
-# sends the request to the server.
+# The memory may change, or contain anything, at any moment: the reader checks each offset and
+# length before it follows it, and walks at most KV_MAX_LINES overflow lines.  It never waits:
+# DIRECT_UNSURE sends the request to the server.
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.protocol.client.channel cimport channel
-from rfp.store.messages cimport KV_USES_MAX, kv_use
+from rfp.store.messages cimport kv_use
 
 cdef enum direct_result:
     DIRECT_FOUND = 0
     DIRECT_ABSENT = 1          # the key has no value
     DIRECT_UNSURE = 2          # only the server can answer
+
+cdef enum:
+    USES_REPORTED = 16         # uses of one worker's records that are kept for one report
 
 cdef struct direct_arena:      # one partition, mapped
     const char *base
@@ -43,31 +46,34 @@ cdef struct direct_record:     # a copy of a record's header, and where it is
     uint64_t expiry            # ms; 0: never
 
 # Returns whether the region contains a partition that this client can read.
-cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const char *owner_word, uint32_t owner,
-                      bint same_clock) noexcept nogil
-# Finds the key's record.  DIRECT_FOUND: `found` describes it; nothing is proven before direct_take().
-cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t key_length, uint64_t hash,
-                               direct_record *found) noexcept nogil
-# Describes the record of this key that a slot word, read at any time, points to, if it is valid now.
-cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *key, uint32_t key_length,
-                             direct_record *found) noexcept nogil
-# Copies the value (found.value_length bytes) to `target` and proves it: DIRECT_FOUND or DIRECT_UNSURE.
-# After DIRECT_UNSURE the content of `target` is undefined.
-cdef direct_result direct_take(const direct_arena *a, const char *key, const direct_record *found,
-                               char *target) noexcept nogil
+cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const char *owner_word,
+                      uint32_t owner, bint same_clock) noexcept nogil
+# Finds the key's record.  DIRECT_FOUND: `found` describes it; direct_take() must prove it.
+cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t key_length,
+                               uint64_t hash, direct_record *found) noexcept nogil
+# Describes the record of this key at the place of a slot word that led to the key before, if it is
+# valid now.
+cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *key,
+                             uint32_t key_length, direct_record *found) noexcept nogil
+# Copies the value (found.value_length bytes) to `target` and proves it: DIRECT_FOUND or
+# DIRECT_UNSURE.  After DIRECT_UNSURE the content of `target` is undefined.
+cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
+                               const direct_record *found, char *target) noexcept nogil
 
 
 cdef class DirectReads:
     """The mapped partitions of one connection, and the uses of their records to report."""
     cdef direct_arena arenas[RFP_WORKERS_MAX]
-    cdef uint32_t count                # 0: closed
+    cdef uint32_t count                # 0: no direct reads
     cdef uint64_t seed
-    # Once memory runs short at the server, a sample of the uses is sent to it with the requests of
-    # this client, or alone when there are many.
-    cdef kv_use uses[KV_USES_MAX]
-    cdef uint8_t use_worker[KV_USES_MAX]
-    cdef uint32_t used
+    # Once memory runs short at the server, it receives a sample of the uses: all of them while this
+    # client sends requests, which the reports accompany; one in SAMPLE while it sends none.
+    cdef kv_use uses[RFP_WORKERS_MAX][USES_REPORTED]
+    cdef uint8_t used[RFP_WORKERS_MAX]
+    cdef uint32_t next_report          # the worker that before_request() examines first
+    cdef bint sampling
     cdef uint32_t skipped
+    cdef uint32_t until_liveness_check
     # counters
     cdef uint64_t found
     cdef uint64_t absent
@@ -75,18 +81,18 @@ cdef class DirectReads:
 
     # The value of a key: new bytes, or, with `view`, copied there, and then its length; None if the
     # key has none.  result is DIRECT_UNSURE if only the server can answer.
-    # ch: the calling thread's channel, not busy.  May release the GIL: afterwards the connection may
-    # be closed.
+    # ch: the calling thread's channel, not busy.  May release the GIL: afterwards the connection
+    # may be closed.
     cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
                     direct_result *result)
     # To be called before a request of the channel's thread; NULL: does nothing.
     cdef void before_request(self, channel *ch) noexcept
-    # The values of keys[begin:end], with the GIL held all the time; appends the positions that need
-    # the server to `rest`.
-    cdef int get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end, list values,
-                      list rest) except -1
+    # Sets the values of keys[begin:end] with the GIL held all the time, and appends the positions
+    # that need the server to `rest`.  Returns where it stopped: after SLICE_BYTES of values.
+    cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
+                             list values, list rest) except -1
     cdef uint32_t worker_of(self, uint64_t hash) noexcept
-    cdef const direct_arena *arena_of(self, uint64_t hash) noexcept
+    cdef bint server_runs(self, channel *ch) noexcept
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,
                      Py_buffer *view, bint may_release_gil, uint64_t *version,
                      direct_result *result)

@@ -7,12 +7,15 @@ from rfp.core.core cimport (
     rfp_copy_in, rfp_crc32c, rfp_fence_acquire, rfp_hash, rfp_load32, rfp_load64,
     rfp_load64_acquire, rfp_now, rfp_prefetch,
 )
-from rfp.fabric.fabric cimport RemoteRegion
+from rfp.core.limits cimport RFP_LINE
+from rfp.fabric.fabric cimport RemoteRegion, queue_pair
 from rfp.protocol.client.client_ring cimport (
-    client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_submit,
+    client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_room,
+    client_ring_submit,
 )
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER
+from rfp.store.client.requests cimport kv_worker
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION,
     KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
@@ -20,37 +23,40 @@ from rfp.store.layout cimport (
     kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
     kv_value_crc, kv_value_offset,
 )
-
-from rfp.store.client.requests cimport kv_worker
 from rfp.store.messages cimport KV_REFER
 
 cdef extern from "rfp/core/owner_word.h" nogil:
+    const uint32_t RFP_OWNER_WORD
     bint rfp_owner_alive(const void *word, uint32_t owner)
 
 cdef enum:
     # Walks before the server is asked: a record that is being replaced is whole again within a
     # microsecond.
     ATTEMPTS = 4
-    # Longest value of another key's record that a proof of absence reads, in bytes.
+    # Longest content of another key's record that a proof of absence reads, in bytes.
     PROOF_BYTES_MAX = 4096
     # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
     # computed.
-    CHUNK = 12288
+    CHUNK_BYTES = 12288
     # Longest value that is copied with the GIL held, in bytes.
     GIL_BYTES_MAX = 65536
-    # Uses are kept, one by one, until there are so many, and then one in SAMPLE.
-    ALL_KEPT = KV_USES_MAX // 2
+    # Bytes of values that get_many() copies before it lets other threads run.
+    SLICE_BYTES = 1 << 20
     SAMPLE = 16
-    # Uses that are worth a request of their own before one that is sent anyway.
-    REPORTED_MIN = 16
-    # Keys whose cache lines get_many requests before it reads the first of them.
+    # Uses of one worker's records that are worth a request before one that is sent anyway.
+    REPORTED_MIN = 8
+    # Keys whose cache lines get_many() requests before it reads the first of them.
     PREFETCHED = 16
+    # Direct reads between two system calls that detect a dead server, in case the kernel could not
+    # mark its line.
+    READS_PER_LIVENESS_CHECK = 4096
 
 
 cdef inline const kv_record *record_at(const direct_arena *a, uint64_t offset) noexcept nogil:
     return <const kv_record *> (a.base + offset)
 
-cdef inline bint whole_header(const direct_arena *a, uint64_t slot, direct_record *found) noexcept nogil:
+cdef inline bint whole_header(const direct_arena *a, uint64_t slot,
+                              direct_record *found) noexcept nogil:
     """Copies the header of the record that a slot points to; returns whether the record is valid
     and inside the region."""
     cdef uint64_t state, length
@@ -73,27 +79,36 @@ cdef inline bint whole_header(const direct_arena *a, uint64_t slot, direct_recor
         return False
     return length <= a.length - found.offset
 
+cdef inline bint is_of(const direct_arena *a, const direct_record *found, const char *key,
+                       uint32_t key_length) noexcept nogil:
+    return found.key_length == key_length and \
+        kv_same(<const char *> (record_at(a, found.offset) + 1), key, key_length)
+
 
 cdef inline uint64_t bucket_count(const direct_arena *a) noexcept nogil:
-    """Returns the number of buckets, or 0 if the header has an impossible one."""
-    cdef uint64_t buckets = rfp_load64_acquire(&(<const kv_partition_header *> a.base).buckets)
+    """Returns the number of buckets, or 0 if the header contains an impossible one."""
+    cdef const kv_partition_header *header = <const kv_partition_header *> a.base
+    cdef uint64_t buckets = rfp_load64_acquire(&header.buckets)
     return buckets if buckets <= (a.length - KV_ARENA_START) // KV_LINE else 0
 
 cdef inline const uint64_t *bucket_line(const direct_arena *a, uint64_t bucket) noexcept nogil:
     return <const uint64_t *> (a.base + a.length - KV_LINE * (bucket + 1))
 
 cdef inline const uint64_t *next_line(const direct_arena *a, const uint64_t *line) noexcept nogil:
-    """Returns the overflow line that a line links to, or NULL if there is none inside the region."""
+    """Returns the overflow line that a line links to; NULL: none inside the region."""
     cdef uint64_t last = rfp_load64_acquire(line + KV_SLOTS - 1)
     cdef uint64_t offset = kv_slot_offset(last)
-    if not kv_slot_link(last) or offset < KV_ARENA_START or offset > a.length - sizeof(kv_overflow):
+    if not kv_slot_link(last) or offset < KV_ARENA_START or \
+            offset > a.length - sizeof(kv_overflow):
         return NULL
     return <const uint64_t *> (a.base + offset + sizeof(kv_overflow) - 8 * KV_SLOTS)
-
 
 cdef inline const uint64_t *first_line(const direct_arena *a, uint64_t hash) noexcept nogil:
     cdef uint64_t buckets = bucket_count(a)
     return bucket_line(a, kv_bucket(hash, buckets, kv_mask(buckets)) if buckets else 0)
+
+cdef inline const uint64_t *rearrangements(const direct_arena *a, uint64_t bucket) noexcept nogil:
+    return <const uint64_t *> (a.base + sizeof(kv_partition_header)) + bucket % KV_REARRANGEMENTS
 
 cdef inline void prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil:
     cdef const uint64_t *line = first_line(a, hash)
@@ -106,15 +121,15 @@ cdef inline void prefetch_records(const direct_arena *a, uint64_t hash) noexcept
             rfp_prefetch(a.base + kv_slot_offset(slot) + KV_LINE)
 
 
-cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const char *owner_word, uint32_t owner,
-                      bint same_clock) noexcept nogil:
+cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const char *owner_word,
+                      uint32_t owner, bint same_clock) noexcept nogil:
     cdef const kv_partition_header *header = <const kv_partition_header *> base
     a.base = NULL
     if length < KV_ARENA_START + KV_LINE or length % KV_LINE:
         return False
-    if rfp_load64_acquire(&header.magic) != KV_PARTITION_MAGIC or rfp_load32(&header.version) != KV_LAYOUT_VERSION:
+    if rfp_load64_acquire(&header.magic) != KV_PARTITION_MAGIC:
         return False
-    if rfp_load64(&header.length) != length:
+    if rfp_load32(&header.version) != KV_LAYOUT_VERSION or rfp_load64(&header.length) != length:
         return False
     a.base = base
     a.length = length
@@ -124,14 +139,14 @@ cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const 
     return True
 
 
-cdef inline bint is_of(const direct_arena *a, const direct_record *found, const char *key, uint32_t key_length) noexcept nogil:
-    return found.key_length == key_length and \
-        kv_same(<const char *> (record_at(a, found.offset) + 1), key, key_length)
+cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *key,
+                             uint32_t key_length, direct_record *found) noexcept nogil:
+    if whole_header(a, slot, found) and is_of(a, found, key, key_length):
+        return DIRECT_FOUND
+    return DIRECT_UNSURE
 
 
-cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *key, uint32_t key_length,
-                             direct_record *found) noexcept nogil:
-    return DIRECT_FOUND if whole_header(a, slot, found) and is_of(a, found, key, key_length) else DIRECT_UNSURE
+# Absence
 
 
 cdef bint is_other_key(const direct_arena *a, const uint64_t *place, uint64_t slot, const char *key,
@@ -140,24 +155,26 @@ cdef bint is_other_key(const direct_arena *a, const uint64_t *place, uint64_t sl
     cdef direct_record other
     cdef uint32_t crc
     cdef char[PROOF_BYTES_MAX] copy
-    cdef uint64_t content
+    cdef uint64_t value
     if not whole_header(a, slot, &other):
         return False
-    content = kv_value_offset(other.key_length) - sizeof(kv_record) + other.value_length
-    if content > PROOF_BYTES_MAX:
+    value = kv_value_offset(other.key_length) - sizeof(kv_record)
+    if value + other.value_length > PROOF_BYTES_MAX:
         return False
-    rfp_copy_in(copy, <const char *> (record_at(a, other.offset) + 1), content)
+    rfp_copy_in(copy, <const char *> (record_at(a, other.offset) + 1), value + other.value_length)
     crc = rfp_crc32c(0, copy, other.key_length)
-    crc = kv_value_crc(crc, copy + kv_value_offset(other.key_length) - sizeof(kv_record), other.value_length)
+    crc = kv_value_crc(crc, copy + value, other.value_length)
     if kv_seal_crc(crc, other.key_length, other.value_length, other.version) != other.crc:
         return False
     if other.key_length == key_length and kv_same(copy, key, key_length):
         return False
     rfp_fence_acquire()
-    return rfp_load64(place) == slot and rfp_load64(&record_at(a, other.offset).version) == other.version
+    return rfp_load64(place) == slot and \
+        rfp_load64(&record_at(a, other.offset).version) == other.version
 
 
-cdef bint is_absent(const direct_arena *a, const char *key, uint32_t key_length, uint64_t hash) noexcept nogil:
+cdef bint is_absent(const direct_arena *a, const char *key, uint32_t key_length,
+                    uint64_t hash) noexcept nogil:
     """Returns whether the key is proven to have no value."""
     cdef const kv_partition_header *header = <const kv_partition_header *> a.base
     cdef uint64_t buckets = bucket_count(a), bucket, count, slot, tag = kv_tag(hash)
@@ -167,7 +184,7 @@ cdef bint is_absent(const direct_arena *a, const char *key, uint32_t key_length,
     if not buckets or not rfp_load32(&header.flags) & KV_COUNTS_REARRANGEMENTS:
         return False
     bucket = kv_bucket(hash, buckets, kv_mask(buckets))
-    counter = <const uint64_t *> (a.base + sizeof(kv_partition_header)) + bucket % KV_REARRANGEMENTS
+    counter = rearrangements(a, bucket)
     count = rfp_load64_acquire(counter)
     # The counter first: a split between the two loads changes the number read here.
     if count % 2 or bucket_count(a) != buckets:
@@ -186,11 +203,15 @@ cdef bint is_absent(const direct_arena *a, const char *key, uint32_t key_length,
     else:
         return False
     rfp_fence_acquire()
-    return rfp_load64(counter) == count and rfp_load64(&header.buckets) == buckets and rfp_owner_alive(a.owner_word, a.owner)
+    return rfp_load64(counter) == count and rfp_load64(&header.buckets) == buckets and \
+        rfp_owner_alive(a.owner_word, a.owner)
 
 
-cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t key_length, uint64_t hash,
-                               direct_record *found) noexcept nogil:
+# Values
+
+
+cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t key_length,
+                               uint64_t hash, direct_record *found) noexcept nogil:
     cdef uint64_t buckets, slot, tag = kv_tag(hash)
     cdef const uint64_t *line
     cdef int attempt, lines, i
@@ -218,28 +239,50 @@ cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t 
     return DIRECT_UNSURE
 
 
-cdef direct_result direct_take(const direct_arena *a, const char *key, const direct_record *found,
-                               char *target) noexcept nogil:
+cdef bint copy_sealed(const direct_arena *a, const char *key, const direct_record *found,
+                      char *target) noexcept nogil:
+    """Copies a value that the CRC covers; returns whether the copy is whole."""
+    cdef const char *record = a.base + found.offset
+    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length)
+    rfp_copy_in(target, record + kv_value_offset(found.key_length), found.value_length)
+    crc = rfp_crc32c(crc, target, found.value_length)
+    return kv_seal_crc(crc, found.key_length, found.value_length, found.version) == found.crc
+
+
+cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
+                    const direct_record *found, char *target) noexcept nogil:
+    """Copies a value that the CRC does not cover; returns whether the copy is whole."""
     cdef const kv_record *record = record_at(a, found.offset)
     cdef const char *value = <const char *> record + kv_value_offset(found.key_length)
-    cdef uint32_t done = 0, n, crc = rfp_crc32c(0, key, found.key_length)
-    cdef bint sealed = found.value_length <= KV_MAX_SEALED
-    # The CRC of a long value covers its header alone.  It comes first here: the version that it
-    # confirms is then known to be this record's, and its absence after the copy to be this record's end.
-    if not sealed and kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
-        return DIRECT_UNSURE
+    cdef uint64_t buckets = bucket_count(a), count
+    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length), done = 0, n
+    cdef const uint64_t *counter
+    # The CRC of the header shows that the version is this record's, and no other word's.
+    if kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
+        return False
+    if not buckets:
+        return False
+    counter = rearrangements(a, kv_bucket(hash, buckets, kv_mask(buckets)))
+    count = rfp_load64_acquire(counter)
+    if count % 2 or rfp_load64_acquire(&record.version) != found.version:
+        return False
     while done < found.value_length:
-        n = min(found.value_length - done, <uint32_t> CHUNK)
+        n = min(found.value_length - done, <uint32_t> CHUNK_BYTES)
         rfp_copy_in(target + done, value + done, n)
-        if sealed:
-            crc = rfp_crc32c(crc, target + done, n)
         done += n
-    if sealed and kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
-        return DIRECT_UNSURE
     rfp_fence_acquire()
-    if not sealed and rfp_load64(&record.version) != found.version:
-        return DIRECT_UNSURE
-    if not rfp_owner_alive(a.owner_word, a.owner):
+    return rfp_load64(&record.version) == found.version and rfp_load64(counter) == count
+
+
+cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
+                               const direct_record *found, char *target) noexcept nogil:
+    cdef bint whole
+    if found.value_length <= KV_MAX_SEALED:
+        whole = copy_sealed(a, key, found, target)
+    else:
+        whole = copy_long(a, key, hash, found, target)
+    rfp_fence_acquire()
+    if not whole or not rfp_owner_alive(a.owner_word, a.owner):
         return DIRECT_UNSURE
     # The server's clock may be older than this one: it decides about a value whose time seems to be
     # over.
@@ -251,44 +294,41 @@ cdef direct_result direct_take(const direct_arena *a, const char *key, const dir
 # The partitions of a connection
 
 
-cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64_t hash, uint64_t slot) noexcept:
-    if not rfp_load32(&(<const kv_partition_header *> a.base).flags) & KV_EVICTS:
+cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64_t hash,
+                   uint64_t slot) noexcept:
+    cdef const kv_partition_header *header = <const kv_partition_header *> a.base
+    cdef kv_use *use
+    if d.used[worker] == USES_REPORTED or not rfp_load32(&header.flags) & KV_EVICTS:
         return
-    d.skipped += 1
-    if d.used == KV_USES_MAX or d.used >= ALL_KEPT and d.skipped < SAMPLE:
-        return
-    d.skipped = 0
-    d.uses[d.used].hash = hash
-    d.uses[d.used].slot = slot
-    d.use_worker[d.used] = worker
-    d.used += 1
+    if d.sampling:
+        d.skipped += 1
+        if d.skipped < SAMPLE:
+            return
+        d.skipped = 0
+    use = &d.uses[worker][d.used[worker]]
+    use.hash = hash
+    use.slot = slot
+    d.used[worker] += 1
 
 
-cdef void report_uses(DirectReads d, channel *ch) noexcept:
-    """Sends the uses, and waits for nothing: they are lost if no slot is free."""
-    cdef kv_use mine[KV_USES_MAX]
-    cdef client_ring *ring
-    cdef char *payload
-    cdef uint32_t worker, i, n
-    cdef bint unsettled
-    for worker in range(ch.count):
-        ring = ch.rings[worker]
-        n = 0
-        for i in range(d.used):
-            if d.use_worker[i] == worker and (n + 1) * sizeof(kv_use) <= ring.slot_size - RFP_REQUEST_HEADER:
-                mine[n] = d.uses[i]
-                n += 1
-        if n == 0:
-            continue
+cdef void report_uses(DirectReads d, channel *ch, uint32_t worker) noexcept:
+    """Sends a worker's uses, and waits for nothing: they are lost if the ring is half full."""
+    cdef client_ring *ring = ch.rings[worker]
+    cdef uint32_t room = (ring.slot_size - RFP_REQUEST_HEADER) // sizeof(kv_use)
+    cdef uint32_t n = min(<uint32_t> d.used[worker], room)
+    cdef char *payload = NULL
+    cdef bint unsettled = ring.unsettled
+    # The other half is for requests: a stopped server answers none of these.
+    if n and client_ring_room(ring) > ring.slots // 2:
         payload = client_ring_payload(ring)
-        if payload != NULL:
-            memcpy(payload, mine, n * sizeof(kv_use))
-            client_ring_submit(ring, KV_REFER, n, 0, n * sizeof(kv_use), 0)
-            client_ring_flush(ring)
-            unsettled = ring.unsettled
-            client_ring_abandon(ring)
-            ring.unsettled = unsettled             # these requests change no value
-    d.used = 0
+    d.used[worker] = 0
+    if payload == NULL:
+        return
+    memcpy(payload, d.uses[worker], n * sizeof(kv_use))
+    client_ring_submit(ring, KV_REFER, n, 0, n * sizeof(kv_use), 0)
+    client_ring_flush(ring)
+    client_ring_abandon(ring)
+    ring.unsettled = unsettled             # these requests change no value
 
 
 cdef class DirectReads:
@@ -300,17 +340,17 @@ cdef class DirectReads:
 
     def __cinit__(self, connection):
         cdef RemoteArena arena
-        cdef RemoteRegion line
-        cdef const char *word
+        cdef RemoteRegion line = connection.owner_line
         self.seed = connection.seed
-        if connection.owner_line is None:
+        self.until_liveness_check = READS_PER_LIVENESS_CHECK
+        if line is None or not connection.owner:
             return
-        line = connection.owner_line
-        word = line.c.base + <uint64_t> connection.owner_offset
         for i, arena in enumerate(connection.arenas):
-            if arena.c.count != 1 or arena.c.chunks[0] == NULL or \
-                    not direct_open(&self.arenas[i], arena.c.chunks[0].base, arena.c.length // KV_LINE * KV_LINE,
-                                    word, connection.owner, connection.same_clock):
+            if arena is None or arena.c.count != 1 or arena.c.chunks[0] == NULL:
+                return
+            if not direct_open(&self.arenas[i], arena.c.chunks[0].base,
+                               arena.c.length // RFP_LINE * RFP_LINE, line.c.base + RFP_OWNER_WORD,
+                               connection.owner, connection.same_clock):
                 return
         self.count = len(connection.arenas)
 
@@ -319,36 +359,60 @@ cdef class DirectReads:
         """Return how many reads found a value, proved a miss, and had to be sent to the server."""
         return {"found": self.found, "absent": self.absent, "unsure": self.unsure}
 
+    cdef uint32_t worker_of(self, uint64_t hash) noexcept:
+        return kv_worker(hash, self.count) if self.count > 1 else 0
+
+    cdef bint server_runs(self, channel *ch) noexcept:
+        cdef queue_pair *pair = ch.rings[0].pair
+        self.until_liveness_check = READS_PER_LIVENESS_CHECK
+        return pair.ops.alive(pair)
+
+    cdef void before_request(self, channel *ch) noexcept:
+        cdef uint32_t i, worker
+        self.sampling = False
+        if ch == NULL:
+            return
+        # One report at most: the others accompany the next requests.
+        for i in range(self.count):
+            worker = self.next_report
+            self.next_report = worker + 1 if worker + 1 < self.count else 0
+            if self.used[worker] >= REPORTED_MIN:
+                report_uses(self, ch, worker)
+                return
+
     cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
                     direct_result *result):
         cdef const char *text = PyBytes_AS_STRING(key)
         cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
-        value = self.read(ch, text, length, rfp_hash(text, length, self.seed), view, True, version,
-                          result)
-        if self.used == KV_USES_MAX:
-            report_uses(self, ch)
-        return value
+        cdef uint64_t hash = rfp_hash(text, length, self.seed)
+        self.until_liveness_check -= 1
+        if not self.until_liveness_check and not self.server_runs(ch):
+            result[0] = DIRECT_UNSURE
+            return None
+        return self.read(ch, text, length, hash, view, True, version, result)
 
-    cdef void before_request(self, channel *ch) noexcept:
-        if self.used >= REPORTED_MIN and ch != NULL:
-            report_uses(self, ch)
-
-    cdef int get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end, list values,
-                      list rest) except -1:
+    cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
+                             list values, list rest) except -1:
         cdef uint64_t hashes[PREFETCHED]
+        cdef const direct_arena *a
         cdef const char *text
         cdef uint32_t length
         cdef Py_ssize_t i, n
-        cdef uint64_t version
+        cdef uint64_t version, copied = 0
         cdef direct_result result
-        while begin < end:
+        self.until_liveness_check -= <uint32_t> min(end - begin, self.until_liveness_check)
+        if not self.until_liveness_check and not self.server_runs(ch):
+            rest.extend(range(begin, end))
+            return end
+        while begin < end and copied < SLICE_BYTES:
             n = min(end - begin, <Py_ssize_t> PREFETCHED)
             for i in range(n):
                 key = keys[begin + i]
                 hashes[i] = rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
-                rfp_prefetch(first_line(self.arena_of(hashes[i]), hashes[i]))
+                a = &self.arenas[self.worker_of(hashes[i])]
+                rfp_prefetch(first_line(a, hashes[i]))
             for i in range(n):
-                prefetch_records(self.arena_of(hashes[i]), hashes[i])
+                prefetch_records(&self.arenas[self.worker_of(hashes[i])], hashes[i])
             for i in range(n):
                 key = keys[begin + i]
                 text = PyBytes_AS_STRING(key)
@@ -356,18 +420,11 @@ cdef class DirectReads:
                 value = self.read(ch, text, length, hashes[i], NULL, False, &version, &result)
                 if result == DIRECT_UNSURE:
                     rest.append(begin + i)
-                else:
+                elif result == DIRECT_FOUND:
                     values[begin + i] = value
+                    copied += PyBytes_GET_SIZE(value)
             begin += n
-        if self.used == KV_USES_MAX:
-            report_uses(self, ch)
-        return 0
-
-    cdef uint32_t worker_of(self, uint64_t hash) noexcept:
-        return kv_worker(hash, self.count) if self.count > 1 else 0
-
-    cdef const direct_arena *arena_of(self, uint64_t hash) noexcept:
-        return &self.arenas[self.worker_of(hash)]
+        return begin
 
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,
                      Py_buffer *view, bint may_release_gil, uint64_t *version,
@@ -397,16 +454,19 @@ cdef class DirectReads:
                 result[0] = DIRECT_UNSURE
                 return None
             if found.value_length <= GIL_BYTES_MAX:
-                result[0] = direct_take(a, key, &found, target)
+                result[0] = direct_take(a, key, hash, &found, target)
             else:              # a busy channel keeps the arena mapped
                 ch.busy = 1
                 with nogil:
-                    result[0] = direct_take(a, key, &found, target)
+                    result[0] = direct_take(a, key, hash, &found, target)
                 ch.busy = 0
             if result[0] == DIRECT_FOUND:
                 self.found += 1
                 version[0] = found.version
                 note_use(self, a, worker, hash, found.slot)
+                if self.used[worker] == USES_REPORTED:
+                    report_uses(self, ch, worker)
+                    self.sampling = True   # until this client sends a request of its own
                 return value
         result[0] = DIRECT_UNSURE
         self.unsure += 1

@@ -12,11 +12,12 @@ from rfp.store.server.arena cimport (
     arena_take, arena_trim,
 )
 from rfp.store.server.index cimport (
-    index_bucket, index_line, index_next_line, index_repoint, record_invalidate,
+    index_bucket, index_line, index_move_begin, index_move_end, index_next_line, index_repoint,
+    record_invalidate,
 )
 from rfp.store.server.records cimport (
-    EVICT_BUCKET, EVICT_NOTHING, eviction, partition, record_at, record_evict, record_expired,
-    record_left,
+    EVICT_BUCKET, EVICT_NOTHING, eviction, need_uses, partition, record_at, record_evict,
+    record_expired, record_left,
 )
 
 cdef enum:
@@ -39,10 +40,13 @@ cdef void eviction_abandon(partition *p, eviction *r) noexcept nogil:
 cdef bint move_down(partition *p, eviction *r) noexcept nogil:
     """Moves the block behind the hole to the hole's beginning."""
     cdef uint64_t hole = r.block, old = hole + arena_size(&p.memory, hole)
-    cdef uint64_t after = arena_slide(&p.memory, hole)
-    if not after:
+    cdef uint64_t after, bucket
+    if arena_size(&p.memory, old) > arena_size(&p.memory, hole):
         return False
+    bucket = index_move_begin(&p.index, old)
+    after = arena_slide(&p.memory, hole)
     index_repoint(&p.index, old, hole)
+    index_move_end(&p.index, bucket)
     r.block = after
     return True
 
@@ -53,6 +57,7 @@ cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nog
     cdef uint64_t chances = SECOND_CHANCES_MAX
     cdef uint32_t kind
     cdef kv_record *record
+    need_uses(p)
     if budget < <uint64_t> -1:
         chances = max(chances, budget)
     while budget:
@@ -143,6 +148,7 @@ cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept
     cdef int i
     if p.policy == EVICT_NOTHING:
         return False
+    need_uses(p)
     while line != NULL:
         for i in range(KV_SLOTS):
             if line[i] and not kv_slot_link(line[i]):

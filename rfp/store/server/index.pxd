@@ -53,6 +53,10 @@ cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nog
 # Redirects the slot or link that pointed to a record or overflow line at `old` to its copy at
 # `block`, and invalidates the original of a record.
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil
+# Begins and ends the time in which a record is in two places; the first returns the argument of the
+# second.  A reader cannot prove by a CRC that it has copied a long value from one of them.
+cdef uint64_t index_move_begin(index *x, uint64_t old) noexcept nogil
+cdef void index_move_end(index *x, uint64_t bucket) noexcept nogil
 # Moves a record or overflow line into another block, which must be large enough, and frees its old
 # block.
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil

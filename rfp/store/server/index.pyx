@@ -46,7 +46,7 @@ from rfp.core.core cimport (
 )
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION,
-    KV_LINE, KV_MAX_LINES, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS,
+    KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS,
     KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record,
     kv_slot, kv_slot_link, kv_slot_offset,
 )
@@ -57,6 +57,8 @@ from rfp.store.server.arena cimport (
 
 cdef enum:
     LAST = KV_SLOTS - 1
+
+cdef uint64_t NOT_COUNTED = <uint64_t> -1  # the bucket of a move that readers need not notice
 
 
 cdef inline void store(uint64_t *slot, uint64_t value) noexcept nogil:
@@ -71,7 +73,8 @@ cdef inline int occupied(uint64_t *line) noexcept nogil:
         n += 1
     return n
 
-# Between these two a reader believes no miss in the buckets that share the counter.
+# Between these two a reader believes no miss in the buckets that share the counter, and no copy of
+# a value that the CRC does not cover.
 cdef inline void rearrange_begin(index *x, uint64_t bucket) noexcept nogil:
     cdef uint64_t *counter = index_rearrangements(x.base, bucket)
     RFP_ASSERT(counter[0] % 2 == 0)
@@ -312,17 +315,35 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
         rearrange_end(x, overflow(x, block).bucket)
 
 
+cdef uint64_t index_move_begin(index *x, uint64_t old) noexcept nogil:
+    cdef kv_record *record = <kv_record *> (x.base + old)
+    cdef uint64_t bucket
+    if arena_kind(x.memory, old) != KV_BLOCK_RECORD or record.value_length <= KV_MAX_SEALED:
+        return NOT_COUNTED
+    bucket = bucket_of(x, index_hash(x, record))
+    rearrange_begin(x, bucket)
+    return bucket
+
+
+cdef void index_move_end(index *x, uint64_t bucket) noexcept nogil:
+    if bucket != NOT_COUNTED:
+        rearrange_end(x, bucket)
+
+
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
     cdef kv_record *record = <kv_record *> (x.base + old)
+    cdef uint64_t bucket
     if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
         # The clock hand may reach the new place sooner: that must not shorten the record's
         # lifetime.
         rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
     RFP_ASSERT(block != old)
     RFP_ASSERT(arena_size(x.memory, block) >= arena_size(x.memory, old))
+    bucket = index_move_begin(x, old)
     rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
     arena_become(x.memory, block, arena_kind(x.memory, old))
     index_repoint(x, old, block)
+    index_move_end(x, bucket)
     arena_free(x.memory, old)
 
 

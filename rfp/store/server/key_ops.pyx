@@ -4,7 +4,7 @@ put."""
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.core.core cimport (
-    rfp_copy_out, rfp_crc32c, rfp_store32, rfp_store64, rfp_store64_release,
+    rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
 )
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT,
@@ -24,7 +24,7 @@ from rfp.store.server.index cimport (
     record_invalidate,
 )
 from rfp.store.server.records cimport (
-    EVICT_BUCKET, EVICT_CLOCK, expiry_of, partition, record_at, record_begin, record_entered,
+    EVICT_BUCKET, EVICT_CLOCK, expiry_of, need_uses, partition, record_at, record_begin, record_entered,
     record_evict, record_find, record_left, record_refer, record_remove, record_seal,
 )
 
@@ -187,10 +187,8 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
     # Before this point a sweep must not find it.
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block, version[0])
-    if p.memory.used > p.evicts_from and p.policy == EVICT_CLOCK:
-        # Once, and a while before the first eviction: from then on readers send their uses.
-        p.evicts_from = <uint64_t> -1
-        rfp_store32(&p.index.header.flags, KV_COUNTS_REARRANGEMENTS | KV_EVICTS)
+    if p.memory.used > p.evicts_from:
+        need_uses(p)           # a while before the first eviction
     if p.policy != EVICT_BUCKET and slot == NULL:
         grow_index(p)
     return KV_OK

@@ -3,8 +3,10 @@
 # All other modules of the store work on this struct.  One thread owns it.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from rfp.core.core cimport rfp_store64
-from rfp.store.layout cimport KV_EXPIRY_SHIFT, KV_STATE_REFERENCED, kv_record
+from rfp.core.core cimport rfp_store32, rfp_store64
+from rfp.store.layout cimport (
+    KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_STATE_REFERENCED, kv_record,
+)
 from rfp.store.messages cimport KV_COUNTERS, KV_MAX_KEY, kv_put
 from rfp.store.server.arena cimport arena
 from rfp.store.server.index cimport index
@@ -140,6 +142,12 @@ cdef inline void list_unlink(linked_list *list_, link *item) noexcept nogil:
         item.next.previous = item.previous
     else:
         list_.last = item.previous
+
+# From here on readers report the records that they use.
+cdef inline void need_uses(partition *p) noexcept nogil:
+    if p.policy == EVICT_CLOCK and p.evicts_from != <uint64_t> -1:
+        p.evicts_from = <uint64_t> -1
+        rfp_store32(&p.index.header.flags, KV_COUNTS_REARRANGEMENTS | KV_EVICTS)
 
 cdef inline kv_record *record_at(partition *p, uint64_t block) noexcept nogil:
     return <kv_record *> (p.memory.base + block)

@@ -139,7 +139,7 @@ def random_request(client: SteppedClient, rng: random.Random, watched: list[byte
     kind = rng.choice(["put", "put", "put", "delete", "incr", "touch", "tick", "many", "upload"])
     ttl = rng.choice([0, 0, TTL])
     if kind == "put":
-        value = bytes(rng.randrange(rng.choice([1, 40, 300, 3000])))
+        value = rng.randbytes(rng.randrange(rng.choice([1, 40, 300, 3000, 9000])))
         client.watch(watched, lambda: client.put(key, value, ttl=ttl))
     elif kind == "delete":
         client.watch(watched, lambda: client.delete(key))
@@ -154,7 +154,7 @@ def random_request(client: SteppedClient, rng: random.Random, watched: list[byte
     elif kind == "many":
         client.watch(watched, lambda: client.put_many([(k, b"m" * 50) for k in watched]))
     else:
-        client.watch(watched, lambda: client.upload(key, bytes(9000), piece=3000))
+        client.watch(watched, lambda: client.upload(key, rng.randbytes(9000), piece=3000))
 
 
 def test_random_requests(client: SteppedClient, seed: int) -> None:
@@ -198,13 +198,16 @@ class Bucket:
         self.keys = neighbours(12)
         self.reader = DirectReader(self.memory, seed=SEED)
         self.stepped = SteppedReader(self.reader)
+        self.values: dict[int, int] = {}  # version: CRC of the value, as first read
 
     def read(self, key: bytes, acts: list[Callable[[], object]]) -> list[tuple[int, int, int]]:
         """Read a key with an act at each instruction; return (before, read, after) of each."""
         seen, finished, steps = [], False, 0
         while not finished:
             before = self.version(key)
-            version, finished = self.stepped.get(key, [steps], acts[steps % len(acts)])
+            version, crc, finished = self.stepped.get(key, [steps], acts[steps % len(acts)])
+            if version > 0:
+                assert self.values.setdefault(version, crc) == crc, "a torn value"
             seen.append((before, version, self.version(key)))
             steps += 1
         assert steps > 30
@@ -326,7 +329,7 @@ def is_missed(
                 delete(first)
                 bucket.client.put(first, b"v")
 
-        version, _ = bucket.stepped.get(key, sorted(rng.sample(range(100, 420), 7)), rotate)
+        version, _, _ = bucket.stepped.get(key, sorted(rng.sample(range(100, 420), 7)), rotate)
         if version == 0:
             return True
     return False
