@@ -65,20 +65,20 @@ static inline void rnvm_flush(const void *from, size_t n)
 #if defined(__x86_64__)
     switch (rnvm_flush_kind()) {
     case RNVM_FLUSH_CLWB:
-        for (; line < end; line += RNVM_FLUSH_LINE)
+        for (; line < end; line += RFP_LINE)
             __asm__ __volatile__(".byte 0x66; xsaveopt %0" : "+m"(*(char *)line));
         break;
     case RNVM_FLUSH_CLFLUSHOPT:
-        for (; line < end; line += RNVM_FLUSH_LINE)
+        for (; line < end; line += RFP_LINE)
             __asm__ __volatile__(".byte 0x66; clflush %0" : "+m"(*(char *)line));
         break;
     default:
-        for (; line < end; line += RNVM_FLUSH_LINE)
+        for (; line < end; line += RFP_LINE)
             __asm__ __volatile__("clflush %0" : "+m"(*(char *)line));
     }
 #elif defined(__aarch64__)
     if (rnvm_flush_kind() == RNVM_FLUSH_CVAP)
-        for (; line < end; line += RNVM_FLUSH_LINE)
+        for (; line < end; line += RFP_LINE)
             __asm__ __volatile__("sys #3, c7, c12, #1, %0" : : "r"(line) : "memory");
 #endif
 }
@@ -114,8 +114,8 @@ static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
 {
     if (n >= RNVM_STREAM) {
-        size_t head = -(uintptr_t)to & (RNVM_FLUSH_LINE - 1);
-        size_t body = (n - head) & ~(size_t)(RNVM_FLUSH_LINE - 1);
+        size_t head = -(uintptr_t)to & (RFP_LINE - 1);
+        size_t body = (n - head) & ~(size_t)(RFP_LINE - 1);
         rfp_copy_out(to, from, head);
         rnvm_flush(to, head);
         rnvm_store_lines((char *)to + head, (const char *)from + head, body);
