@@ -41,9 +41,9 @@ def connect(
             fetch, until it costs too many READs) or "bypass" (GETs walk the server's index by
             one-sided READs, as the systems do that the RFP paper compares itself with).
         reconnect: whether to connect again after the server was lost.
-        fetch: the paper's F, in bytes, instead of the value that `rfp tune` chose (RFP, section
-            3.2).
-        retries: the paper's R, instead of the value that `rfp tune` chose.
+        fetch: for requests, the paper's F, in bytes, instead of the value that `rfp tune` chose
+            (RFP, section 3.2).
+        retries: for requests, the paper's R, instead of the value that `rfp tune` chose.
         secret: over RDMA, the secret that the server was started with; each side proves to the
             other that it knows it.
         secret_file: a file with it, readable by this user alone (default: $RFP_SECRET_FILE).

@@ -149,6 +149,15 @@ cdef class DirectReader:
                 return <int> result, found.version, value
         return <int> result, None, None
 
+    def slot(self, bytes key not None):
+        """Return the slot word that leads to a key's record."""
+        cdef direct_record found
+        cdef uint32_t length = len(key)
+        cdef uint64_t hash = rfp_hash(PyBytes_AS_STRING(key), length, self.seed)
+        if direct_find(&self.a, PyBytes_AS_STRING(key), length, hash, &found) != DIRECT_FOUND:
+            raise KeyError(key)
+        return found.slot
+
     cdef int64_t version(self, const char *key, uint32_t length, char *target,
                          uint32_t room, uint64_t *slot, uint32_t *crc) noexcept nogil:
         """Returns the version of the value read into `target`, and its CRC; 0: none; -1: unsure."""

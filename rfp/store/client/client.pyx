@@ -389,7 +389,9 @@ cdef class Client(ClientBase):
         """Return the value of a key, or None.
 
         Cost:
-            2 network round trips: one WRITE and one READ (RFP, section 3.1).
+            On the server's host, with mode="auto": no round trip; the client reads the server's
+            memory (docs/store.md, direct reads).  Else 2 network round trips: one WRITE and one
+            READ (RFP, section 3.1).
 
         >>> kv.get(b"nobody") is None
         True
@@ -430,7 +432,7 @@ cdef class Client(ClientBase):
         """Return the value of a key with its version, as Item(value, version), or None.
 
         Cost:
-            2 network round trips.
+            As get().
 
         >>> version = kv.put(b"k", b"v")
         >>> kv.item(b"k") == (b"v", version)
@@ -454,7 +456,7 @@ cdef class Client(ClientBase):
             WrongBuffer: the buffer is not writable.
 
         Cost:
-            2 network round trips; 3 for a value that does not fit into a slot.
+            As get(); over a network 3 round trips for a value that does not fit into a slot.
 
         >>> kv.put(b"k", b"value") > 0
         True
@@ -639,8 +641,8 @@ cdef class Client(ClientBase):
         The timeout begins once all keys have been taken from the iterable.  The call is not atomic.
 
         Cost:
-            About 2 network round trips for each 16 keys, overlapping: keys of one worker share
-            requests.
+            On the server's host, with mode="auto": no round trip, as get().  Else about 2 network
+            round trips for each 16 keys, overlapping: keys of one worker share requests.
 
         >>> kv.put(b"a", b"1") > 0
         True
@@ -718,7 +720,8 @@ cdef class Client(ClientBase):
         """Return the server's counters, as a dict.
 
         It contains the sums over the workers, "partitions" with the counters of each, and "client"
-        with the counters of this thread's rings.
+        with the counters of this thread's rings and, as "direct", those of this handle's direct
+        reads, which the server's counters ("gets", "hits", "misses") do not include.
 
         Cost:
             2 network round trips for each worker.

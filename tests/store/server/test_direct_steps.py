@@ -346,6 +346,18 @@ def test_a_miss_during_an_uncounted_rearrangement_is_caught(bucket: Bucket) -> N
     assert is_missed(bucket, random.Random(1), delete, 1500)
 
 
+def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Bucket) -> None:
+    key, other = bucket.keys[:2]
+    bucket.client.put(key, bytes(5000))
+    bucket.client.put(other, b"short")
+    counter = 64 + 8 * (key_hash(key, SEED) >> 16 & 63)
+    bucket.memory.write(counter, (1).to_bytes(8, "little"))
+    assert bucket.reader.get(key)[0] == UNSURE
+    assert bucket.reader.get(other)[2] == b"short"
+    bucket.memory.write(counter, (2).to_bytes(8, "little"))
+    assert bucket.reader.get(key)[2] == bytes(5000)
+
+
 def test_a_reader_believes_no_server_that_has_ended(bucket: Bucket) -> None:
     key, other = bucket.keys[:2]
     bucket.client.put(key, b"v")
