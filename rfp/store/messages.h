@@ -33,6 +33,7 @@ enum kv_opcode {            /* request payload                -> response payloa
     KV_RELEASE = 29,        /* - (the pin is in the header)   -> -; 0 */
     KV_STATS = 30,          /* -                              -> KV_COUNTERS x u64; 0 */
     KV_REFER = 31,          /* count x kv_use                 -> -; 0 */
+    KV_EXISTS_MANY = 32,    /* count x (kv_key, key)          -> count x kv_item; 0 */
 };
 
 enum kv_flag {              /* request flags */

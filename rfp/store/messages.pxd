@@ -23,6 +23,7 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_RELEASE
         KV_STATS
         KV_REFER
+        KV_EXISTS_MANY
         KV_IF_ABSENT
         KV_IF_VERSION
         KV_PIECE_CRC

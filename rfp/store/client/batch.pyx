@@ -30,7 +30,7 @@ from rfp.store.client.direct_read cimport DirectReads
 from rfp.store.client.client cimport Client, as_key, refusal
 from rfp.store.client.requests cimport kv_worker
 from rfp.store.messages cimport (
-    KV_DEFERRED, KV_DELETE_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item,
+    KV_DEFERRED, KV_DELETE_MANY, KV_EXISTS_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item,
     kv_key, kv_number, kv_pair,
 )
 
@@ -420,6 +420,10 @@ cdef int spread(list values, list positions, list found) except -1:
     return 0
 
 
+cdef list exists_many(Client client, object keys, object timeout):
+    return many(client, KV_EXISTS_MANY, keys, timeout)
+
+
 cdef list delete_many(Client client, object keys, object timeout):
     return many(client, KV_DELETE_MANY, keys, timeout)
 
@@ -450,7 +454,8 @@ cdef list complete(Client client, uint8_t opcode, list names, list values, uint6
     items.results = [None] * len(names)
     batch.pass_arguments = <void *> items
     client.report_uses()
-    client.prepare_call(&batch.c, timeout, opcode == KV_GET_MANY, attempt_pass, NULL, NULL)
+    client.prepare_call(&batch.c, timeout, opcode == KV_GET_MANY or opcode == KV_EXISTS_MANY,
+                        attempt_pass, NULL, NULL)
     try:
         # In the order of the positions, not of the responses.
         for position in sorted(client.run(&batch.c)):
@@ -468,6 +473,8 @@ cdef object alone(Client client, uint8_t opcode, bytes name, object value, uint6
                   double timeout):
     if opcode == KV_GET_MANY:
         return client.get(name, timeout=timeout)
+    if opcode == KV_EXISTS_MANY:
+        return client.exists(name, timeout=timeout)
     if opcode == KV_DELETE_MANY:
         return client.delete(name, timeout=timeout)
     try:

@@ -54,6 +54,9 @@ class Client(ClientBase):
     def get_many(
         self, keys: Iterable[Buffer], *, timeout: float | None = None
     ) -> list[bytes | None]: ...
+    def exists_many(
+        self, keys: Iterable[Buffer], *, timeout: float | None = None
+    ) -> list[bool]: ...
     def put_many(
         self,
         items: Mapping[bytes, Buffer] | Iterable[tuple[Buffer, Buffer]],

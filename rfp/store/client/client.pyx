@@ -28,7 +28,7 @@ from rfp.protocol.wire cimport (
     RFP_FEATURE_DIRECT_READS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
     RFP_RESPONSE_HEADER, rfp_response_header,
 )
-from rfp.store.client.batch cimport delete_many, get_many, put_many
+from rfp.store.client.batch cimport delete_many, exists_many, get_many, put_many
 from rfp.store.client.bypass cimport bypass, bypass_get
 from rfp.store.client.direct_read cimport (
     DIRECT_FOUND, DIRECT_UNSURE, DirectReads, direct_result,
@@ -650,6 +650,19 @@ cdef class Client(ClientBase):
         [b'1', None]
         """
         return get_many(self, keys, timeout)
+
+    def exists_many(self, keys, *, timeout=None):
+        """Return a list of whether each key has a value.  Not atomic.
+
+        Cost:
+            That of get_many, without the values.
+
+        >>> kv.put(b"a", b"1") > 0
+        True
+        >>> kv.exists_many([b"a", b"nobody"])
+        [True, False]
+        """
+        return exists_many(self, keys, timeout)
 
     def put_many(self, items, *, ttl=None, timeout=None):
         """Store many values; return a list with each one's version, or the ServerRefused for it.

@@ -148,6 +148,27 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
     out.yield_after = filled >= RESPONSE_YIELD_BYTES
 
 
+cdef void batch_exists(partition *p, const request *r, response *out) noexcept nogil:
+    cdef uint32_t i
+    cdef group g
+    cdef const entry *e
+    cdef kv_record *record
+    if not first_group(r, out, r.payload, False, &g):
+        return
+    while next_group(p, r, False, &g):
+        for i in range(g.count):
+            e = g.entries + i
+            if e.key_length > KV_MAX_KEY:
+                answer(out, g.first + i, KV_TOO_LARGE, 0, 0)
+                continue
+            record = partition_get(p, e.hash, e.key, e.key_length)
+            if record == NULL:
+                answer(out, g.first + i, KV_NOT_FOUND, 0, 0)
+            else:
+                answer(out, g.first + i, KV_OK, 0, record.version)
+    out.length = r.count * <uint32_t> sizeof(kv_item)
+
+
 cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil:
     cdef kv_number ttl
     cdef uint32_t i

@@ -34,6 +34,7 @@ KEYED = {
     "incr": lambda kv, key: kv.incr(key),
     "touch": lambda kv, key: kv.touch(key),
     "get_many": lambda kv, key: kv.get_many([b"good", key]),
+    "exists_many": lambda kv, key: kv.exists_many([b"good", key]),
     "put_many": lambda kv, key: kv.put_many([(b"good", b"v"), (key, b"v")]),
     "delete_many": lambda kv, key: kv.delete_many([b"good", key]),
 }
@@ -202,7 +203,7 @@ def test_put_many_refuses_all_but_a_mapping_or_pairs(kv: rfp.Client, items: Any)
 
 @pytest.mark.parametrize("keys", [5, None, "text", b"bytes"])
 def test_get_many_refuses_all_but_keys(kv: rfp.Client, keys: Any) -> None:
-    for call in (kv.get_many, kv.delete_many):
+    for call in (kv.get_many, kv.exists_many, kv.delete_many):
         with pytest.raises(TypeError):
             call(keys)
 

@@ -31,6 +31,7 @@ def test_an_empty_batch_sends_no_request(each_mode: rfp.Client) -> None:
         == each_mode.put_many({})
         == each_mode.delete_many(iter(()))
         == each_mode.put_many([])
+        == each_mode.exists_many(iter(()))
         == []
     )
     assert each_mode.stats()["client"]["submitted"] - submitted == len(
@@ -51,6 +52,7 @@ def test_results_keep_the_order_of_the_keys(each_mode: rfp.Client, rng: random.R
     ]
     asked = rng.choices([*keys, *(b"nobody %d" % i for i in range(100))], k=1000)
     assert kv.get_many(asked) == [values.get(key) for key in asked]
+    assert kv.exists_many(asked) == [key in values for key in asked]
     rng.shuffle(keys)
     gone = keys[:250]
     assert kv.delete_many(gone) == [True] * 250
@@ -423,7 +425,7 @@ def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
 def test_an_argument_that_is_no_iterable_of_keys_or_pairs_is_refused_with_the_item(
     kv: rfp.Client,
 ) -> None:
-    for call in (kv.get_many, kv.delete_many, kv.put_many):
+    for call in (kv.get_many, kv.exists_many, kv.delete_many, kv.put_many):
         with pytest.raises(WrongType, match="int"):
             call(5)
     with pytest.raises(WrongType, match="item 1"):

@@ -73,6 +73,7 @@ CALLS: dict[str, Callable[[rfp.Client, float], Any]] = {
     "incr": lambda kv, t: kv.incr(b"k", 1, timeout=t),
     "touch": lambda kv, t: kv.touch(b"k", ttl=5, timeout=t),
     "get_many": lambda kv, t: kv.get_many([b"%d" % i for i in range(40)], timeout=t),
+    "exists_many": lambda kv, t: kv.exists_many([b"%d" % i for i in range(40)], timeout=t),
     "put_many": lambda kv, t: kv.put_many([(b"%d" % i, b"v") for i in range(40)], timeout=t),
     "delete_many": lambda kv, t: kv.delete_many([b"%d" % i for i in range(40)], timeout=t),
 }

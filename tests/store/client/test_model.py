@@ -160,6 +160,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.stored_now(key, value, version)
 
     @rule(many=st.lists(keys, max_size=40))
+    def exists_many(self, many: list[bytes]) -> None:
+        assert self.kv.exists_many(many) == [key in self.stored for key in many]
+
+    @rule(many=st.lists(keys, max_size=40))
     def delete_many(self, many: list[bytes]) -> None:
         assert self.kv.delete_many(many) == [self.stored.pop(key, None) is not None for key in many]
 

@@ -13,7 +13,8 @@ GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
 GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS, REFER = range(
     23, 32
 )
-OPCODES = range(16, 32)
+EXISTS_MANY = 32
+OPCODES = range(16, 33)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 
@@ -117,6 +118,11 @@ class Client:
 
     def get_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
         return self._many(GET_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys], **options)
+
+    def exists_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
+        return self._many(
+            EXISTS_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys], **options
+        )
 
     def delete_many(self, keys: Iterable[bytes]) -> list[Result]:
         return self._many(DELETE_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys])

@@ -10,6 +10,7 @@ from .requests import (
     BAD_REQUEST,
     DEFERRED,
     DELETE_MANY,
+    EXISTS_MANY,
     GET_MANY,
     MS,
     NOT_FOUND,
@@ -46,6 +47,9 @@ def test_each_key_has_its_result_in_order(store, client, n):
     results = client.get_many(asked)
     assert results[::2] == [(OK, i + 1, value) for i, (_, value) in enumerate(items)]
     assert results[1::2] == [(NOT_FOUND, 0, b"")] * n
+    found = client.exists_many(asked)
+    assert found[::2] == [(OK, i + 1, b"") for i in range(n)]
+    assert found[1::2] == [(NOT_FOUND, 0, b"")] * n
     gone = client.delete_many(asked)
     assert gone[::2] == [(OK, i + 1, b"") for i in range(n)]
     assert gone[1::2] == [(NOT_FOUND, 0, b"")] * n
@@ -88,6 +92,7 @@ def test_keys_that_are_too_long_fail_alone(store):
         r.status for r in client.put_many([(b"a", b"1"), (long, b"2"), (b"c", bytes(101))])
     ] == [OK, TOO_LARGE, TOO_LARGE]
     assert [r.status for r in client.get_many([b"a", long])] == [OK, TOO_LARGE]
+    assert [r.status for r in client.exists_many([long, b"a"])] == [TOO_LARGE, OK]
     assert [r.status for r in client.delete_many([long, b"a"])] == [TOO_LARGE, OK]
 
 
@@ -110,6 +115,8 @@ def pair(k: bytes, v: bytes) -> bytes:
         (GET_MANY, 2, key(b"a")),
         (GET_MANY, 1, key(b"")),
         (GET_MANY, 65535, key(b"a") * 300),
+        (EXISTS_MANY, 2, key(b"a") + key(b"b")[:-1]),
+        (EXISTS_MANY, 1, key(b"")),
         (DELETE_MANY, 2, key(b"a") + key(b"b")[:-1]),
         (DELETE_MANY, 1, b"\xff\xff" + b"a"),
         (PUT_MANY, 0, b""),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from .requests import (
     BAD_REQUEST,
     DELETE_MANY,
+    EXISTS_MANY,
     GET,
     GET_MANY,
     INCR,
@@ -63,6 +64,7 @@ payloads = {
     INCR: st.tuples(wide, keys).map(lambda v: struct.pack("<Q", v[0]) + v[1]),
     TOUCH: st.tuples(wide, keys).map(lambda v: struct.pack("<Q", v[0]) + v[1]),
     GET_MANY: many(st.one_of(listed, good_listed)),
+    EXISTS_MANY: many(st.one_of(listed, good_listed)),
     DELETE_MANY: many(st.one_of(listed, good_listed)),
     PUT_MANY: st.tuples(wide, many(st.one_of(pairs, good_pairs))).map(
         lambda v: struct.pack("<Q", v[0]) + v[1]
@@ -132,6 +134,7 @@ def test_every_truncation_of_a_request_is_refused(rng):
         TOUCH: (struct.pack("<Q", 1) + b"k", 0),
         GET: (b"k", 0),
         GET_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
+        EXISTS_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         DELETE_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         PUT_MANY: (bytes(8) + (struct.pack("<HHI", 3, 0, 5) + b"keyvalue") * 3, 3),
     }

@@ -254,6 +254,17 @@ class Machine(RuleBasedStateMachine):
                 assert result.value == there.value
                 left -= len(there.value)
 
+    @rule(asked=st.lists(keys, max_size=8))
+    def exists_many(self, asked: list[bytes]) -> None:
+        for key, result in zip(asked, self.client.exists_many(asked), strict=True):
+            there = self.there(key)
+            if result.status == NOT_FOUND:
+                if there:
+                    self.lost(key)
+            else:
+                assert there
+                assert result == (OK, there.version, b"")
+
     @rule(gone=st.lists(keys, max_size=5))
     def delete_many(self, gone: list[bytes]) -> None:
         for key, result in zip(gone, self.client.delete_many(gone), strict=True):
