@@ -34,6 +34,10 @@ enum kv_opcode {            /* request payload                -> response payloa
     KV_STATS = 30,          /* -                              -> KV_COUNTERS x u64; 0 */
     KV_REFER = 31,          /* count x kv_use                 -> -; 0 */
     KV_EXISTS_MANY = 32,    /* count x (kv_key, key)          -> count x kv_item; 0 */
+    KV_GET_RANGE = 33,      /* kv_range, key                  -> the bytes in the range, or
+                                                                  rfp_reference; version */
+    KV_GET_RANGES = 34,     /* count x (kv_key, key, kv_range) -> count x kv_item, then the inline
+                                                                  bytes; 0 */
 };
 
 enum kv_flag {              /* request flags */
@@ -53,7 +57,7 @@ enum kv_status {            /* response status */
     KV_OVERFLOW = 7,        /* incr beyond int64 */
     KV_BAD_REQUEST = 8,     /* the payload does not fit its opcode */
     KV_QUOTA = 9,           /* this client's pins or uploads are used up */
-    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; request it
+    KV_DEFERRED = 10,       /* batch item: its bytes did not fit into the response; request it
                                alone.  KV_PUT_BEGIN: the server is still making room; the same
                                request, sent again, continues */
     KV_UNKNOWN_UPLOAD = 11, /* the upload has ended, or never began */
@@ -73,6 +77,12 @@ struct kv_number {
 
 struct kv_key {
     uint16_t key_length;
+};
+
+/* A part of a value.  The server cuts it at the value's end: a range behind the end is empty. */
+struct kv_range {
+    uint64_t offset;
+    uint64_t length;
 };
 
 struct kv_pair {
@@ -108,6 +118,7 @@ struct kv_use {
 
 _Static_assert(sizeof(struct kv_put) == 24, "kv_put");
 _Static_assert(sizeof(struct kv_key) == 2, "kv_key");
+_Static_assert(sizeof(struct kv_range) == 16, "kv_range");
 _Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
 _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");

@@ -24,6 +24,8 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_STATS
         KV_REFER
         KV_EXISTS_MANY
+        KV_GET_RANGE
+        KV_GET_RANGES
         KV_IF_ABSENT
         KV_IF_VERSION
         KV_PIECE_CRC
@@ -72,6 +74,10 @@ cdef extern from "rfp/store/messages.h" nogil:
 
     struct kv_key:
         uint16_t key_length
+
+    struct kv_range:
+        uint64_t offset
+        uint64_t length
 
     struct kv_pair:
         uint16_t key_length

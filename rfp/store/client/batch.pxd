@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 from rfp.store.client.client cimport Client
 
 cdef list get_many(Client client, object keys, object timeout)
+cdef list get_ranges(Client client, object ranges, object timeout)
 cdef list exists_many(Client client, object keys, object timeout)
 cdef list put_many(Client client, object items, uint64_t ttl_ms, object timeout)
 cdef list delete_many(Client client, object keys, object timeout)

@@ -10,7 +10,7 @@ Items that are too long, or that the server defers, are requested alone after al
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -26,12 +26,13 @@ from rfp.protocol.client.client_ring cimport (
     client_ring_submit, client_ring_tag, outcome,
 )
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
+from rfp.store.client.client cimport Client, as_key, refusal, whole_number
 from rfp.store.client.direct_read cimport DirectReads
-from rfp.store.client.client cimport Client, as_key, refusal
 from rfp.store.client.requests cimport kv_worker
 from rfp.store.messages cimport (
-    KV_DEFERRED, KV_DELETE_MANY, KV_EXISTS_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item,
-    kv_key, kv_number, kv_pair,
+    KV_DEFERRED, KV_DELETE_MANY, KV_EXISTS_MANY, KV_GET_MANY, KV_GET_RANGES, KV_MAX_KEY,
+    KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item, kv_key, kv_number, kv_pair,
+    kv_range,
 )
 
 from rfp.errors import RfpError, ServerRefused, WrongType
@@ -72,8 +73,15 @@ cdef class Pass:
     cdef uint8_t opcode
     cdef uint64_t ttl_ms
     cdef list keys
-    cdef list values             # bytes or Held; None if the opcode has none
+    # bytes or Held; for KV_GET_RANGES bytes of a kv_range; None if the opcode has none
+    cdef list values
     cdef list results
+
+
+cdef kv_range range_of(bytes packed):
+    cdef kv_range part
+    memcpy(&part, PyBytes_AS_STRING(packed), sizeof(part))
+    return part
 
 
 cdef class Batch:
@@ -229,8 +237,11 @@ cdef class Batch:
                 b.first += 1
                 memcpy(&item, items + i * sizeof(kv_item), sizeof(item))
                 if item.status == KV_OK:
-                    if self.items.opcode == KV_GET_MANY:
+                    if self.items.opcode == KV_GET_MANY or self.items.opcode == KV_GET_RANGES:
                         if item.length > <uint64_t> (end - data):
+                            return PROTOCOL_ERROR
+                        if self.items.opcode == KV_GET_RANGES and \
+                                item.length > range_of(self.items.values[position]).length:
                             return PROTOCOL_ERROR
                         value = PyBytes_FromStringAndSize(data, item.length)
                         data += item.length
@@ -239,7 +250,7 @@ cdef class Batch:
                     else:
                         value = True
                 elif item.status == KV_NOT_FOUND:
-                    value = None if self.items.opcode == KV_GET_MANY else False
+                    value = None if self.items.opcode in (KV_GET_MANY, KV_GET_RANGES) else False
                 elif item.status == KV_DEFERRED:
                     self.postponed.append(position)
                     continue
@@ -420,6 +431,32 @@ cdef int spread(list values, list positions, list found) except -1:
     return 0
 
 
+cdef list get_ranges(Client client, object ranges, object timeout):
+    cdef list names = []
+    cdef list values = []
+    cdef kv_range part
+    cdef Py_ssize_t i = 0
+    client.deadline(timeout, rfp_now())
+    try:
+        triples = iter(ranges)
+    except TypeError:
+        raise WrongType("ranges must be an iterable of (key, offset, length), "
+                        f"not {type(ranges).__name__}") from None
+    for triple in triples:
+        try:
+            key, offset, length = triple
+        except (TypeError, ValueError):
+            raise WrongType(f"ranges must be triples of key, offset and length, but item {i} "
+                            "is not") from None
+        poll(i)
+        i += 1
+        names.append(as_key(key))
+        part.offset = whole_number("offset", offset, 0, INT64_MAX)
+        part.length = whole_number("length", length, 0, INT64_MAX)
+        values.append(PyBytes_FromStringAndSize(<char *> &part, sizeof(part)))
+    return complete(client, KV_GET_RANGES, names, values, 0, timeout)
+
+
 cdef list exists_many(Client client, object keys, object timeout):
     return many(client, KV_EXISTS_MANY, keys, timeout)
 
@@ -454,7 +491,7 @@ cdef list complete(Client client, uint8_t opcode, list names, list values, uint6
     items.results = [None] * len(names)
     batch.pass_arguments = <void *> items
     client.report_uses()
-    client.prepare_call(&batch.c, timeout, opcode == KV_GET_MANY or opcode == KV_EXISTS_MANY,
+    client.prepare_call(&batch.c, timeout, opcode not in (KV_PUT_MANY, KV_DELETE_MANY),
                         attempt_pass, NULL, NULL)
     try:
         # In the order of the positions, not of the responses.
@@ -471,8 +508,12 @@ cdef list complete(Client client, uint8_t opcode, list names, list values, uint6
 
 cdef object alone(Client client, uint8_t opcode, bytes name, object value, uint64_t ttl_ms,
                   double timeout):
+    cdef kv_range part
     if opcode == KV_GET_MANY:
         return client.get(name, timeout=timeout)
+    if opcode == KV_GET_RANGES:
+        part = range_of(value)
+        return client.get_range(name, part.offset, part.length, timeout=timeout)
     if opcode == KV_EXISTS_MANY:
         return client.exists(name, timeout=timeout)
     if opcode == KV_DELETE_MANY:

@@ -25,6 +25,11 @@ cdef struct get_call:               # get, item, get_into
     rfp_reference reference
     uint64_t version
 
+cdef struct range_call:             # get_range
+    get_call g
+    uint64_t offset
+    uint64_t length
+
 cdef struct put_call:
     key_call k
     Py_buffer *view                 # the value
@@ -63,4 +68,6 @@ cdef bytes as_key(object key)
 cdef object deliver(const char *data, uint32_t length, Py_buffer *view)
 # The exception for a status of the server.
 cdef object refusal(uint8_t status, uint64_t result, bytes key)
+# A whole number between two bounds; a negative one as its two's complement.
+cdef uint64_t whole_number(str name, object value, object lowest, object highest) except? 0
 cdef uint64_t milliseconds(object ttl) except? 0

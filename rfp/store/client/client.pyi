@@ -34,6 +34,9 @@ class Client(ClientBase):
     def get_into(
         self, key: Buffer, buffer: Buffer, *, timeout: float | None = None
     ) -> int | None: ...
+    def get_range(
+        self, key: Buffer, offset: int, length: int, *, timeout: float | None = None
+    ) -> bytes | None: ...
     def put(
         self,
         key: Buffer,
@@ -53,6 +56,9 @@ class Client(ClientBase):
     ) -> bool: ...
     def get_many(
         self, keys: Iterable[Buffer], *, timeout: float | None = None
+    ) -> list[bytes | None]: ...
+    def get_ranges(
+        self, ranges: Iterable[tuple[Buffer, int, int]], *, timeout: float | None = None
     ) -> list[bytes | None]: ...
     def exists_many(
         self, keys: Iterable[Buffer], *, timeout: float | None = None

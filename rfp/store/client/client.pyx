@@ -10,7 +10,7 @@ from operator import index
 
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_hash
@@ -28,19 +28,19 @@ from rfp.protocol.wire cimport (
     RFP_FEATURE_DIRECT_READS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
     RFP_RESPONSE_HEADER, rfp_response_header,
 )
-from rfp.store.client.batch cimport delete_many, exists_many, get_many, put_many
+from rfp.store.client.batch cimport delete_many, exists_many, get_many, get_ranges, put_many
 from rfp.store.client.bypass cimport bypass, bypass_get
 from rfp.store.client.direct_read cimport (
     DIRECT_FOUND, DIRECT_UNSURE, DirectReads, direct_result,
 )
 from rfp.store.client.large_values cimport attempt_upload, fetch_reference
 from rfp.store.client.requests cimport (
-    kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker,
+    kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_submit_range, kv_worker,
 )
 from rfp.store.messages cimport (
-    KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT, KV_IF_VERSION,
-    KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK, KV_OUT_OF_MEMORY,
-    KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD,
+    KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
+    KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
+    KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD,
     KV_VERSION_MISMATCH,
 )
 
@@ -70,7 +70,7 @@ cdef bytes as_key(key):
     return key
 
 
-cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
+cdef uint64_t whole_number(str name, object value, object lowest, object highest) except? 0:
     """Return a whole number from lowest to highest; a negative one as its two's complement."""
     try:
         value = index(value)
@@ -149,6 +149,12 @@ cdef bint submit_number(channel *ch, client_call *c) noexcept nogil:
                             tag_of(c))
 
 
+cdef bint submit_range(channel *ch, client_call *c) noexcept nogil:
+    cdef range_call *part = <range_call *> c
+    return kv_submit_range(choose_ring(ch, &part.g.k), part.offset, part.length, part.g.k.key,
+                           part.g.k.key_length, tag_of(c))
+
+
 cdef bint submit_put(channel *ch, client_call *c) noexcept nogil:
     """Build KV_PUT, or KV_PUT_BEGIN, which announces an upload."""
     cdef put_call *put = <put_call *> c
@@ -195,6 +201,18 @@ cdef object finish_get(ClientBase client, client_call *c, const rfp_response_hea
     return None
 
 
+cdef object finish_range(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return the bytes of the range; if the response is a reference, as finish_get()."""
+    cdef range_call *part = <range_call *> c
+    value = finish_get(client, c, response)
+    if part.g.by_reference:
+        if part.g.reference.length > part.length:
+            c.result = PROTOCOL_ERROR
+    elif value is not None and response.length > part.length:
+        c.result = PROTOCOL_ERROR
+    return value
+
+
 cdef object finish_put(ClientBase client, client_call *c, const rfp_response_header *response):
     """Return the version."""
     if response.status != KV_OK:
@@ -238,13 +256,18 @@ cdef object finish_stats(ClientBase client, client_call *c, const rfp_response_h
 
 
 cdef object attempt_get(ClientBase base, Channel owner, client_call *c):
-    """GET: by bypass if the handle uses it, else by a request, and a READ for a large value."""
-    cdef Client client = <Client> base
-    cdef get_call *get = <get_call *> c
-    if client.bypass:
-        value = get_by_bypass(client, owner, get)
+    """GET: by bypass if the handle uses it, else by a request."""
+    if (<Client> base).bypass:
+        value = get_by_bypass(<Client> base, owner, <get_call *> c)
         if c.result == DONE:
             return value
+    return attempt_value(base, owner, c)
+
+
+cdef object attempt_value(ClientBase base, Channel owner, client_call *c):
+    """Send a request for a value or a part of one; READ what comes by reference."""
+    cdef Client client = <Client> base
+    cdef get_call *get = <get_call *> c
     get.by_reference = False
     value = attempt_request(client, owner, c)
     if c.result == DONE and get.by_reference:
@@ -469,6 +492,35 @@ cdef class Client(ClientBase):
                             hint="use get(), which returns new bytes")
         return self.get_value(key, buffer, False, timeout)
 
+    def get_range(self, key, offset, length, *, timeout=None):
+        """Return a part of the value of a key, or None if the key has no value.
+
+        The part ends at the end of the value: a range that begins at or behind it is empty.
+
+        Args:
+            key: 1 to 1024 bytes.
+            offset: of the first byte, from 0 on.
+            length: bytes at most.
+            timeout: seconds; None: that of the handle.
+
+        Cost:
+            2 network round trips; 3 for a part that does not fit into a slot.  The rest of the
+            value is not transferred.
+
+        >>> version = kv.put(b"k", b"0123456789")
+        >>> kv.get_range(b"k", 2, 3), kv.get_range(b"k", 8, 100), kv.get_range(b"k", 10, 1)
+        (b'234', b'89', b'')
+        """
+        cdef range_call part
+        key = as_key(key)
+        part.offset = whole_number("offset", offset, 0, INT64_MAX)
+        part.length = whole_number("length", length, 0, INT64_MAX)
+        self.prepare_call(&part.g.k.c, timeout, True, attempt_value, submit_range, finish_range)
+        self.prepare_key_call(&part.g.k, KV_GET_RANGE, <bytes> key)
+        part.g.with_version = False
+        part.g.view = NULL
+        return self.run(&part.g.k.c)
+
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout):
         """GET: into a bytes object, into one with its version, or into the caller's buffer."""
         cdef get_call get
@@ -650,6 +702,23 @@ cdef class Client(ClientBase):
         [b'1', None]
         """
         return get_many(self, keys, timeout)
+
+    def get_ranges(self, ranges, *, timeout=None):
+        """Return parts of many values, as a list; None for a key without a value.  Not atomic.
+
+        Args:
+            ranges: an iterable of (key, offset, length), each as for get_range.
+            timeout: seconds; None: that of the handle.
+
+        Cost:
+            That of get_many.  A part that does not fit into its response costs a request of its
+            own.
+
+        >>> version = kv.put(b"k", b"0123456789")
+        >>> kv.get_ranges([(b"k", 0, 2), (b"k", 5, 2), (b"nobody", 0, 1)])
+        [b'01', b'56', None]
+        """
+        return get_ranges(self, ranges, timeout)
 
     def exists_many(self, keys, *, timeout=None):
         """Return a list of whether each key has a value.  Not atomic.

@@ -14,6 +14,8 @@ cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t
                     uint64_t tag) noexcept nogil
 cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, const char *key,
                            uint32_t key_length, uint64_t tag) noexcept nogil
+cdef bint kv_submit_range(client_ring *ring, uint64_t offset, uint64_t length, const char *key,
+                          uint32_t key_length, uint64_t tag) noexcept nogil
 cdef uint32_t kv_inline_limit(client_ring *ring, uint32_t key_length) noexcept nogil
 cdef bint kv_submit_put(client_ring *ring, uint8_t opcode, uint32_t flags,
                         const char *key, uint32_t key_length,

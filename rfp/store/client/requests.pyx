@@ -4,7 +4,9 @@ from libc.string cimport memcpy
 
 from rfp.protocol.client.client_ring cimport client_ring_payload, client_ring_submit
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER
-from rfp.store.messages cimport KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put
+from rfp.store.messages cimport (
+    KV_GET_RANGE, KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put, kv_range,
+)
 
 
 cdef uint32_t kv_worker(uint64_t hash, uint32_t workers) noexcept nogil:
@@ -32,6 +34,20 @@ cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, c
     (<kv_number *> payload).number = number
     memcpy(payload + sizeof(kv_number), key, key_length)
     client_ring_submit(ring, opcode, 0, 0, sizeof(kv_number) + key_length, tag)
+    return True
+
+
+cdef bint kv_submit_range(client_ring *ring, uint64_t offset, uint64_t length, const char *key,
+                          uint32_t key_length, uint64_t tag) noexcept nogil:
+    """Build KV_GET_RANGE."""
+    cdef char *payload = client_ring_payload(ring)
+    cdef kv_range *part = <kv_range *> payload
+    if payload == NULL:
+        return False
+    part.offset = offset
+    part.length = length
+    memcpy(payload + sizeof(kv_range), key, key_length)
+    client_ring_submit(ring, KV_GET_RANGE, 0, 0, sizeof(kv_range) + key_length, tag)
     return True
 
 

@@ -6,6 +6,7 @@ from rfp.store.server.records cimport partition
 
 # Each sets response.status, length and yield_after.
 cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil
+cdef void batch_get_ranges(partition *p, const request *r, response *out) noexcept nogil
 cdef void batch_exists(partition *p, const request *r, response *out) noexcept nogil
 cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil
 cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil

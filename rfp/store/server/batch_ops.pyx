@@ -7,10 +7,10 @@ from rfp.protocol.server.service cimport request, response
 from rfp.store.layout cimport kv_record, kv_value_offset
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_GETS, KV_C_HITS, KV_DEFERRED, KV_MAX_KEY, KV_NOT_FOUND, KV_OK,
-    KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair,
+    KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair, kv_range,
 )
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records
-from rfp.store.server.key_ops cimport partition_delete, partition_get, partition_put
+from rfp.store.server.key_ops cimport clip_range, partition_delete, partition_get, partition_put
 from rfp.store.server.records cimport partition
 
 cdef enum:
@@ -18,21 +18,26 @@ cdef enum:
     ITEMS_AT_ONCE = 16
     RESPONSE_YIELD_BYTES = 64 << 10
 
+cdef enum shape:               # of the items of a request
+    KEYS                       # kv_key, key
+    PAIRS                      # kv_pair, key, value
+    RANGES                     # kv_key, key, kv_range
+
 cdef struct entry:
     const char *key
-    const char *value
+    const char *value          # or the kv_range
     uint32_t key_length
     uint32_t value_length
     uint64_t hash
 
 
-cdef inline const char *take(const char *at, const char *end, bint pairs,
+cdef inline const char *take(const char *at, const char *end, shape kind,
                              entry *e) noexcept nogil:
     """Parses one item; returns the beginning of the next one, or NULL if the item is incomplete."""
     cdef kv_pair pair
     cdef kv_key key
     cdef uint64_t left = end - at
-    if pairs:
+    if kind == PAIRS:
         if left < sizeof(kv_pair):
             return NULL
         memcpy(&pair, at, sizeof(kv_pair))
@@ -47,7 +52,7 @@ cdef inline const char *take(const char *at, const char *end, bint pairs,
         left -= sizeof(kv_key)
         e.key = at + sizeof(kv_key)
         e.key_length = key.key_length
-        e.value_length = 0
+        e.value_length = sizeof(kv_range) if kind == RANGES else 0
     if not e.key_length or left < <uint64_t> e.key_length + e.value_length:
         return NULL
     e.value = e.key + e.key_length
@@ -55,14 +60,14 @@ cdef inline const char *take(const char *at, const char *end, bint pairs,
 
 
 cdef bint well_formed(const request *r, const response *out, const char *at,
-                      bint pairs) noexcept nogil:
+                      shape kind) noexcept nogil:
     cdef const char *end = r.payload + r.length
     cdef entry e
     cdef uint32_t _
     if out.capacity < r.count * sizeof(kv_item):
         return False
     for _ in range(r.count):
-        at = take(at, end, pairs, &e)
+        at = take(at, end, kind, &e)
         if at == NULL:
             return False
     return at == end
@@ -75,18 +80,18 @@ cdef struct group:             # of a batch: the items that are executed next
     const char *at             # behind the last one
 
 
-cdef inline bint first_group(const request *r, response *out, const char *at, bint pairs,
+cdef inline bint first_group(const request *r, response *out, const char *at, shape kind,
                              group *g) noexcept nogil:
     """Begins before the first item, which is at `at`; False: the payload is malformed."""
     g.first = g.count = 0
     g.at = at
-    if well_formed(r, out, at, pairs):
+    if well_formed(r, out, at, kind):
         return True
     out.status = KV_BAD_REQUEST
     return False
 
 
-cdef inline bint next_group(partition *p, const request *r, bint pairs, group *g) noexcept nogil:
+cdef inline bint next_group(partition *p, const request *r, shape kind, group *g) noexcept nogil:
     """Parses the next items and starts their cache misses; False: there are none."""
     cdef const char *at = g.at
     cdef const char *end = r.payload + r.length
@@ -98,7 +103,7 @@ cdef inline bint next_group(partition *p, const request *r, bint pairs, group *g
     n = min(<uint32_t> ITEMS_AT_ONCE, r.count - g.first)
     for i in range(n):
         e = g.entries + i
-        at = take(at, end, pairs, e)
+        at = take(at, end, kind, e)
         e.hash = rfp_hash(e.key, e.key_length, p.seed)
         index_prefetch(&p.index, e.hash)
     for i in range(n):
@@ -118,14 +123,17 @@ cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t leng
     rfp_copy_out(out.payload + i * sizeof(kv_item), &item, sizeof(kv_item))
 
 
-cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil:
+cdef inline void get_parts(partition *p, const request *r, response *out,
+                           shape kind) noexcept nogil:
+    """Answers with the values, or with the ranges of them that the items name."""
     cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), i
     cdef group g
     cdef const entry *e
     cdef kv_record *record
-    if not first_group(r, out, r.payload, False, &g):
+    cdef kv_range part
+    if not first_group(r, out, r.payload, kind, &g):
         return
-    while next_group(p, r, False, &g):
+    while next_group(p, r, kind, &g):
         for i in range(g.count):
             e = g.entries + i
             if e.key_length > KV_MAX_KEY:
@@ -134,18 +142,33 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
             record = partition_get(p, e.hash, e.key, e.key_length)
             if record == NULL:
                 answer(out, g.first + i, KV_NOT_FOUND, 0, 0)
-            elif record.value_length > out.capacity - filled:
+                continue
+            part.offset = 0
+            part.length = record.value_length
+            if kind == RANGES:
+                memcpy(&part, e.value, sizeof(kv_range))
+                clip_range(&part, record.value_length)
+            if part.length > out.capacity - filled:
                 # The client will request it again, and the partition will count it then.
                 p.counters[KV_C_GETS] -= 1
                 p.counters[KV_C_HITS] -= 1
                 answer(out, g.first + i, KV_DEFERRED, 0, record.version)
             else:
-                rfp_copy_out(out.payload + filled, <char *> record + kv_value_offset(e.key_length),
-                             record.value_length)
-                filled += record.value_length
-                answer(out, g.first + i, KV_OK, record.value_length, record.version)
+                rfp_copy_out(out.payload + filled,
+                             <char *> record + kv_value_offset(e.key_length) + part.offset,
+                             part.length)
+                filled += <uint32_t> part.length
+                answer(out, g.first + i, KV_OK, <uint32_t> part.length, record.version)
     out.length = filled
     out.yield_after = filled >= RESPONSE_YIELD_BYTES
+
+
+cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil:
+    get_parts(p, r, out, KEYS)
+
+
+cdef void batch_get_ranges(partition *p, const request *r, response *out) noexcept nogil:
+    get_parts(p, r, out, RANGES)
 
 
 cdef void batch_exists(partition *p, const request *r, response *out) noexcept nogil:
@@ -153,9 +176,9 @@ cdef void batch_exists(partition *p, const request *r, response *out) noexcept n
     cdef group g
     cdef const entry *e
     cdef kv_record *record
-    if not first_group(r, out, r.payload, False, &g):
+    if not first_group(r, out, r.payload, KEYS, &g):
         return
-    while next_group(p, r, False, &g):
+    while next_group(p, r, KEYS, &g):
         for i in range(g.count):
             e = g.entries + i
             if e.key_length > KV_MAX_KEY:
@@ -180,9 +203,9 @@ cdef void batch_put(partition *p, const request *r, response *out) noexcept nogi
         out.status = KV_BAD_REQUEST
         return
     memcpy(&ttl, r.payload, sizeof(kv_number))
-    if not first_group(r, out, r.payload + sizeof(kv_number), True, &g):
+    if not first_group(r, out, r.payload + sizeof(kv_number), PAIRS, &g):
         return
-    while next_group(p, r, True, &g):
+    while next_group(p, r, PAIRS, &g):
         for i in range(g.count):
             e = g.entries + i
             version = 0
@@ -201,9 +224,9 @@ cdef void batch_delete(partition *p, const request *r, response *out) noexcept n
     cdef const entry *e
     cdef uint64_t version
     cdef uint8_t status
-    if not first_group(r, out, r.payload, False, &g):
+    if not first_group(r, out, r.payload, KEYS, &g):
         return
-    while next_group(p, r, False, &g):
+    while next_group(p, r, KEYS, &g):
         for i in range(g.count):
             e = g.entries + i
             version = 0

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from rfp.store.layout cimport kv_record
+from rfp.store.messages cimport kv_range
 from rfp.store.server.records cimport partition
 
 cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t seed, int policy,
@@ -29,3 +30,8 @@ cdef uint8_t put_condition(partition *p, uint64_t *slot, uint32_t flags, uint64_
 # and value.  Frees the record on failure.
 cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc,
                      uint64_t *version) noexcept nogil
+
+# Cuts a range, which a client chose, at the end of a value.
+cdef inline void clip_range(kv_range *part, uint32_t value_length) noexcept nogil:
+    part.offset = min(part.offset, <uint64_t> value_length)
+    part.length = min(part.length, value_length - part.offset)

@@ -12,17 +12,19 @@ from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED,
     KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY, KV_GET,
-    KV_GET_MANY, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
+    KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
     KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
     KV_REFER, KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX,
-    KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put, kv_use,
+    KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put, kv_range, kv_use,
 )
-from rfp.store.server.batch_ops cimport batch_delete, batch_exists, batch_get, batch_put
+from rfp.store.server.batch_ops cimport (
+    batch_delete, batch_exists, batch_get, batch_get_ranges, batch_put,
+)
 from rfp.store.server.check cimport partition_check
 from rfp.store.server.expiry cimport expiry_tick
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records
 from rfp.store.server.key_ops cimport (
-    partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_refer,
+    clip_range, partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_refer,
     partition_touch,
 )
 from rfp.store.server.pins cimport (
@@ -63,6 +65,8 @@ cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length
         fixed = sizeof(kv_number)
     elif r.opcode == KV_PUT or r.opcode == KV_PUT_BEGIN:
         fixed = sizeof(kv_put)
+    elif r.opcode == KV_GET_RANGE:
+        fixed = sizeof(kv_range)
     elif r.opcode != KV_GET and r.opcode != KV_EXISTS and r.opcode != KV_DELETE:
         return KV_UNSUPPORTED
     if length <= fixed:
@@ -101,16 +105,22 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
               uint32_t key_length) noexcept nogil:
     cdef kv_record *record = partition_get(p, hash, key, key_length)
     cdef rfp_reference reference
+    cdef kv_range part
     cdef uint64_t value
     cdef pin *held
     if record == NULL:
         out.status = KV_NOT_FOUND
         return
-    value = kv_value_offset(key_length)
-    if record.value_length <= out.capacity:
-        rfp_copy_out(out.payload, <char *> record + value, record.value_length)
-        out.length = record.value_length
-        out.yield_after = record.value_length >= YIELD_BYTES
+    part.offset = 0
+    part.length = record.value_length
+    if r.opcode == KV_GET_RANGE:
+        memcpy(&part, r.payload, sizeof(kv_range))
+        clip_range(&part, record.value_length)
+    value = kv_value_offset(key_length) + part.offset
+    if part.length <= out.capacity:
+        rfp_copy_out(out.payload, <char *> record + value, part.length)
+        out.length = <uint32_t> part.length
+        out.yield_after = part.length >= YIELD_BYTES
     elif out.capacity < sizeof(rfp_reference):
         out.status = KV_TOO_LARGE
         return
@@ -120,7 +130,7 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
             out.status = KV_QUOTA
             return
         reference.offset = held.record + value
-        reference.length = record.value_length
+        reference.length = part.length
         reference.pin = held.id
         reference.lease = p.lease
         rfp_copy_out(out.payload, &reference, sizeof(rfp_reference))
@@ -152,7 +162,7 @@ cdef void dispatch_single_key(partition *p, request *r, response *out, const cha
     cdef kv_number number
     cdef kv_record *record
     cdef kv_put put
-    if r.opcode == KV_GET:
+    if r.opcode == KV_GET or r.opcode == KV_GET_RANGE:
         get(p, r, out, hash, key, key_length)
     elif r.opcode == KV_PUT:
         memcpy(&put, r.payload, sizeof(kv_put))
@@ -195,6 +205,8 @@ cdef void dispatch_other(partition *p, request *r, response *out) noexcept nogil
     cdef uint32_t i
     if r.opcode == KV_GET_MANY:
         batch_get(p, r, out)
+    elif r.opcode == KV_GET_RANGES:
+        batch_get_ranges(p, r, out)
     elif r.opcode == KV_EXISTS_MANY:
         batch_exists(p, r, out)
     elif r.opcode == KV_PUT_MANY:

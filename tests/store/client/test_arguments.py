@@ -34,6 +34,8 @@ KEYED = {
     "incr": lambda kv, key: kv.incr(key),
     "touch": lambda kv, key: kv.touch(key),
     "get_many": lambda kv, key: kv.get_many([b"good", key]),
+    "get_range": lambda kv, key: kv.get_range(key, 0, 1),
+    "get_ranges": lambda kv, key: kv.get_ranges([(b"good", 0, 1), (key, 0, 1)]),
     "exists_many": lambda kv, key: kv.exists_many([b"good", key]),
     "put_many": lambda kv, key: kv.put_many([(b"good", b"v"), (key, b"v")]),
     "delete_many": lambda kv, key: kv.delete_many([b"good", key]),
@@ -58,6 +60,22 @@ def test_a_key_is_bytes(kv: rfp.Client, call: Any) -> None:
     with pytest.raises(TypeError) as caught:
         call(kv, "text")
     assert "encode" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 63, 1.5, "1", None])
+def test_a_range_has_no_negative_numbers(kv: rfp.Client, number: Any) -> None:
+    error = InvalidArgument if isinstance(number, int) else WrongType
+    for call in (kv.get_range, lambda *part: kv.get_ranges([(b"good", 0, 1), part])):
+        with pytest.raises(error, match="offset"):
+            call(b"good", number, 1)
+        with pytest.raises(error, match="length"):
+            call(b"good", 1, number)
+
+
+@pytest.mark.parametrize("ranges", [5, [5], [(b"good", 1)], [(b"good", 1, 2, 3)]])
+def test_get_ranges_refuses_all_but_triples(kv: rfp.Client, ranges: Any) -> None:
+    with pytest.raises(WrongType, match="ranges must be"):
+        kv.get_ranges(ranges)
 
 
 @keyed

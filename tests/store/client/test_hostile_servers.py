@@ -73,6 +73,8 @@ CALLS: dict[str, Callable[[rfp.Client, float], Any]] = {
     "incr": lambda kv, t: kv.incr(b"k", 1, timeout=t),
     "touch": lambda kv, t: kv.touch(b"k", ttl=5, timeout=t),
     "get_many": lambda kv, t: kv.get_many([b"%d" % i for i in range(40)], timeout=t),
+    "get_range": lambda kv, t: kv.get_range(b"k", 5, 20, timeout=t),
+    "get_ranges": lambda kv, t: kv.get_ranges([(b"k", i, 5) for i in range(40)], timeout=t),
     "exists_many": lambda kv, t: kv.exists_many([b"%d" % i for i in range(40)], timeout=t),
     "put_many": lambda kv, t: kv.put_many([(b"%d" % i, b"v") for i in range(40)], timeout=t),
     "delete_many": lambda kv, t: kv.delete_many([b"%d" % i for i in range(40)], timeout=t),
@@ -154,6 +156,21 @@ def test_a_reference_to_more_than_the_buffer_holds_is_an_error_of_the_caller(hos
     hostile.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
     with pytest.raises(InvalidArgument, match="1000"):
         hostile.kv.get_into(b"k", bytearray(999))
+
+
+def test_more_than_the_range_requested_is_an_invalid_response(hostile):
+    for payload, kind in (
+        (b"x" * 9, INLINE),
+        (struct.pack("<QQQQ", 0, 9, 1, 20 * 10**9), REFERENCE),
+    ):
+        hostile.service.say(payload, kind=kind, result=7)
+        with pytest.raises(RfpError, match="invalid response"):
+            hostile.kv.get_range(b"k", 0, 8)
+        assert len(hostile.kv.get_range(b"k", 0, 9)) == 9
+    hostile.service.say(struct.pack("<B3xIQ", 0, 9, 1) + b"x" * 9)
+    with pytest.raises(RfpError, match="invalid response"):
+        hostile.kv.get_ranges([(b"k", 0, 8)])
+    assert hostile.kv.get_ranges([(b"k", 0, 9)]) == [b"x" * 9]
 
 
 def test_a_get_ends_at_its_deadline_if_leases_end_at_once(hostile):

@@ -22,6 +22,7 @@ KEYS = [b"\0", b"\xff", b"k", b"kk", b"a" * 8, b"a" * 7 + b"b", b"12345",
         pattern(63, 1), pattern(64, 2), pattern(65, 3), pattern(1023, 4), pattern(1024, 4),
         pattern(1023, 4) + b"!"]  # fmt: skip
 keys = st.sampled_from(KEYS) | st.binary(min_size=1, max_size=1024)
+offsets = st.integers(0, 100) | st.integers(0, 300_000) | st.just((1 << 63) - 1)
 ttls = st.sampled_from([None, FOREVER, 1000])
 numbers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-3, 3)
 
@@ -97,6 +98,19 @@ class StoreMachine(RuleBasedStateMachine):
         assert buffer == (value or b"").ljust(len(buffer), b"\x5a"), (
             "bytes beyond the value were written"
         )
+
+    @rule(key=keys, offset=offsets, length=offsets)
+    def get_range(self, key: bytes, offset: int, length: int) -> None:
+        value, _ = self.stored.get(key, (None, None))
+        part = None if value is None else value[offset : offset + length]
+        assert self.kv.get_range(key, offset, length) == part
+
+    @rule(ranges=st.lists(st.tuples(keys, offsets, offsets), max_size=40))
+    def get_ranges(self, ranges: list[tuple[bytes, int, int]]) -> None:
+        assert self.kv.get_ranges(ranges) == [
+            self.stored[key][0][offset : offset + length] if key in self.stored else None
+            for key, offset, length in ranges
+        ]
 
     @rule(data=st.data(), key=keys, ttl=ttls)
     def put(self, data: st.DataObject, key: bytes, ttl: float | None) -> None:

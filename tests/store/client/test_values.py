@@ -35,6 +35,23 @@ def test_a_value_of_every_size_is_returned_whole(each_mode: rfp.Client) -> None:
         assert kv.delete(key)
 
 
+def test_every_part_of_a_value_is_returned(each_mode: rfp.Client) -> None:
+    kv = each_mode
+    for salt, size in enumerate([*edges(kv, b"k"), MIB]):
+        value = pattern(size, salt)
+        kv.put(b"k", value)
+        fits = longest_inline_get(kv)
+        offsets = {0, 1, size // 3, max(0, size - fits), max(0, size - 1), size, size + 1}
+        lengths = {0, 1, size // 3, fits - 1, fits, fits + 1, size, MIB}
+        ranges = [(b"k", offset, length) for offset in offsets for length in lengths]
+        wanted = [value[offset : offset + length] for _, offset, length in ranges]
+        assert [kv.get_range(*part) for part in ranges] == wanted
+        assert kv.get_ranges(ranges) == wanted
+    assert kv.delete(b"k")
+    assert kv.get_range(b"k", 0, 1) is None
+    assert sum(kv.stats()["pins"] for _ in range(2)) == 0
+
+
 def test_the_longest_inline_value_fills_the_slot(kv: rfp.Client) -> None:
     def requests() -> int:
         return kv.stats()["client"]["submitted"]

@@ -13,8 +13,8 @@ GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
 GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS, REFER = range(
     23, 32
 )
-EXISTS_MANY = 32
-OPCODES = range(16, 33)
+EXISTS_MANY, GET_RANGE, GET_RANGES = range(32, 35)
+OPCODES = range(16, 35)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 
@@ -97,6 +97,9 @@ class Client:
         assert answer.kind == INLINE, answer
         return answer.payload if answer.status == OK else None
 
+    def get_range(self, key: bytes, offset: int, length: int, **options: int) -> Answer:
+        return self.request(GET_RANGE, struct.pack("<QQ", offset, length) + key, **options)
+
     def exists(self, key: bytes) -> Answer:
         return self.request(EXISTS, key)
 
@@ -118,6 +121,14 @@ class Client:
 
     def get_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
         return self._many(GET_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys], **options)
+
+    def get_ranges(self, ranges: Iterable[tuple[bytes, int, int]], **options: int) -> list[Result]:
+        return self._many(
+            GET_RANGES,
+            b"",
+            [struct.pack("<H", len(k)) + k + struct.pack("<QQ", *part) for k, *part in ranges],
+            **options,
+        )
 
     def exists_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
         return self._many(

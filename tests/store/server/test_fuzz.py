@@ -14,6 +14,8 @@ from .requests import (
     EXISTS_MANY,
     GET,
     GET_MANY,
+    GET_RANGE,
+    GET_RANGES,
     INCR,
     MS,
     OPCODES,
@@ -58,7 +60,11 @@ def puts(draw: st.DrawFn) -> bytes:
     return struct.pack("<IIQQ", *lengths, draw(wide), draw(wide)) + key + value
 
 
+ranges = st.tuples(wide, wide).map(lambda v: struct.pack("<QQ", *v))
+
 payloads = {
+    GET_RANGE: st.tuples(ranges, keys).map(b"".join),
+    GET_RANGES: many(st.tuples(good_listed, ranges).map(b"".join) | listed),
     PUT: puts(),
     PUT_BEGIN: puts(),
     INCR: st.tuples(wide, keys).map(lambda v: struct.pack("<Q", v[0]) + v[1]),
@@ -134,6 +140,8 @@ def test_every_truncation_of_a_request_is_refused(rng):
         TOUCH: (struct.pack("<Q", 1) + b"k", 0),
         GET: (b"k", 0),
         GET_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
+        GET_RANGE: (bytes(16) + b"k", 0),
+        GET_RANGES: ((struct.pack("<H", 3) + b"key" + bytes(16)) * 3, 3),
         EXISTS_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         DELETE_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         PUT_MANY: (bytes(8) + (struct.pack("<HHI", 3, 0, 5) + b"keyvalue") * 3, 3),

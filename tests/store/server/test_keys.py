@@ -21,6 +21,7 @@ from .requests import (
     IF_ABSENT,
     IF_VERSION,
     INCR,
+    INLINE,
     NOT_A_NUMBER,
     NOT_FOUND,
     OK,
@@ -58,6 +59,19 @@ def test_a_value_is_returned_as_it_was_put(store, client):
             version = client.put(key, value).result
             assert client.get(key) == (OK, 0, version, value)
             store.check()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 9, 10, 11, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, (1 << 64) - 10, (1 << 64) - 1])
+def test_a_range_is_cut_at_the_end_of_the_value(client, offset, length):
+    client.put(b"k", b"0123456789")
+    part = b"0123456789"[offset : offset + length]
+    assert client.get_range(b"k", offset, length) == (OK, INLINE, 1, part)
+    assert client.get_ranges([(b"k", offset, length), (b"nobody", offset, length)]) == [
+        (OK, 1, part),
+        (NOT_FOUND, 0, b""),
+    ]
+    assert client.get_range(b"nobody", offset, length).status == NOT_FOUND
 
 
 def test_keys_that_differ_in_one_byte_are_different(store, client):

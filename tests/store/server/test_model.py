@@ -48,6 +48,9 @@ small = st.one_of(
     st.binary(max_size=40), st.integers(-(1 << 63), (1 << 63) - 1).map(lambda n: b"%d" % n)
 )
 lengths = st.sampled_from([0, 8, 100, CAPACITY, CAPACITY + 1, 600, 3000])
+offsets = st.one_of(
+    st.integers(0, 50), st.sampled_from([CAPACITY, CAPACITY + 1, 3000, (1 << 63), (1 << 64) - 1])
+)
 ttls = st.one_of(st.just(0), st.integers(1, 50), st.just(1 << 63))
 
 
@@ -166,6 +169,44 @@ class Machine(RuleBasedStateMachine):
                 assert ref.pin not in self.pins
                 # The lease begins with the first tick() after this.
                 self.pins[ref.pin] = (ref.offset, there.value, 1 << 63)
+
+    @rule(key=keys, offset=offsets, length=offsets)
+    def get_range(self, key: bytes, offset: int, length: int) -> None:
+        answer = self.client.get_range(key, offset, length)
+        there = self.there(key)
+        if answer.status == QUOTA:
+            assert there
+        elif answer.status == NOT_FOUND:
+            if there:
+                self.lost(key)
+        else:
+            assert there
+            assert (answer.status, answer.result) == (OK, there.version)
+            part = there.value[offset : offset + length]
+            if len(part) <= CAPACITY:
+                assert (answer.kind, answer.payload) == (INLINE, part)
+            else:
+                ref = reference(answer)
+                assert ref.length == len(part)
+                self.pins[ref.pin] = (ref.offset, part, 1 << 63)
+
+    @rule(asked=st.lists(st.tuples(keys, offsets, offsets), max_size=5), capacity=lengths)
+    def get_ranges(self, asked: list[tuple[bytes, int, int]], capacity: int) -> None:
+        left = capacity
+        results = self.client.get_ranges(asked, capacity=16 * len(asked) + capacity)
+        for (key, offset, length), result in zip(asked, results, strict=True):
+            there = self.there(key)
+            if result.status == NOT_FOUND:
+                if there:
+                    self.lost(key)
+                continue
+            assert there
+            part = there.value[offset : offset + length]
+            if len(part) > left:
+                assert result == (DEFERRED, there.version, b"")
+            else:
+                assert result == (OK, there.version, part)
+                left -= len(part)
 
     @rule(key=keys)
     def delete(self, key: bytes) -> None:

@@ -56,6 +56,22 @@ def test_a_response_too_small_for_a_reference_is_refused(client):
     assert client.get(b"a", capacity=32).status == OK
 
 
+def test_a_long_range_is_answered_by_a_reference_into_the_value(store, client):
+    value = bytes(range(250)) * 40
+    client.put(b"k", value)
+    ref = reference(client.get_range(b"k", 77, 5000))
+    assert store.region.read(ref.offset, ref.length) == value[77:5077]
+    last = reference(client.get_range(b"k", 77, (1 << 64) - 1))
+    assert (last.offset, last.length) == (ref.offset, len(value) - 77)
+    client.delete(b"k")
+    assert store.region.read(ref.offset, ref.length) == value[77:5077]
+    assert store.stats()["pins"] == 2
+    client.release(ref.pin)
+    client.release(last.pin)
+    store.check()
+    assert store.stats()["pins"] == 0
+
+
 @pytest.mark.parametrize("how", ["delete", "replace", "expire", "evict"])
 def test_a_pinned_value_outlives_its_key(store, client, how):
     client.put(b"a", VALUE, ttl=50)
