@@ -53,3 +53,4 @@ cdef extern from * nogil:
     int __builtin_ctzll(unsigned long long n)
     int __builtin_clzll(unsigned long long n)
     int __builtin_popcountll(unsigned long long n)
+    unsigned long long __builtin_bswap64(unsigned long long n)

@@ -38,6 +38,9 @@ enum kv_opcode {            /* request payload                -> response payloa
                                                                   rfp_reference; version */
     KV_GET_RANGES = 34,     /* count x (kv_key, key, kv_range) -> count x kv_item, then the inline
                                                                   bytes; 0 */
+    KV_SCAN = 35,           /* kv_scan, prefix                -> kv_scanned, then kv_key, key for
+                                                                  each key; 0 */
+    KV_CLEAR = 36,          /* kv_scan, prefix                -> kv_scanned; keys deleted */
 };
 
 enum kv_flag {              /* request flags */
@@ -114,6 +117,19 @@ struct kv_use {
 };
 #define KV_USES_MAX 64      /* of one request */
 
+/* One step over all keys of a partition (server/scan.pyx).  position and version: 0 to begin, then
+ * from the last response. */
+struct kv_scan {
+    uint64_t position;
+    uint64_t version;
+    uint64_t limit;         /* keys of this step at most; not 0 */
+};
+
+struct kv_scanned {         /* where to continue; both 0: all keys were visited */
+    uint64_t position;
+    uint64_t version;
+};
+
 #define KV_PIECE_CRC 4u     /* request flag of KV_PUT_PIECE */
 
 _Static_assert(sizeof(struct kv_put) == 24, "kv_put");
@@ -123,6 +139,8 @@ _Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
 _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
 _Static_assert(sizeof(struct kv_use) == 16, "kv_use");
+_Static_assert(sizeof(struct kv_scan) == 24, "kv_scan");
+_Static_assert(sizeof(struct kv_scanned) == 16, "kv_scanned");
 
 /* A partition's counters, in the order of a KV_STATS response.  New ones go to the end (minor
  * version). */

@@ -26,6 +26,8 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_EXISTS_MANY
         KV_GET_RANGE
         KV_GET_RANGES
+        KV_SCAN
+        KV_CLEAR
         KV_IF_ABSENT
         KV_IF_VERSION
         KV_PIECE_CRC
@@ -78,6 +80,15 @@ cdef extern from "rfp/store/messages.h" nogil:
     struct kv_range:
         uint64_t offset
         uint64_t length
+
+    struct kv_scan:
+        uint64_t position
+        uint64_t version
+        uint64_t limit
+
+    struct kv_scanned:
+        uint64_t position
+        uint64_t version
 
     struct kv_pair:
         uint16_t key_length

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from typing_extensions import Buffer
@@ -73,5 +73,17 @@ class Client(ClientBase):
     def delete_many(
         self, keys: Iterable[Buffer], *, timeout: float | None = None
     ) -> list[bool]: ...
+    def scan(
+        self,
+        prefix: Buffer = b"",
+        cursor: int = 0,
+        count: int = 128,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[int, list[bytes]]: ...
+    def scan_iter(
+        self, prefix: Buffer = b"", *, count: int = 128, timeout: float | None = None
+    ) -> Iterator[bytes]: ...
+    def clear(self, prefix: Buffer = b"", *, timeout: float | None = None) -> int: ...
     def register(self, buffer: Any) -> Registration: ...
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]: ...

@@ -37,11 +37,12 @@ from rfp.store.client.large_values cimport attempt_upload, fetch_reference
 from rfp.store.client.requests cimport (
     kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_submit_range, kv_worker,
 )
+from rfp.store.client.scan cimport clear, scan, scan_iter
 from rfp.store.messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
     KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
-    KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD,
-    KV_VERSION_MISMATCH,
+    KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
+    KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH,
 )
 
 from rfp.errors import (
@@ -767,6 +768,79 @@ cdef class Client(ClientBase):
         [True, False]
         """
         return delete_many(self, keys, timeout)
+
+    def scan(self, prefix=b"", cursor=0, count=128, *, timeout=None):
+        """Return (cursor, keys): the next keys of a scan, and where to continue it.
+
+        Begin with the cursor 0; the scan has ended when the returned cursor is 0.  A step may
+        return no key although the scan has not ended.
+
+        Every key that exists during the whole scan is returned at least once, whatever other
+        clients do meanwhile, and also while the server reorganizes its memory.  A key that is
+        put or deleted during the scan may be returned or not.  The order is arbitrary.  A scan
+        does not count as a use of the keys for eviction.
+
+        Args:
+            prefix: return only keys that begin with it; at most 1024 bytes.
+            cursor: 0, or the cursor returned last.  It remains valid when the client reconnects
+                to the same server; a server that was started later refuses it.
+            count: keys to return at most.  A response contains as many as fit into a slot (about
+                100 short ones).
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            InvalidArgument: the cursor belongs to another server.
+
+        Cost:
+            2 network round trips.  One step occupies the worker for some microseconds, however
+            few keys have the prefix; the worker then serves the other clients first.
+
+        >>> kv.put(b"user:1", b"ann") > 0
+        True
+        >>> kv.scan(b"user:", count=10)[1]
+        [b'user:1']
+        """
+        return scan(self, prefix, cursor, count, timeout)
+
+    def scan_iter(self, prefix=b"", *, count=128, timeout=None):
+        """Return an iterator over the keys with a prefix, as scan() finds them.
+
+        A key may come more than once: use a set where that matters.
+
+        Args:
+            prefix: at most 1024 bytes.
+            count: keys per request at most.
+            timeout: seconds for each request; None: that of the handle.
+
+        Cost:
+            That of scan(), about once for each 100 keys of the server.
+
+        >>> sorted(kv.scan_iter(b"user:"))
+        [b'user:1']
+        """
+        return scan_iter(self, prefix, count, timeout)
+
+    def clear(self, prefix=b"", *, timeout=None):
+        """Delete all keys with a prefix; return their number.
+
+        Every key that exists during the whole call is deleted.  A key that is put meanwhile may
+        be deleted or not.  The call is not atomic: after an error a part of the keys is deleted.
+
+        Args:
+            prefix: at most 1024 bytes; b"": all keys.
+            timeout: seconds for the whole call; None: that of the handle.
+
+        Raises:
+            OutcomeUnknown: the connection was lost after a request was sent.
+
+        Cost:
+            2 network round trips for about 128 keys of the server, with or without the prefix.
+            No key is transferred.
+
+        >>> kv.clear(b"user:")
+        1
+        """
+        return clear(self, prefix, timeout)
 
     def register(self, buffer):
         """Let calls reach a buffer without a copy, until the returned Registration is closed.

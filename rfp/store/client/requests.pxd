@@ -16,6 +16,9 @@ cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, c
                            uint32_t key_length, uint64_t tag) noexcept nogil
 cdef bint kv_submit_range(client_ring *ring, uint64_t offset, uint64_t length, const char *key,
                           uint32_t key_length, uint64_t tag) noexcept nogil
+cdef bint kv_submit_scan(client_ring *ring, uint8_t opcode, uint64_t position, uint64_t version,
+                         uint64_t limit, const char *prefix, uint32_t prefix_length,
+                         uint64_t tag) noexcept nogil
 cdef uint32_t kv_inline_limit(client_ring *ring, uint32_t key_length) noexcept nogil
 cdef bint kv_submit_put(client_ring *ring, uint8_t opcode, uint32_t flags,
                         const char *key, uint32_t key_length,

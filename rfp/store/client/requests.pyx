@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from rfp.protocol.client.client_ring cimport client_ring_payload, client_ring_submit
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER
 from rfp.store.messages cimport (
-    KV_GET_RANGE, KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put, kv_range,
+    KV_GET_RANGE, KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put, kv_range, kv_scan,
 )
 
 
@@ -48,6 +48,22 @@ cdef bint kv_submit_range(client_ring *ring, uint64_t offset, uint64_t length, c
     part.length = length
     memcpy(payload + sizeof(kv_range), key, key_length)
     client_ring_submit(ring, KV_GET_RANGE, 0, 0, sizeof(kv_range) + key_length, tag)
+    return True
+
+
+cdef bint kv_submit_scan(client_ring *ring, uint8_t opcode, uint64_t position, uint64_t version,
+                         uint64_t limit, const char *prefix, uint32_t prefix_length,
+                         uint64_t tag) noexcept nogil:
+    """Build KV_SCAN or KV_CLEAR."""
+    cdef char *payload = client_ring_payload(ring)
+    cdef kv_scan *scan = <kv_scan *> payload
+    if payload == NULL:
+        return False
+    scan.position = position
+    scan.version = version
+    scan.limit = limit
+    memcpy(payload + sizeof(kv_scan), prefix, prefix_length)
+    client_ring_submit(ring, opcode, 0, 0, sizeof(kv_scan) + prefix_length, tag)
     return True
 
 

@@ -11,10 +11,10 @@ from rfp.protocol.wire cimport RFP_KIND_INLINE, RFP_KIND_REFERENCE, rfp_referenc
 from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED,
-    KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY, KV_GET,
+    KV_CLEAR, KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY, KV_GET,
     KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
     KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
-    KV_REFER, KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX,
+    KV_REFER, KV_RELEASE, KV_SCAN, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX,
     KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put, kv_range, kv_use,
 )
 from rfp.store.server.batch_ops cimport (
@@ -34,6 +34,7 @@ from rfp.store.server.records cimport (
     EVICT_BUCKET, EVICT_CLOCK, EVICT_NOTHING, account, list_unlink, partition, pin,
     session_resources,
 )
+from rfp.store.server.scan cimport scan_delete, scan_keys
 from rfp.store.server.uploads cimport (
     upload_abort, upload_begin, upload_piece, uploads_close, uploads_tick,
 )
@@ -213,6 +214,10 @@ cdef void dispatch_other(partition *p, request *r, response *out) noexcept nogil
         batch_put(p, r, out)
     elif r.opcode == KV_DELETE_MANY:
         batch_delete(p, r, out)
+    elif r.opcode == KV_SCAN:
+        scan_keys(p, r, out)
+    elif r.opcode == KV_CLEAR:
+        scan_delete(p, r, out)
     elif r.opcode == KV_PUT_PIECE:
         if r.length != sizeof(kv_piece):
             out.status = KV_BAD_REQUEST

@@ -22,6 +22,7 @@ KEYS = [b"\0", b"\xff", b"k", b"kk", b"a" * 8, b"a" * 7 + b"b", b"12345",
         pattern(63, 1), pattern(64, 2), pattern(65, 3), pattern(1023, 4), pattern(1024, 4),
         pattern(1023, 4) + b"!"]  # fmt: skip
 keys = st.sampled_from(KEYS) | st.binary(min_size=1, max_size=1024)
+prefixes = st.sampled_from([b"k", b"a" * 7, b"12345", KEYS[-2][:100], b"none"])
 offsets = st.integers(0, 100) | st.integers(0, 300_000) | st.just((1 << 63) - 1)
 ttls = st.sampled_from([None, FOREVER, 1000])
 numbers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-3, 3)
@@ -176,6 +177,24 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(many=st.lists(keys, max_size=40))
     def exists_many(self, many: list[bytes]) -> None:
         assert self.kv.exists_many(many) == [key in self.stored for key in many]
+
+    @rule(prefix=prefixes, count=st.sampled_from([1, 10, 128, 1 << 40]))
+    def scan(self, prefix: bytes, count: int) -> None:
+        found = []
+        cursor, first = self.kv.scan(prefix, count=count)
+        found += first
+        while cursor:
+            cursor, some = self.kv.scan(prefix, cursor, count)
+            found += some
+        wanted = sorted(key for key in self.stored if key.startswith(prefix))
+        assert sorted(found) == sorted(self.kv.scan_iter(prefix)) == wanted
+
+    @rule(prefix=prefixes)
+    def clear(self, prefix: bytes) -> None:
+        gone = [key for key in self.stored if key.startswith(prefix)]
+        assert self.kv.clear(prefix) == len(gone)
+        for key in gone:
+            del self.stored[key]
 
     @rule(many=st.lists(keys, max_size=40))
     def delete_many(self, many: list[bytes]) -> None:

@@ -13,8 +13,8 @@ GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
 GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS, REFER = range(
     23, 32
 )
-EXISTS_MANY, GET_RANGE, GET_RANGES = range(32, 35)
-OPCODES = range(16, 35)
+EXISTS_MANY, GET_RANGE, GET_RANGES, SCAN, CLEAR = range(32, 37)
+OPCODES = range(16, 37)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 
@@ -155,6 +155,49 @@ class Client:
             at += length
         assert at == len(answer.payload)
         return results
+
+    def scan(
+        self,
+        prefix: bytes = b"",
+        place: tuple[int, int] = (0, 0),
+        *,
+        limit: int = 1 << 63,
+        **options: int,
+    ) -> tuple[tuple[int, int], list[bytes]]:
+        """Make one step; return the place to continue from, (0, 0) at the end, and the keys."""
+        answer = self.request(SCAN, struct.pack("<QQQ", *place, limit) + prefix, **options)
+        assert (answer.status, answer.kind, answer.result) == (OK, INLINE, 0), answer
+        keys = []
+        at = 16
+        while at < len(answer.payload):
+            (length,) = struct.unpack_from("<H", answer.payload, at)
+            keys.append(answer.payload[at + 2 : at + 2 + length])
+            at += 2 + length
+        assert at == len(answer.payload)
+        return struct.unpack_from("<QQ", answer.payload), keys
+
+    def scan_all(self, prefix: bytes = b"", **options: int) -> list[bytes]:
+        """Scan from begin to end."""
+        place, found = self.scan(prefix, **options)
+        while place != (0, 0):
+            place, keys = self.scan(prefix, place, **options)
+            found += keys
+        return found
+
+    def clear(
+        self, prefix: bytes = b"", place: tuple[int, int] = (0, 0), *, limit: int = 1 << 63
+    ) -> tuple[tuple[int, int], int]:
+        """Make one step; return the place to continue from and the number of keys deleted."""
+        answer = self.request(CLEAR, struct.pack("<QQQ", *place, limit) + prefix)
+        assert (answer.status, len(answer.payload)) == (OK, 16), answer
+        return struct.unpack("<QQ", answer.payload), answer.result
+
+    def clear_all(self, prefix: bytes = b"", *, limit: int = 1 << 63) -> int:
+        place, deleted = self.clear(prefix, limit=limit)
+        while place != (0, 0):
+            place, more = self.clear(prefix, place, limit=limit)
+            deleted += more
+        return deleted
 
     def put_begin(
         self, key: bytes, length: int, *, ttl: int = 0, version: int = 0, flags: int = 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from .requests import (
     BAD_REQUEST,
+    CLEAR,
     DELETE_MANY,
     EXISTS_MANY,
     GET,
@@ -24,6 +25,7 @@ from .requests import (
     PUT_BEGIN,
     PUT_MANY,
     PUT_PIECE,
+    SCAN,
     TOUCH,
     UNSUPPORTED,
     Client,
@@ -62,7 +64,11 @@ def puts(draw: st.DrawFn) -> bytes:
 
 ranges = st.tuples(wide, wide).map(lambda v: struct.pack("<QQ", *v))
 
+scans = st.tuples(wide, wide, wide, keys).map(lambda v: struct.pack("<QQQ", *v[:3]) + v[3])
+
 payloads = {
+    SCAN: scans,
+    CLEAR: scans,
     GET_RANGE: st.tuples(ranges, keys).map(b"".join),
     GET_RANGES: many(st.tuples(good_listed, ranges).map(b"".join) | listed),
     PUT: puts(),
@@ -142,6 +148,7 @@ def test_every_truncation_of_a_request_is_refused(rng):
         GET_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         GET_RANGE: (bytes(16) + b"k", 0),
         GET_RANGES: ((struct.pack("<H", 3) + b"key" + bytes(16)) * 3, 3),
+        SCAN: (struct.pack("<QQQ", 0, 0, 1), 0),
         EXISTS_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         DELETE_MANY: ((struct.pack("<H", 3) + b"key") * 3, 3),
         PUT_MANY: (bytes(8) + (struct.pack("<HHI", 3, 0, 5) + b"keyvalue") * 3, 3),

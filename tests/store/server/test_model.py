@@ -51,7 +51,31 @@ lengths = st.sampled_from([0, 8, 100, CAPACITY, CAPACITY + 1, 600, 3000])
 offsets = st.one_of(
     st.integers(0, 50), st.sampled_from([CAPACITY, CAPACITY + 1, 3000, (1 << 63), (1 << 64) - 1])
 )
+prefixes = st.sampled_from([b"", b"k", b"k1", b"x", b"y" * 30, b"z"])
 ttls = st.one_of(st.just(0), st.integers(1, 50), st.just(1 << 63))
+
+
+@dataclass
+class Scan:
+    """A scan that has begun; `must` are the keys that have existed since."""
+
+    prefix: bytes
+    must: set[bytes]
+    evictions: int
+    place: tuple[int, int] = (0, 0)
+
+
+class Values(dict):
+    """The keys of the model; a key that is removed leaves the scans too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scans: list[Scan] = []
+
+    def __delitem__(self, key: bytes) -> None:
+        super().__delitem__(key)
+        for scan in self.scans:
+            scan.must.discard(key)
 
 
 @dataclass
@@ -71,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.store = partition(self.size, eviction=self.eviction, lease=LEASE, quota=1 << 17)
         self.client = Client(self.store, capacity=CAPACITY, staging=64 << 10)
-        self.model: dict[bytes, Value] = {}
+        self.model: Values = Values()
         self.version = 0
         self.now = 0
         self.serial = 0
@@ -106,6 +130,7 @@ class Machine(RuleBasedStateMachine):
     def record_put(self, key: bytes, value: bytes, version: int, expiry: int) -> None:
         self.version += 1
         assert version == self.version
+        self.there(key)  # an expired value ends before the new one begins
         self.model[key] = Value(value, version, expiry)
 
     def expiry(self, ttl: int) -> int:
@@ -317,6 +342,39 @@ class Machine(RuleBasedStateMachine):
                 assert there
                 assert result == (OK, there.version, b"")
                 del self.model[key]
+
+    @rule(prefix=prefixes)
+    def scan_begin(self, prefix: bytes) -> None:
+        must = {key for key in list(self.model) if self.there(key) and key.startswith(prefix)}
+        self.model.scans.append(Scan(prefix, must, self.store.stats()["evictions"]))
+
+    @precondition(lambda self: self.model.scans)
+    @rule(data=st.data(), steps=st.integers(1, 30), limit=st.integers(1, 20))
+    def scan_step(self, data: st.DataObject, steps: int, limit: int) -> None:
+        scan = data.draw(st.sampled_from(self.model.scans))
+        for _ in range(steps):
+            scan.place, found = self.client.scan(
+                scan.prefix, scan.place, limit=limit, capacity=2000
+            )
+            for key in found:
+                assert self.there(key)
+                assert key.startswith(scan.prefix)
+                scan.must.discard(key)
+            if scan.place == (0, 0):
+                self.model.scans.remove(scan)
+                # The model does not know which keys were evicted.
+                assert not scan.must or self.store.stats()["evictions"] > scan.evictions
+                break
+
+    @rule(prefix=prefixes, limit=st.integers(1, 20))
+    def clear(self, prefix: bytes, limit: int) -> None:
+        cleared = [key for key in list(self.model) if key.startswith(prefix) and self.there(key)]
+        deleted = self.client.clear_all(prefix, limit=limit)
+        if deleted != len(cleared):
+            assert deleted < len(cleared)
+            assert self.store.stats()["evictions"] > 0
+        for key in cleared:
+            del self.model[key]
 
     @rule(key=keys, length=st.integers(0, 20000))
     def upload_begin(self, key: bytes, length: int) -> None:
