@@ -4,7 +4,7 @@ A batch fills requests worker by worker and sends each as soon as it is full: wh
 executes one, the client builds the next.  Responses come in order, so each worker's queue of
 positions says which items they belong to.
 
-Items that are too long, or that the server defers, are requested alone after all others.
+Items that are too long, or that the server defers, come after all others (transfers.pyx).
 """
 
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
@@ -27,8 +27,9 @@ from rfp.protocol.client.client_ring cimport (
 )
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
 from rfp.store.client.client cimport Client, as_key, refusal, whole_number
-from rfp.store.client.direct_read cimport DirectReads
+from rfp.store.client.direct_read cimport DIRECT_UNSURE, DirectReads, direct_result
 from rfp.store.client.requests cimport kv_worker
+from rfp.store.client.transfers cimport Buffer, fetch_several, store_several
 from rfp.store.messages cimport (
     KV_DEFERRED, KV_DELETE_MANY, KV_EXISTS_MANY, KV_GET_MANY, KV_GET_RANGES, KV_MAX_KEY,
     KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item, kv_key, kv_number, kv_pair,
@@ -55,25 +56,12 @@ cdef struct batch_call:
     void *pass_arguments         # Pass; the caller of run() keeps a reference
 
 
-cdef class Held:
-    """A value of a batch whose memory is used in place: it keeps its buffer locked and alive."""
-    cdef Py_buffer view
-    cdef object thing
-
-    def __cinit__(self, thing):
-        take_buffer(thing, &self.view, False)
-        self.thing = thing
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
-
-
 cdef class Pass:
     """The arguments and results of one pass over all keys."""
     cdef uint8_t opcode
     cdef uint64_t ttl_ms
     cdef list keys
-    # bytes or Held; for KV_GET_RANGES bytes of a kv_range; None if the opcode has none
+    # bytes or Buffer; for KV_GET_RANGES bytes of a kv_range; None if the opcode has none
     cdef list values
     cdef list results
 
@@ -263,7 +251,7 @@ cdef class Batch:
 
     cdef outcome add_all(self) except RAISED:
         """Add all items; send the requests that become full."""
-        cdef Held held
+        cdef Buffer buffer
         cdef list keys = self.items.keys
         cdef list values = self.items.values
         cdef uint32_t i
@@ -275,8 +263,9 @@ cdef class Batch:
                 result = self.add(i, <bytes> keys[i], PyBytes_AS_STRING(values[i]),
                                   PyBytes_GET_SIZE(values[i]))
             else:
-                held = <Held> values[i]
-                result = self.add(i, <bytes> keys[i], <const char *> held.view.buf, held.view.len)
+                buffer = <Buffer> values[i]
+                result = self.add(i, <bytes> keys[i], <const char *> buffer.view.buf,
+                                  buffer.view.len)
             if result != DONE:
                 break
         return result
@@ -341,12 +330,12 @@ cdef list as_keys(keys):
 
 
 cdef object as_value(value, bint copied):
-    """Return bytes, or a Held; all values are checked before the first is sent."""
+    """Return bytes, or a Buffer; all values are checked before the first is sent."""
     cdef Py_buffer view
     if type(value) is bytes:
         return value
     if not copied:
-        return Held(value)
+        return Buffer(value, False)
     take_buffer(value, &view, False)
     try:
         return PyBytes_FromStringAndSize(<char *> view.buf, view.len)
@@ -494,16 +483,48 @@ cdef list complete(Client client, uint8_t opcode, list names, list values, uint6
     client.prepare_call(&batch.c, timeout, opcode not in (KV_PUT_MANY, KV_DELETE_MANY),
                         attempt_pass, NULL, NULL)
     try:
-        # In the order of the positions, not of the responses.
-        for position in sorted(client.run(&batch.c)):
-            PyErr_CheckSignals()
-            items.results[position] = alone(
-                client, opcode, names[position], None if values is None else values[position],
-                ttl_ms, remaining(batch.c.deadline_ns))
+        finish_rest(client, items, sorted(client.run(&batch.c)), batch.c.deadline_ns)
     except RfpError as error:
         error.results = items.results
         raise
     return items.results
+
+
+cdef int finish_rest(Client client, Pass items, list positions, uint64_t deadline) except -1:
+    """Make the transfers of the items that do not fit into a batch, in the order of the items."""
+    cdef list names = items.keys, rest = []
+    cdef Py_ssize_t first = 0, taken
+    cdef direct_result result
+    cdef uint64_t version
+    if items.opcode == KV_PUT_MANY:
+        while first < len(positions):
+            request_alone(client, items, store_several(
+                client, names, items.values, positions, first, items.results, items.ttl_ms,
+                deadline, &taken), deadline)
+            first += taken
+        return 0
+    if items.opcode == KV_GET_MANY:
+        for position in positions:
+            PyErr_CheckSignals()
+            result = DIRECT_UNSURE         # fetch_several() raises the error of a deadline
+            if rfp_now() <= deadline:
+                value = client.get_directly(names[position], NULL, None, &version, &result)
+            if result == DIRECT_UNSURE:
+                rest.append(position)
+            else:
+                items.results[position] = value
+        positions = fetch_several(client, names, None, rest, items.results, remaining(deadline))
+    return request_alone(client, items, positions, deadline)
+
+
+cdef int request_alone(Client client, Pass items, list positions, uint64_t deadline) except -1:
+    for position in positions:
+        PyErr_CheckSignals()
+        items.results[position] = alone(
+            client, items.opcode, items.keys[position],
+            None if items.values is None else items.values[position], items.ttl_ms,
+            remaining(deadline))
+    return 0
 
 
 cdef object alone(Client client, uint8_t opcode, bytes name, object value, uint64_t ttl_ms,
@@ -519,7 +540,7 @@ cdef object alone(Client client, uint8_t opcode, bytes name, object value, uint6
     if opcode == KV_DELETE_MANY:
         return client.delete(name, timeout=timeout)
     try:
-        return client.put(name, (<Held> value).thing if type(value) is Held else value,
+        return client.put(name, (<Buffer> value).thing if type(value) is Buffer else value,
                           ttl=<double> ttl_ms / 1000 if ttl_ms else None, timeout=timeout)
     except ServerRefused as error:
         return error

@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_base cimport ClientBase, client_call
 from rfp.protocol.client.client_ring cimport RAISED, client_ring, outcome
-from rfp.protocol.wire cimport rfp_reference
+from rfp.protocol.wire cimport rfp_reference, rfp_response_header
 from rfp.store.client.direct_read cimport DirectReads, direct_result
 
 cdef struct key_call:               # a call with one key; the other arguments belong to some kinds
@@ -62,6 +62,8 @@ cdef class Client(ClientBase):
     cdef outcome map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length,
                             uint64_t deadline) except RAISED
 
+# The value of a response to KV_GET; a reference is kept in the get_call, for fetch_reference().
+cdef object finish_get(ClientBase client, client_call *c, const rfp_response_header *response)
 # A key as bytes, checked.
 cdef bytes as_key(object key)
 # A value that came in a slot: as bytes, or in the caller's buffer, and then its length.

@@ -63,6 +63,13 @@ class Client(ClientBase):
     def exists_many(
         self, keys: Iterable[Buffer], *, timeout: float | None = None
     ) -> list[bool]: ...
+    def get_into_many(
+        self,
+        keys: Iterable[Buffer],
+        buffers: Iterable[Buffer],
+        *,
+        timeout: float | None = None,
+    ) -> list[int | Exception | None]: ...
     def put_many(
         self,
         items: Mapping[bytes, Buffer] | Iterable[tuple[Buffer, Buffer]],

@@ -38,6 +38,7 @@ from rfp.store.client.requests cimport (
     kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_submit_range, kv_worker,
 )
 from rfp.store.client.scan cimport clear, scan, scan_iter
+from rfp.store.client.transfers cimport get_into_many
 from rfp.store.messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
     KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
@@ -734,6 +735,35 @@ cdef class Client(ClientBase):
         """
         return exists_many(self, keys, timeout)
 
+    def get_into_many(self, keys, buffers, *, timeout=None):
+        """Fetch the values of many keys, each into its buffer; return a list of their lengths.
+
+        The list contains None for a key without a value, and for a value that is longer than its
+        buffer, or that the server refuses, the exception that get_into() would raise.  After an
+        error the contents of the buffers are undefined.  The call is not atomic.
+
+        Args:
+            keys: an iterable of keys.
+            buffers: an iterable of contiguous writable buffers, as many as keys, which must not
+                overlap.
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            InvalidArgument: there are more keys than buffers, or fewer.
+            WrongBuffer: a buffer is not writable.
+
+        Cost:
+            That of get_into for each key.  The requests overlap: while one value is transferred,
+            the server prepares the next ones.
+
+        >>> kv.put(b"a", b"value") > 0
+        True
+        >>> buffers = [bytearray(5), bytearray(5)]
+        >>> kv.get_into_many([b"a", b"nobody"], buffers), bytes(buffers[0])
+        ([5, None], b'value')
+        """
+        return get_into_many(self, keys, buffers, timeout)
+
     def put_many(self, items, *, ttl=None, timeout=None):
         """Store many values; return a list with each one's version, or the ServerRefused for it.
 
@@ -750,7 +780,8 @@ cdef class Client(ClientBase):
             timeout: seconds; None: that of the handle.
 
         Cost:
-            About 2 network round trips for each 16 values, overlapping.
+            About 2 network round trips for each 16 values, overlapping.  Values that do not fit
+            into a slot: 4 for each 8 of up to 128 KiB; longer ones as put.
 
         >>> versions = kv.put_many({b"a": b"1", b"b": b"2"})
         >>> versions[0] < versions[1]

@@ -13,7 +13,7 @@ Storing
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_crc32c, rfp_now
@@ -39,14 +39,8 @@ from rfp.store.messages cimport (
 from rfp.errors import InvalidArgument
 
 cdef enum:
-    PIECE_BYTES = 131072             # of an upload, with one request
     READ_BYTES = 16777216            # of one READ: between two, the deadline is checked
     READ_BYTES_NETWORK = 1048576     # the same over a network: READs of the heartbeat go between
-
-cdef struct answer:                  # the parts of a response that an upload needs
-    uint8_t status
-    uint64_t result
-
 
 cdef outcome late(uint64_t deadline) noexcept nogil:
     """Return the outcome of an attempt whose result came too late to be used."""

@@ -37,6 +37,7 @@ KEYED = {
     "get_range": lambda kv, key: kv.get_range(key, 0, 1),
     "get_ranges": lambda kv, key: kv.get_ranges([(b"good", 0, 1), (key, 0, 1)]),
     "exists_many": lambda kv, key: kv.exists_many([b"good", key]),
+    "get_into_many": lambda kv, key: kv.get_into_many([b"good", key], [bytearray(9)] * 2),
     "put_many": lambda kv, key: kv.put_many([(b"good", b"v"), (key, b"v")]),
     "delete_many": lambda kv, key: kv.delete_many([b"good", key]),
 }

@@ -244,10 +244,6 @@ class Ending(rfp.Client):
                 raise DeadlineExceeded("no time is left")
             self.close()
 
-    def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
-        self._end(key)
-        return super().get(key, timeout=timeout)
-
     def put(
         self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None
     ) -> int:
@@ -262,25 +258,47 @@ def test_a_batch_with_large_values_that_is_cut_off_reports_the_known_results(
 ) -> None:
     values = {
         b"small": b"1",
-        b"large": pattern(9000),
-        b"last": pattern(9000, 1),
-        b"after": pattern(9000, 2),
+        b"large": pattern(140_000),
+        b"last": pattern(140_000, 1),
+        b"after": pattern(140_000, 2),
         b"small too": b"2",
     }
-    with rfp.connect(server.address, timeout=20) as kv:
-        with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
-            ending.put_many(values)
-        assert [type(known) for known in cut_off.value.results] == [
-            int,
-            int,
-            type(None),
-            type(None),
-            int,
-        ]
-        kv.put_many(values)
-        with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
-            ending.get_many(values)
-        assert cut_off.value.results == [b"1", values[b"large"], None, None, b"2"]
+    with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
+        ending.put_many(values)
+    known = [type(result) for result in cut_off.value.results]
+    assert known == [int, int, type(None), type(None), int]
+
+
+@pytest.mark.parametrize("call", ["get_many", "get_into_many", "put_many"])
+def test_a_batch_of_large_values_that_ends_at_its_deadline_reports_the_known_results(
+    kv: rfp.Client, call: str
+) -> None:
+    values = {b"late %d" % i: pattern(140_000 if i % 2 else 90_000, i) for i in range(200)}
+    kv.put_many(values)
+    for mode in ("auto", "fetch"):
+        with rfp.connect(kv.connection.address, mode=mode, timeout=20) as other:
+            other.ping()
+            buffers = [bytearray(140_000) for _ in values]
+            arguments = {
+                "get_many": (values,),
+                "get_into_many": (values, buffers),
+                "put_many": (values,),
+            }
+            with pytest.raises(DeadlineExceeded) as cut_off:
+                getattr(other, call)(*arguments[call], timeout=1e-3)
+            known = cut_off.value.results
+            assert known is not None
+            assert len(known) == 200
+            assert known[-1] is None
+            for value, buffer, result in zip(values.values(), buffers, known):
+                if call == "put_many":
+                    assert result is None or type(result) is int
+                elif call == "get_many":
+                    assert result is None or result == value
+                else:
+                    assert result is None or buffer[:result] == value
+            assert other.get_many(values) == list(values.values())
+    assert all(kv.delete_many(values))
 
 
 @pytest.mark.shm
@@ -291,11 +309,6 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
     done = 0
 
     class Counting(rfp.Client):
-        def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
-            nonlocal done
-            done += 1
-            return super().get(key, timeout=timeout)
-
         def put(
             self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None
         ) -> int:
@@ -303,8 +316,11 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
             done += 1
             return super().put(key, value, ttl=ttl, timeout=timeout)
 
+    def progress() -> int:
+        return kv.stats()["client"]["direct"]["found"] if call == "get_many" else done
+
     def interrupt() -> None:
-        until(lambda: done >= 10)
+        until(lambda: progress() >= 10)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     def handle(number: int, frame: object) -> None:
@@ -327,7 +343,7 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
                 else:
                     while True:
                         kv.put(b"k", value)
-            assert 10 <= done < count // 2
+            assert 10 <= progress() < count // 2
             assert kv.get(b"k") == value
     finally:
         thread.join()

@@ -75,6 +75,12 @@ CALLS: dict[str, Callable[[rfp.Client, float], Any]] = {
     "get_many": lambda kv, t: kv.get_many([b"%d" % i for i in range(40)], timeout=t),
     "get_range": lambda kv, t: kv.get_range(b"k", 5, 20, timeout=t),
     "get_ranges": lambda kv, t: kv.get_ranges([(b"k", i, 5) for i in range(40)], timeout=t),
+    "get_into_many": lambda kv, t: kv.get_into_many(
+        [b"%d" % i for i in range(40)], [bytearray(50) for _ in range(40)], timeout=t
+    ),
+    "large put_many": lambda kv, t: kv.put_many(
+        [(b"%d" % i, bytes(9000)) for i in range(40)], timeout=t
+    ),
     "scan": lambda kv, t: kv.scan(b"k", timeout=t),
     "scan_iter": lambda kv, t: list(kv.scan_iter(b"k", timeout=t)),
     "clear": lambda kv, t: kv.clear(b"k", timeout=t),

@@ -174,6 +174,21 @@ class StoreMachine(RuleBasedStateMachine):
         for (key, value), version in zip(items, versions):
             self.stored_now(key, value, version)
 
+    @rule(many=st.lists(keys, max_size=25), short=st.sets(st.integers(0, 24)))
+    def get_into_many(self, many: list[bytes], short: set[int]) -> None:
+        values = [self.stored.get(key, (None, None))[0] for key in many]
+        buffers = [
+            bytearray(max(0, len(value or b"") - (i in short))) for i, value in enumerate(values)
+        ]
+        results = self.kv.get_into_many(many, buffers)
+        for value, buffer, result in zip(values, buffers, results, strict=True):
+            if value is None:
+                assert result is None
+            elif len(buffer) < len(value):
+                assert isinstance(result, InvalidArgument)
+            else:
+                assert (result, buffer) == (len(value), value)
+
     @rule(many=st.lists(keys, max_size=40))
     def exists_many(self, many: list[bytes]) -> None:
         assert self.kv.exists_many(many) == [key in self.stored for key in many]
