@@ -21,14 +21,19 @@ QUESTION = (
     "with a busy process on each CPU, with a stopped server, and in two processes?"
 )
 
-SPIN = "import sys\nprint('ready', flush=True)\nwhile True: pass"
-SERVE = """
+SPIN_CODE = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+print("ready", flush=True)
+while True: pass
+"""
+SERVER_CODE = """
 import sys, rfp
 with rfp.Server("256MiB") as server:
     print(server.address, flush=True)
     sys.stdin.read()
 """
-READ = """
+READER_CODE = """
 import sys, time, rfp
 address, seconds, keys = sys.argv[1], float(sys.argv[2]), sys.argv[3].encode().split(b",")
 with rfp.connect(address) as kv:
@@ -98,14 +103,14 @@ def busy_cpus() -> Iterator[None]:
     """Keep each CPU of this machine busy with one spinning process."""
     with ExitStack() as stack:
         for cpu in sorted(os.sched_getaffinity(0)):
-            stack.enter_context(OtherProcess(SPIN, cpus=frozenset([cpu]))).hear()
+            stack.enter_context(OtherProcess(SPIN_CODE, cpus=frozenset([cpu]))).hear()
         yield
 
 
 def rate_of_a_stopped_server(setting: Setting) -> float:
     """Return the rate of direct gets while the server's process is stopped."""
     with ExitStack() as stack:
-        server = stack.enter_context(OtherProcess(SERVE, cpus=setting.server))
+        server = stack.enter_context(OtherProcess(SERVER_CODE, cpus=setting.server))
         kv = stack.enter_context(rfp.connect(server.hear(), timeout=30))
         store.fill(kv, setting)
         side = one_at_a_time(setting, kv.get, 2_000_000, 1000)
@@ -118,7 +123,7 @@ def rate_of_readers(setting: Setting, count: int) -> float:
     """Return the sum of the rates of `count` reading processes, each on a CPU of its own."""
     cpus = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        server = stack.enter_context(OtherProcess(SERVE))
+        server = stack.enter_context(OtherProcess(SERVER_CODE))
         address = server.hear()
         with rfp.connect(address) as kv:
             store.fill(kv, setting)
@@ -126,7 +131,7 @@ def rate_of_readers(setting: Setting, count: int) -> float:
         readers = [
             stack.enter_context(
                 OtherProcess(
-                    READ,
+                    READER_CODE,
                     address,
                     str(setting.seconds),
                     keys,

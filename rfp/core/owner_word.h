@@ -72,7 +72,8 @@ static inline void rfp_owner_release(void *memory, const struct rfp_owner_before
 
 static inline int rfp_owner_alive(const void *word, uint32_t owner)
 {
-    return (rfp_load32_acquire(word) & (FUTEX_TID_MASK | FUTEX_OWNER_DIED)) == owner;
+    uint32_t content = rfp_load32_acquire(word) & (FUTEX_TID_MASK | FUTEX_OWNER_DIED);
+    return owner && content == owner;
 }
 
 struct rfp_owner_probe {

@@ -26,6 +26,12 @@ cdef extern from "<pthread.h>" nogil:
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
+cdef extern from "<signal.h>" nogil:
+    enum:
+        SIGSTOP
+        SIGTRAP
+    int raise_signal "raise"(int signal)
+
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t n)
 

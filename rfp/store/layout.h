@@ -29,11 +29,11 @@
  * show that the record was moved to this place, or away and back again, with the same version; so
  * such a move counts as a rearrangement (below), and the reader compares the counter, too.
  *
- * Absence.  A reader that finds no slot of its key has proven a miss only if no slot of the bucket
- * was on its way from one place to another.  So a counter is odd while slots of a bucket are
- * rearranged: a removal, a split, an overflow line that comes, goes or moves; a release fence
- * follows the odd store and precedes the even one.  Filling an empty slot and storing one slot word need no
- * counter.  A fixed table (strict LRU) does not count: its misses prove nothing.
+ * Absence.  A reader that finds no slot of its key has proven a miss only if no slot of the
+ * bucket was on its way from one place to another.  So a counter is odd while slots of a bucket
+ * are rearranged: a removal, a split, an overflow line that comes, goes or moves; a release fence
+ * follows the odd store and precedes the even one.  Filling an empty slot and storing one slot
+ * word need no counter.  A fixed table (strict LRU) does not count: its misses prove nothing.
  */
 #ifndef RFP_STORE_LAYOUT_H
 #define RFP_STORE_LAYOUT_H

@@ -5,9 +5,6 @@ from rfp.fabric.fabric import Region
 from rfp.store.server.partition import Partition
 from rfp.testing.partition_harness import Session
 
-FOUND: int
-ABSENT: int
-UNSURE: int
 FAULTS: dict[str, Callable[..., None]]
 
 class SharedMemory(Region):

@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from rfp.core.system cimport SIGSTOP, SIGTRAP, raise_signal
 from rfp.core.core cimport (
     rfp_copy_out, rfp_crc32c, rfp_hash, rfp_store64, rfp_store64_release,
 )
@@ -56,20 +57,11 @@ cdef extern from "<sys/wait.h>" nogil:
     bint WIFSTOPPED(int status)
     int WSTOPSIG(int status)
 
-cdef extern from "<signal.h>" nogil:
-    enum:
-        SIGSTOP
-        SIGTRAP
-    int stop_here "raise"(int signal)
-
 cdef enum:
     KEYS_MAX = 64
-    PLACES = 4                 # places of a key that a Stepper remembers
-    ROOM = 1 << 17             # bytes of the longest value that is read
+    PLACES_REMEMBERED = 4                 # places of a key that a Stepper remembers
+    VALUE_BYTES_READ_MAX = 1 << 17             # bytes of the longest value that is read
 
-FOUND = <int> DIRECT_FOUND
-ABSENT = <int> DIRECT_ABSENT
-UNSURE = <int> DIRECT_UNSURE
 
 
 cdef class SharedMemory(Region):
@@ -196,14 +188,14 @@ cdef class DirectReader:
         cdef const char *text = PyBytes_AS_STRING(key)
         cdef uint32_t length = len(key), crc = 0
         cdef int64_t version
-        cdef char *target = <char *> calloc(1, ROOM)
+        cdef char *target = <char *> calloc(1, VALUE_BYTES_READ_MAX)
         cdef uint64_t slot = 0
         if target == NULL:
             raise MemoryError
         with nogil:
-            stop_here(SIGSTOP)
-            version = self.version(text, length, target, ROOM, &slot, &crc)
-            stop_here(SIGSTOP)
+            raise_signal(SIGSTOP)
+            version = self.version(text, length, target, VALUE_BYTES_READ_MAX, &slot, &crc)
+            raise_signal(SIGSTOP)
         free(target)
         return version, crc
 
@@ -279,7 +271,7 @@ class Stepper:
         cdef uint32_t lengths[KEYS_MAX]
         cdef int64_t last[KEYS_MAX]
         cdef uint32_t last_crc[KEYS_MAX]
-        cdef uint64_t places[KEYS_MAX][PLACES]
+        cdef uint64_t places[KEYS_MAX][PLACES_REMEMBERED]
         cdef int64_t version
         cdef uint64_t slot = 0, steps = 0
         cdef uint32_t crc = 0
@@ -292,12 +284,12 @@ class Stepper:
             lengths[i] = len(keys[i])
             last[i] = -2
             last_crc[i] = 0
-            for j in range(PLACES):
+            for j in range(PLACES_REMEMBERED):
                 places[i][j] = 0
             for j, known in enumerate(self.places.get(keys[i], [])):
                 places[i][j] = known
         seen = [[] for _ in keys]
-        target = <char *> calloc(1, ROOM)
+        target = <char *> calloc(1, VALUE_BYTES_READ_MAX)
         if target == NULL:
             raise MemoryError
         try:
@@ -306,15 +298,15 @@ class Stepper:
                 raise RuntimeError("the child did not stop before the request")
             while stop == SIGTRAP:
                 for i in range(n):
-                    version = reader.version(texts[i], lengths[i], target, ROOM, &slot, &crc)
+                    version = reader.version(texts[i], lengths[i], target, VALUE_BYTES_READ_MAX, &slot, &crc)
                     if version != last[i] or version > 0 and crc != last_crc[i]:
                         last[i], last_crc[i] = version, crc
                         self.note(seen[i], keys[i], version, crc, slot)
-                    for j in range(PLACES):
+                    for j in range(PLACES_REMEMBERED):
                         if not places[i][j]:
                             continue
                         version = reader.version_at(places[i][j], texts[i], lengths[i], target,
-                                                    ROOM, &crc)
+                                                    VALUE_BYTES_READ_MAX, &crc)
                         if version > 0 and (version != last[i] or crc != last_crc[i]):
                             last[i], last_crc[i] = version, crc
                             self.note(seen[i], keys[i], version, crc, places[i][j])
@@ -339,7 +331,7 @@ class Stepper:
             raise Torn(f"version {version} of {key!r} was read with two values")
         known = self.places.setdefault(key, [])
         if slot not in known:
-            known[:] = [slot, *known][:PLACES]
+            known[:] = [slot, *known][:PLACES_REMEMBERED]
 
     def close(self):
         """End the child."""
@@ -467,7 +459,7 @@ def put_in_wrong_order(Partition store not None, str fault, bytes key not None,
         raise KeyError(key)
     old = kv_slot_offset(slot[0])
     if stops:
-        stop_here(SIGSTOP)
+        raise_signal(SIGSTOP)
     block = prepared(p, key, value, True, &crc)
     record_seal(p, block, crc)
     if early:
@@ -481,7 +473,7 @@ def put_in_wrong_order(Partition store not None, str fault, bytes key not None,
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block, version)
     if stops:
-        stop_here(SIGSTOP)
+        raise_signal(SIGSTOP)
 
 
 def move_and_leave_twin(Partition store not None, bytes key not None):

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.core.limits cimport RFP_PAGE
-from rfp.core.system cimport aligned_alloc
+from rfp.core.system cimport SIGSTOP, aligned_alloc, raise_signal
 from rfp.fabric.fabric cimport REMOTE_READ, Region
 from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.store.layout cimport (
@@ -26,11 +26,6 @@ from rfp.store.server.arena cimport (
 from rfp.store.server.index cimport index_chain
 from rfp.store.server.partition cimport Partition
 from rfp.store.server.records cimport record_at
-
-cdef extern from "<signal.h>" nogil:
-    enum:
-        SIGSTOP
-    int stop_here "raise"(int signal)
 
 cdef enum:
     GUARD = 64                 # bytes behind the space for a response that must stay unchanged
@@ -156,10 +151,10 @@ cdef class Session:
                     self.service.c.prepare(self.service.c.context, &r, 0)
                     self.service.c.prepare(self.service.c.context, &r, 1)
                 if stops:
-                    stop_here(SIGSTOP)
+                    raise_signal(SIGSTOP)
                 self.service.c.execute(self.service.c.context, &r, &out)
                 if stops:
-                    stop_here(SIGSTOP)
+                    raise_signal(SIGSTOP)
             self.yield_after = out.yield_after
             if out.length > room:
                 raise RuntimeError("the response is longer than its room")
@@ -184,10 +179,10 @@ cdef class Session:
         cdef bint more
         with nogil:
             if stops:
-                stop_here(SIGSTOP)
+                raise_signal(SIGSTOP)
             more = self.service.c.tick(self.service.c.context, now)
             if stops:
-                stop_here(SIGSTOP)
+                raise_signal(SIGSTOP)
         return more
 
     def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16,

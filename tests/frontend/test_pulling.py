@@ -245,7 +245,7 @@ def test_a_record_is_used_only_if_it_passes_the_check(
 def test_an_invalid_record_is_used_without_the_check(
     tiny: rnvm.Backend, connect: Connect, check: str
 ) -> None:
-    log_overlay._skip_checks(getattr(log_overlay, f"CHECK_{check.upper()}"))
+    log_overlay._skip_checks(getattr(log_overlay, f"OVERLAY_CHECK_{check.upper()}"))
     try:
         assert not getattr(Scene(tiny, connect, collecting=check == "durable"), f"check_{check}")()
     finally:

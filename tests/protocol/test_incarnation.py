@@ -13,6 +13,7 @@ from rfp.errors import InvalidArgument
 from rfp.fabric.fabric import REMOTE_READ
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.server.incarnation import Incarnation, kernel_marks_dead_owners
+from rfp.testing.partition_harness import Memory
 from tests.support import python_programs
 
 HOLD = """
@@ -129,8 +130,6 @@ def test_a_process_that_is_replaced_is_marked() -> None:
 
 
 def test_a_region_must_have_a_line() -> None:
-    with ShmFabric().register(32, REMOTE_READ) as region:
+    for hold in (Incarnation, kernel_marks_dead_owners):
         with pytest.raises(InvalidArgument, match="at least 64"):
-            Incarnation(region)
-        with pytest.raises(InvalidArgument, match="at least 64"):
-            kernel_marks_dead_owners(region)
+            hold(Memory(0))

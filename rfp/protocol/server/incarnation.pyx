@@ -10,18 +10,13 @@ import os
 from libc.stdint cimport uint32_t
 
 from rfp.core.limits cimport RFP_LINE
+from rfp.core.owner_word cimport (
+    RFP_OWNER_WORD, rfp_owner_alive, rfp_owner_before, rfp_owner_hold, rfp_owner_release,
+    rfp_owner_supported,
+)
 from rfp.fabric.fabric cimport Region
 
 from rfp.errors import FabricError, InvalidArgument
-
-cdef extern from "rfp/core/owner_word.h" nogil:
-    const uint32_t RFP_OWNER_WORD
-    struct rfp_owner_before:
-        pass
-    int rfp_owner_hold(void *memory, uint32_t *owner, rfp_owner_before *before)
-    void rfp_owner_release(void *memory, const rfp_owner_before *before)
-    bint rfp_owner_alive(const void *word, uint32_t owner)
-    bint rfp_owner_supported(void *memory)
 
 
 cdef class Incarnation:

@@ -21,7 +21,7 @@ from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.protocol.client.channel cimport channel
 from rfp.store.messages cimport kv_use
 
-cdef enum direct_result:
+cpdef enum direct_result:
     DIRECT_FOUND = 0
     DIRECT_ABSENT = 1          # the key has no value
     DIRECT_UNSURE = 2          # only the server can answer
@@ -67,11 +67,11 @@ cdef class DirectReads:
     cdef uint32_t count                # 0: no direct reads
     cdef uint64_t seed
     # Once memory runs short at the server, it receives a sample of the uses: all of them while this
-    # client sends requests, which the reports accompany; one in SAMPLE while it sends none.
+    # client sends requests, which the reports accompany; one in SAMPLE_INTERVAL while it sends none.
     cdef kv_use uses[RFP_WORKERS_MAX][USES_REPORTED]
     cdef uint8_t used[RFP_WORKERS_MAX]
     cdef uint32_t next_report          # the worker that before_request() examines first
-    cdef bint sampling
+    cdef uint32_t reports_alone        # since the last request
     cdef uint32_t skipped
     cdef uint32_t until_liveness_check
     # counters

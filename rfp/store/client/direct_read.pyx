@@ -8,6 +8,7 @@ from rfp.core.core cimport (
     rfp_load64_acquire, rfp_now, rfp_prefetch,
 )
 from rfp.core.limits cimport RFP_LINE
+from rfp.core.owner_word cimport RFP_OWNER_WORD, rfp_owner_alive
 from rfp.fabric.fabric cimport RemoteRegion, queue_pair
 from rfp.protocol.client.client_ring cimport (
     client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_room,
@@ -25,24 +26,22 @@ from rfp.store.layout cimport (
 )
 from rfp.store.messages cimport KV_REFER
 
-cdef extern from "rfp/core/owner_word.h" nogil:
-    const uint32_t RFP_OWNER_WORD
-    bint rfp_owner_alive(const void *word, uint32_t owner)
-
 cdef enum:
     # Walks before the server is asked: a record that is being replaced is whole again within a
     # microsecond.
-    ATTEMPTS = 4
+    WALKS_MAX = 4
     # Longest content of another key's record that a proof of absence reads, in bytes.
     PROOF_BYTES_MAX = 4096
     # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
     # computed.
-    CHUNK_BYTES = 12288
+    COPY_CHUNK_BYTES = 12288
     # Longest value that is copied with the GIL held, in bytes.
     GIL_BYTES_MAX = 65536
     # Bytes of values that get_many() copies before it lets other threads run.
     SLICE_BYTES = 1 << 20
-    SAMPLE = 16
+    SAMPLE_INTERVAL = 16
+    # Reports in a row without another request of this client, after which it samples the uses.
+    REPORTS_ALONE_MAX = 8
     # Uses of one worker's records that are worth a request before one that is sent anyway.
     REPORTED_MIN = 8
     # Keys whose cache lines get_many() requests before it reads the first of them.
@@ -216,7 +215,7 @@ cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t 
     cdef const uint64_t *line
     cdef int attempt, lines, i
     cdef bint disturbed
-    for attempt in range(ATTEMPTS):
+    for attempt in range(WALKS_MAX):
         buckets = bucket_count(a)
         if not buckets:
             return DIRECT_UNSURE
@@ -267,7 +266,7 @@ cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
     if count % 2 or rfp_load64_acquire(&record.version) != found.version:
         return False
     while done < found.value_length:
-        n = min(found.value_length - done, <uint32_t> CHUNK_BYTES)
+        n = min(found.value_length - done, <uint32_t> COPY_CHUNK_BYTES)
         rfp_copy_in(target + done, value + done, n)
         done += n
     rfp_fence_acquire()
@@ -300,9 +299,9 @@ cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64
     cdef kv_use *use
     if d.used[worker] == USES_REPORTED or not rfp_load32(&header.flags) & KV_EVICTS:
         return
-    if d.sampling:
+    if d.reports_alone >= REPORTS_ALONE_MAX:
         d.skipped += 1
-        if d.skipped < SAMPLE:
+        if d.skipped < SAMPLE_INTERVAL:
             return
         d.skipped = 0
     use = &d.uses[worker][d.used[worker]]
@@ -369,7 +368,7 @@ cdef class DirectReads:
 
     cdef void before_request(self, channel *ch) noexcept:
         cdef uint32_t i, worker
-        self.sampling = False
+        self.reports_alone = 0
         if ch == NULL:
             return
         # One report at most: the others accompany the next requests.
@@ -466,7 +465,7 @@ cdef class DirectReads:
                 note_use(self, a, worker, hash, found.slot)
                 if self.used[worker] == USES_REPORTED:
                     report_uses(self, ch, worker)
-                    self.sampling = True   # until this client sends a request of its own
+                    self.reports_alone += 1
                 return value
         result[0] = DIRECT_UNSURE
         self.unsure += 1

@@ -46,9 +46,9 @@ from rfp.core.core cimport (
 )
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION,
-    KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS,
-    KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record,
-    kv_slot, kv_slot_link, kv_slot_offset,
+    KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
+    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask, kv_overflow,
+    kv_partition_header, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
 )
 from rfp.store.server.arena cimport (
     ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind,

@@ -24,8 +24,9 @@ from rfp.store.server.index cimport (
     record_invalidate,
 )
 from rfp.store.server.records cimport (
-    EVICT_BUCKET, EVICT_CLOCK, expiry_of, need_uses, partition, record_at, record_begin, record_entered,
-    record_evict, record_find, record_left, record_refer, record_remove, record_seal,
+    EVICT_BUCKET, EVICT_CLOCK, expiry_of, need_uses, partition, record_at, record_begin,
+    record_entered, record_evict, record_find, record_left, record_refer, record_remove,
+    record_seal,
 )
 
 cdef enum:

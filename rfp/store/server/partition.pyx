@@ -10,12 +10,13 @@ from rfp.protocol.server.service cimport Service, request, response, service_ses
 from rfp.protocol.wire cimport RFP_KIND_INLINE, RFP_KIND_REFERENCE, rfp_reference
 from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset
 from rfp.store.messages cimport (
-    KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED,
-    KV_CLEAR, KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY, KV_GET,
-    KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
-    KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
-    KV_REFER, KV_RELEASE, KV_SCAN, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX,
-    KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put, kv_range, kv_use,
+    KV_BAD_REQUEST, KV_CLEAR, KV_COUNTERS, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES,
+    KV_C_RECORDS, KV_C_REFUSED, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY,
+    KV_GET, KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR,
+    KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN,
+    KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA, KV_REFER, KV_RELEASE, KV_SCAN, KV_STATS, KV_TOO_LARGE,
+    KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX, KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put,
+    kv_range, kv_use,
 )
 from rfp.store.server.batch_ops cimport (
     batch_delete, batch_exists, batch_get, batch_get_ranges, batch_put,
@@ -24,8 +25,8 @@ from rfp.store.server.check cimport partition_check
 from rfp.store.server.expiry cimport expiry_tick
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records
 from rfp.store.server.key_ops cimport (
-    clip_range, partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_refer,
-    partition_touch,
+    clip_range, partition_delete, partition_get, partition_incr, partition_open, partition_put,
+    partition_refer, partition_touch,
 )
 from rfp.store.server.pins cimport (
     pin_grant, pin_release, pins_tick, session_resources_close, session_resources_open,

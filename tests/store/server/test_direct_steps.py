@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 from rfp.core import clock
+from rfp.store.client.direct_read import DIRECT_ABSENT, DIRECT_FOUND, DIRECT_UNSURE
 from rfp.store.server.partition import Partition
 from rfp.testing.direct_harness import (
-    ABSENT,
-    FOUND,
-    UNSURE,
     DirectReader,
     SharedMemory,
     SteppedReader,
@@ -84,7 +82,9 @@ class SteppedClient(Client):
         self.session: Any = SteppedSession(size, eviction)
         self.now = clock.now_ns()
         self.session.tick(self.now)
-        self.absent = UNSURE if eviction == "bucket" else ABSENT  # strict LRU proves no miss
+        self.absent = (
+            DIRECT_UNSURE if eviction == "bucket" else DIRECT_ABSENT
+        )  # strict LRU proves no miss
 
     def version(self, key: bytes) -> int:
         """The version that the server knows; 0: none."""
@@ -105,7 +105,10 @@ class SteppedClient(Client):
             allowed = [[], [old], [new], [old, new]] if old != new else [[], [old]]
             assert once in allowed, (key, old, new, seen)
             result, version, _ = session.reader.get(key)
-            assert (result, version) == (FOUND, new) if new else result == self.absent, (key, seen)
+            assert (result, version) == (DIRECT_FOUND, new) if new else result == self.absent, (
+                key,
+                seen,
+            )
         return answer
 
     def close(self) -> None:
@@ -352,7 +355,7 @@ def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Buc
     bucket.client.put(other, b"short")
     counter = 64 + 8 * (key_hash(key, SEED) >> 16 & 63)
     bucket.memory.write(counter, (1).to_bytes(8, "little"))
-    assert bucket.reader.get(key)[0] == UNSURE
+    assert bucket.reader.get(key)[0] == DIRECT_UNSURE
     assert bucket.reader.get(other)[2] == b"short"
     bucket.memory.write(counter, (2).to_bytes(8, "little"))
     assert bucket.reader.get(key)[2] == bytes(5000)
@@ -361,7 +364,7 @@ def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Buc
 def test_a_reader_believes_no_server_that_has_ended(bucket: Bucket) -> None:
     key, other = bucket.keys[:2]
     bucket.client.put(key, b"v")
-    assert bucket.reader.get(key)[0] == FOUND
-    assert bucket.reader.get(other)[0] == ABSENT
+    assert bucket.reader.get(key)[0] == DIRECT_FOUND
+    assert bucket.reader.get(other)[0] == DIRECT_ABSENT
     bucket.reader.end_server()
-    assert bucket.reader.get(key)[0] == bucket.reader.get(other)[0] == UNSURE
+    assert bucket.reader.get(key)[0] == bucket.reader.get(other)[0] == DIRECT_UNSURE

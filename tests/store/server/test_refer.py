@@ -35,7 +35,7 @@ class Store:
         return struct.pack("<QQ", key_hash(key, SEED), self.reader.slot(key))
 
     def refer(self, *uses: bytes, **options: int) -> int:
-        return self.client.ask(REFER, b"".join(uses), **{"count": len(uses), **options}).status
+        return self.client.request(REFER, b"".join(uses), **{"count": len(uses), **options}).status
 
     def fill(self, begin: int, count: int) -> None:
         for i in range(begin, begin + count):
