@@ -4,7 +4,6 @@
 docs/verbs.md explains it.
 """
 
-import os
 
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t

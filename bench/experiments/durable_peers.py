@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from bench.databases.rnvm import MEMORY
 from bench.experiments.keys import all_keys, drawn
-from bench.experiments.pool import BATCH, MEMORY, VALUE, folder_on, rate_of_stores
+from bench.experiments.pool import BATCH, VALUE, folder_on, rate_of_stores
 from bench.experiments.rows import Figures, Setting, Side
 from bench.experiments.timing import median_of, rate_of
 from bench.peers.process import package

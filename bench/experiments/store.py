@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import rfp
 from bench import phases
@@ -18,14 +19,14 @@ from bench.properties import Properties
 
 @contextlib.contextmanager
 def served(
-    setting: Setting, memory: int | str = "256MiB", *, mode: str = "auto", **options: object
+    setting: Setting, memory: int | str = "256MiB", *, mode: str = "auto", **options: Any
 ) -> Iterator[tuple[rfp.Server, rfp.Client]]:
     """Yield a server with one worker on the server's CPU, and a handle."""
     cpus = sorted(setting.server) if setting.server else None
     with (
         rfp.Server(memory, cpus=cpus, **options) as server,
         rfp.connect(server.address, timeout=30, mode=mode) as kv,
-    ):  # type: ignore[arg-type]
+    ):
         yield server, kv
 
 

@@ -110,7 +110,7 @@ class ControlConnection:
 
         For event loops: no slow peer can block them.
         """
-        return in_turn(self, 0.0, self._advance)
+        return in_turn(self, 0, self._advance)
 
     def call(self, question: Message, kind: type[M], deadline: int) -> M:
         """Send a message and return its response.

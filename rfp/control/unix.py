@@ -64,7 +64,7 @@ class UnixConnection(ControlConnection):
             pidfd = pidfd_open(self.pid)
         except OSError as error:
             raise gone from error
-        if wait(self._socket.fileno(), 0, 0.0) & (select.POLLHUP | select.POLLERR):
+        if wait(self._socket.fileno(), 0, 0) & (select.POLLHUP | select.POLLERR):
             raise gone
         return pidfd
 

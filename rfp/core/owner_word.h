@@ -91,7 +91,7 @@ static inline void *rfp_owner_hold_and_end(void *argument)
 }
 
 /* Returns whether the kernel marks the word of a thread that has ended: some sandboxes accept
- * robust futexes and ignore them.  The kernel marks the word before it lets the thread be joined. */
+ * robust futexes and ignore them.  The kernel marks the word before the thread can be joined. */
 static inline int rfp_owner_supported(void *memory)
 {
     struct rfp_owner_probe probe = {memory, 0, 0};

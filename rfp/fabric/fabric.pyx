@@ -448,10 +448,10 @@ cdef bint peer_exists(int pidfd, int control) noexcept nogil:
 
 cdef provider disconnected_operations(
         int (*post)(queue_pair *pair, work_request *requests, int n) noexcept nogil,
-        int (*poll)(queue_pair *pair, completion *completions, int n) noexcept nogil,
+        int (*poll_pair)(queue_pair *pair, completion *completions, int n) noexcept nogil,
         bint (*alive)(queue_pair *pair) noexcept nogil) noexcept nogil:
     cdef provider operations = provider(
-        post=post, poll=poll, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait,
+        post=post, poll=poll_pair, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait,
         cancel_wait=nothing, notify=nothing, replenish=nothing)
     if alive != NULL:
         operations.alive = alive

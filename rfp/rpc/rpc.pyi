@@ -7,6 +7,8 @@ from rfp.address import Address
 from rfp.protocol.client.client_base import ClientBase
 from rfp.protocol.server.service import Service
 
+RPC_MODES: tuple[str, ...]
+
 class HandlerService(Service):
     def __new__(cls, handler: Callable[[bytes], bytes]) -> HandlerService: ...
 

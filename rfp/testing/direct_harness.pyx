@@ -59,9 +59,8 @@ cdef extern from "<sys/wait.h>" nogil:
 
 cdef enum:
     KEYS_MAX = 64
-    PLACES_REMEMBERED = 4                 # places of a key that a Stepper remembers
-    VALUE_BYTES_READ_MAX = 1 << 17             # bytes of the longest value that is read
-
+    PLACES_REMEMBERED = 4      # places of a key that a Stepper remembers
+    VALUE_BYTES_READ_MAX = 1 << 17  # bytes of the longest value that is read
 
 
 cdef class SharedMemory(Region):
@@ -83,18 +82,6 @@ cdef class SharedMemory(Region):
             munmap(self.c.base, self.c.length)
         self.c.base = NULL
         self.c.length = 0
-
-    def write(self, uint64_t offset, const unsigned char[::1] data not None):
-        """Overwrite a range, as a hostile server would."""
-        if offset > self.c.length or <uint64_t> data.shape[0] > self.c.length - offset:
-            raise ValueError("beyond the region")
-        if data.shape[0]:
-            memcpy(self.c.base + offset, &data[0], data.shape[0])
-
-    def read(self, uint64_t offset, uint64_t length):
-        if offset > self.c.length or length > self.c.length - offset:
-            raise ValueError("beyond the region")
-        return PyBytes_FromStringAndSize(self.c.base + offset, length)
 
     def __dealloc__(self):
         if self.c.base != NULL:
@@ -298,7 +285,8 @@ class Stepper:
                 raise RuntimeError("the child did not stop before the request")
             while stop == SIGTRAP:
                 for i in range(n):
-                    version = reader.version(texts[i], lengths[i], target, VALUE_BYTES_READ_MAX, &slot, &crc)
+                    version = reader.version(texts[i], lengths[i], target,
+                                             VALUE_BYTES_READ_MAX, &slot, &crc)
                     if version != last[i] or version > 0 and crc != last_crc[i]:
                         last[i], last_crc[i] = version, crc
                         self.note(seen[i], keys[i], version, crc, slot)

@@ -77,7 +77,6 @@ cdef enum:
     SWEEP_NS = 100000000       # ns between two sweeps of sessions that have ended
 
 
-
 cdef class PoolService(Service):
     """Serve a pool.
 

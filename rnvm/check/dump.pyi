@@ -3,6 +3,7 @@ from typing import Any
 
 from rnvm.pool.inspect import Inspection
 
+RECORDS: dict[int, str]
 STATE_NAMES: dict[int, str]
 ENTRIES: dict[int, str]
 

@@ -33,7 +33,6 @@ cdef enum:
     LOADED_AT_ONCE = 1 << 20       # bytes of a file that are read at once
 
 
-
 cdef object refused(str what, str hint=None, int error=0):
     """Return the exception for a failed call.  error: the errno; 0: that of the last call."""
     error = error or errno

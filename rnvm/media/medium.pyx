@@ -22,7 +22,6 @@ cdef enum:
     PIECES_MAX = 10000
 
 
-
 cdef void closed_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
     pass
 

@@ -20,7 +20,7 @@ from rnvm.pool.ring_log cimport ring_append
 from rnvm.pool.state cimport ring, structure
 
 from rnvm.pool import ring_log
-from rnvm.pool.ring_log import CHECK_CRC, CHECK_EPOCH, CHECK_LSN  # noqa: F401  (for tests)
+from rnvm.pool.ring_log import CHECK_CRC, CHECK_EPOCH, CHECK_LSN  # no-cython-lint: for tests
 
 ENTRY_WRITE, ENTRY_TAKE, ENTRY_RETURN = RNVM_WRITE, RNVM_TAKE, RNVM_RETURN
 

@@ -114,7 +114,10 @@ def test_clients_start_with_the_chosen_f(config):
 
 
 def test_f_follows_the_sizes_seen():
-    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address, mode="fetch") as kv:
+    with (
+        rfp.Server(memory="4MiB", direct_reads=False) as server,
+        rfp.connect(server.address) as kv,
+    ):
         for length in (1000, 10):
             kv.put(b"k", bytes(length))
             for _ in range(5000):
@@ -142,7 +145,10 @@ def test_the_command_measures_prints_its_table_and_saves_its_choice(config):
 
 
 def test_the_command_takes_sizes_from_the_server_and_labels_an_emulated_network(config):
-    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address, mode="fetch") as kv:
+    with (
+        rfp.Server(memory="4MiB", direct_reads=False) as server,
+        rfp.connect(server.address) as kv,
+    ):
         kv.put(b"k", bytes(200))
         for _ in range(100):
             kv.get(b"k")

@@ -13,7 +13,7 @@ import stat
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.mman cimport (
     MADV_DONTFORK, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
 )
@@ -29,7 +29,6 @@ from rfp.fabric.shm.region cimport ShmRegion, ShmRemoteRegion
 
 from rfp.core.forks import live
 from rfp.errors import Closed, FabricError, HandshakeFailed, InvalidArgument
-
 
 
 cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):

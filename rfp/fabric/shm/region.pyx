@@ -9,7 +9,6 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from posix.mman cimport munmap
 from posix.unistd cimport close as close_fd

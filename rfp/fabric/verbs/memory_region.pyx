@@ -4,7 +4,6 @@
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM, EOPNOTSUPP, errno
-from libc.stdint cimport uint16_t
 from libc.string cimport memset
 from posix.mman cimport munmap
 from posix.unistd cimport usleep

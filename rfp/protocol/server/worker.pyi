@@ -2,6 +2,8 @@ from rfp.fabric.fabric import EventChannel
 from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.service import Service
 
+IDLES: tuple[str, ...]
+
 class Worker:
     def __new__(
         cls,

@@ -67,7 +67,7 @@ cdef class DirectReads:
     cdef uint32_t count                # 0: no direct reads
     cdef uint64_t seed
     # Once memory runs short at the server, it receives a sample of the uses: all of them while this
-    # client sends requests, which the reports accompany; one in SAMPLE_INTERVAL while it sends none.
+    # client sends requests, which the reports accompany; else one in SAMPLE_INTERVAL.
     cdef kv_use uses[RFP_WORKERS_MAX][USES_REPORTED]
     cdef uint8_t used[RFP_WORKERS_MAX]
     cdef uint32_t next_report          # the worker that before_request() examines first

@@ -1,8 +1,10 @@
+from enum import IntEnum
 from typing import Any
 
-DIRECT_FOUND: int
-DIRECT_ABSENT: int
-DIRECT_UNSURE: int
+class direct_result(IntEnum):  # noqa: N801 - a C enum
+    DIRECT_FOUND = 0
+    DIRECT_ABSENT = 1
+    DIRECT_UNSURE = 2
 
 class DirectReads:
     counters: dict[str, int]

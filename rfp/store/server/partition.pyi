@@ -2,6 +2,8 @@ from rfp.fabric.fabric import Region
 from rfp.protocol.server.service import Service
 from rfp.store.counters import COUNTERS as COUNTERS
 
+EVICTIONS: tuple[str, ...]
+
 POLICIES: dict[str, int]
 
 class Partition(Service):

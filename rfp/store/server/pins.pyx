@@ -28,13 +28,13 @@ cdef account *account_open(partition *p, uint64_t peer) noexcept nogil:
 
 
 cdef void account_close(partition *p, account *a) noexcept nogil:
-    cdef account **link = &p.accounts
+    cdef account **place = &p.accounts
     a.sessions -= 1
     if a.sessions:
         return
-    while link[0] != a:
-        link = &link[0].next
-    link[0] = a.next
+    while place[0] != a:
+        place = &place[0].next
+    place[0] = a.next
     free(a)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rfp.core import clock
-from rfp.store.client.direct_read import DIRECT_ABSENT, DIRECT_FOUND, DIRECT_UNSURE
+from rfp.store.client.direct_read import direct_result
 from rfp.store.server.partition import Partition
 from rfp.testing.direct_harness import (
     DirectReader,
@@ -83,7 +83,7 @@ class SteppedClient(Client):
         self.now = clock.now_ns()
         self.session.tick(self.now)
         self.absent = (
-            DIRECT_UNSURE if eviction == "bucket" else DIRECT_ABSENT
+            direct_result.DIRECT_UNSURE if eviction == "bucket" else direct_result.DIRECT_ABSENT
         )  # strict LRU proves no miss
 
     def version(self, key: bytes) -> int:
@@ -105,7 +105,11 @@ class SteppedClient(Client):
             allowed = [[], [old], [new], [old, new]] if old != new else [[], [old]]
             assert once in allowed, (key, old, new, seen)
             result, version, _ = session.reader.get(key)
-            assert (result, version) == (DIRECT_FOUND, new) if new else result == self.absent, (
+            assert (
+                (result, version) == (direct_result.DIRECT_FOUND, new)
+                if new
+                else result == self.absent
+            ), (
                 key,
                 seen,
             )
@@ -355,7 +359,7 @@ def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Buc
     bucket.client.put(other, b"short")
     counter = 64 + 8 * (key_hash(key, SEED) >> 16 & 63)
     bucket.memory.write(counter, (1).to_bytes(8, "little"))
-    assert bucket.reader.get(key)[0] == DIRECT_UNSURE
+    assert bucket.reader.get(key)[0] == direct_result.DIRECT_UNSURE
     assert bucket.reader.get(other)[2] == b"short"
     bucket.memory.write(counter, (2).to_bytes(8, "little"))
     assert bucket.reader.get(key)[2] == bytes(5000)
@@ -364,7 +368,7 @@ def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Buc
 def test_a_reader_believes_no_server_that_has_ended(bucket: Bucket) -> None:
     key, other = bucket.keys[:2]
     bucket.client.put(key, b"v")
-    assert bucket.reader.get(key)[0] == DIRECT_FOUND
-    assert bucket.reader.get(other)[0] == DIRECT_ABSENT
+    assert bucket.reader.get(key)[0] == direct_result.DIRECT_FOUND
+    assert bucket.reader.get(other)[0] == direct_result.DIRECT_ABSENT
     bucket.reader.end_server()
-    assert bucket.reader.get(key)[0] == bucket.reader.get(other)[0] == DIRECT_UNSURE
+    assert bucket.reader.get(key)[0] == bucket.reader.get(other)[0] == direct_result.DIRECT_UNSURE
