@@ -17,6 +17,7 @@ from rnvm.frontend.log_overlay cimport overlay_patch
 from rnvm.frontend.remote cimport remote_read
 from rnvm.frontend.state cimport frontend, instance, node
 from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
+from rnvm.frontend.writer_lock cimport locks_poll_others
 
 cdef enum:
     SAMPLE = 8
@@ -246,8 +247,11 @@ cdef node *fetch(instance *s, uint64_t address, uint32_t length, uint16_t type) 
     cdef frontend *fe = s.fe
     cdef rnvm_node header
     cdef node *n
-    cdef int status
+    # A function that READs many nodes may take longer than a lease.
+    cdef int status = locks_poll_others(s)
     s.fetched = True
+    if status != OK:
+        return failed(s, address, status)
     if not length:
         if not plausible(s, address, RNVM_NODE):
             return failed(s, address, AGAIN)

@@ -108,7 +108,8 @@ cdef int structure_acquire(instance *s) noexcept nogil:
         s.entered = True
         return OK
     if not fe.scope.transacting:
-        # Never keep another lock while waiting for one (deadlock avoidance).
+        # Never wait inside another structure (deadlock avoidance).  Its lock may be kept: the wait
+        # gives it back if other front-ends request it (writer_lock.pyx).
         status = transaction_commit(fe)
         if status != OK:
             return status

@@ -194,6 +194,7 @@ cdef struct free_space:        # owner: write_set
 cdef struct activity:          # owner: writer_lock
     remote_region *words       # of the back-end: one for each naming entry, odd while we are inside
     uint64_t turn              # makes each value of those words a new one
+    uint64_t others_polled_ns  # over a network: when kept locks were last polled for revocations
 
 cdef struct cas_words:         # owner: cas_lock
     remote_region *words       # one for each structure; NULL: the back-end grants locks one by one

@@ -23,6 +23,9 @@ cdef int status_read(instance *s, status_line *seen) noexcept nogil
 # requests, then their results.
 cdef int status_post_reads(instance *s, work_request *works) noexcept nogil
 cdef int status_landed(instance *s, status_line *seen) noexcept nogil
+# One request, over a network, for a caller that READs the lines of several structures in one round
+# trip, each to another offset in the landing.  The sequence may be older than the other words.
+cdef int status_post_read(instance *s, work_request *work, uint64_t landing_offset) noexcept nogil
 # Whether the session is still ours: one load, or one READ.  Everything that was read before was
 # read while it was.  OK, FENCED, or the status of a READ.
 cdef int session_validate(frontend *fe) noexcept nogil

@@ -62,13 +62,29 @@ cdef int status_post_reads(instance *s, work_request *works) noexcept nogil:
     if status != OK:
         return status
     for i in range(2):
-        works[i].opcode = READ
-        works[i].local = fe.link.buffer
-        works[i].local_offset = fe.link.landing_at + sizeof(status_line) * i
-        works[i].remote = region
-        works[i].remote_offset = place
-        works[i].length = sizeof(status_line)
+        line_read(fe, works + i, region, place, sizeof(status_line) * i)
     fe.stats.reads += 2
+    return OK
+
+
+cdef inline void line_read(frontend *fe, work_request *work, remote_region *region,
+                           uint64_t place, uint64_t landing_offset) noexcept nogil:
+    work.opcode = READ
+    work.local = fe.link.buffer
+    work.local_offset = fe.link.landing_at + landing_offset
+    work.remote = region
+    work.remote_offset = place
+    work.length = sizeof(status_line)
+
+
+cdef int status_post_read(instance *s, work_request *work, uint64_t landing_offset) noexcept nogil:
+    cdef remote_region *region = NULL
+    cdef uint64_t place = 0, size = 0
+    cdef int status = remote_place(s.fe, line_at(s), sizeof(status_line), &region, &place, &size)
+    if status != OK:
+        return status
+    line_read(s.fe, work, region, place, landing_offset)
+    s.fe.stats.reads += 1
     return OK
 
 

@@ -12,7 +12,7 @@ from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE
 from rnvm.frontend.leak_check cimport reach
 from rnvm.frontend.byte_buffer cimport buffer_append
 from rnvm.frontend.frontend cimport FrontEnd
-from rnvm.frontend.log_writer cimport log_record_room
+from rnvm.frontend.log_writer cimport in_doubt_clear, log_record_room
 from rnvm.frontend.node_cache cimport cache_get, cache_peek, cache_trim, node_bytes
 from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
 from rnvm.frontend.query cimport query_execute, query_under_lock
@@ -20,6 +20,7 @@ from rnvm.frontend.session cimport HOLDS
 from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
 from rnvm.frontend.write_set cimport node_set_changed, node_set_new
+from rnvm.frontend.writer_lock cimport locks_poll_others
 
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
@@ -246,6 +247,10 @@ cdef struct job:               # of one call
 
 cdef inline int attempt(instance *s, const job *j) noexcept nogil:
     """Runs the job once: the result of the structure's function, or a status below 0."""
+    cdef int status = locks_poll_others(s)
+    if status != OK:
+        in_doubt_clear(s.fe)                    # those records belong to other operations
+        return status
     if j.ask == NULL:
         return operation_execute(s, j.code, j.bytes, j.length)
     if j.under_lock:

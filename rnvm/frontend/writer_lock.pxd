@@ -18,6 +18,10 @@ cdef int lock_release(instance *s) noexcept nogil
 cdef int lock_acquire_kept(instance *s) noexcept nogil
 # Leaves: the lock is kept, unless others wait for it.
 cdef int lock_release_kept(instance *s) noexcept nogil
+# Over a network, in a call that uses structure `s`: gives back the kept locks of all other
+# structures that front-ends wait for.  One READ for each, all in one round trip, at most each 10 ms
+# and each 1/64 of a lease.
+cdef int locks_poll_others(const instance *s) noexcept nogil
 
 # Within a batch or a transaction, before cached nodes are used: validates that the lock is still
 # ours.  Mapped: one load.  Over a network: a READ, at most twice a lease unless others wait.

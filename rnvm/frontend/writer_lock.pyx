@@ -12,6 +12,19 @@ would cost a round trip.
 The front-end writes its activity word, then reads whether the lock is revoked; the back-end revokes
 the lock, then reads the activity word; each with a full fence in between.  So at least one of them
 sees the other.
+
+Over a network a front-end must give back each lock that others wait for, also a lock of a structure
+that the present call does not use: the back-end cannot take it away.  Otherwise two front-ends that
+each wait for the lock that the other one keeps would wait until one of them is fenced, and so would
+a front-end that waits for the lock of a busy one.  Kept locks are therefore polled:
+
+    lock_release_kept    that of the structure, each REVOKE_INTERVAL_NS, after an operation
+    await_grant          all others, each REVOKE_INTERVAL_NS, while this front-end waits
+    locks_poll_others    all others, each OTHERS_INTERVAL_NS_MAX or more often, when a call begins
+                         and when it READs a node
+
+A lock that the present operation, batch or transaction has entered is not given back: transactions
+acquire locks in one order, and everything else has left all structures when it waits.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -27,12 +40,16 @@ from rnvm.frontend.remote cimport (
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
 from rnvm.frontend.status cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
 from rnvm.frontend.status_line cimport (
-    lock_granted, session_validate, status_grants, status_line, status_read)
+    lock_granted, session_validate, status_grants, status_line, status_post_read, status_read)
 
 cdef enum:
     GRANT_POLLS = 128          # of the status line, before the lock is requested again
     REVOKE_INTERVAL_NS = 200000        # over a network: between two polls for a revocation
+    OTHERS_INTERVAL_NS_MAX = 10000000  # the same, for locks that the present call does not use
+    OTHERS_PER_LEASE = 64      # so many of those polls in a lease, at least
     ACTIVITY_OFFSET = 128      # in the landing, behind the two copies of the status line
+    OTHERS_OFFSET = 256        # behind the lock word: where the lines of other structures land
+    OTHERS_AT_ONCE = 8         # lines of other structures in one round trip
 
 
 # Activity words
@@ -91,7 +108,9 @@ cdef int await_grant(instance *s) noexcept nogil:
             return status
         if seen.holder and (seen.holder & 0xffff) == fe.session.number + 1:
             return OK
-        status = remote_wait(fe, &pause)
+        status = poll_others(s, REVOKE_INTERVAL_NS)
+        if status == OK:
+            status = remote_wait(fe, &pause)
         if status != OK:
             return status
     return OK
@@ -119,6 +138,8 @@ cdef int lock_acquire(instance *s) noexcept nogil:
                 # Was it revoked before the back-end could see that we are inside?
                 status = still_ours(s, &ours)
             if status != OK:
+                if not fe.link.error:
+                    give_back(s)                # it must not seem that we are inside
                 return status
             if ours:
                 s.validated_ns = requested_ns
@@ -163,6 +184,70 @@ cdef int poll_revocation(instance *s) noexcept nogil:
         return status
     s.validated_ns = now
     return OK if status_grants(&seen, s.word) else give_back(s)
+
+
+cdef int poll_others(const instance *s, uint64_t interval_ns) noexcept nogil:
+    """Over a network: gives back kept locks of all other structures that front-ends wait for.
+
+    Does nothing if the last poll was less than interval_ns ago.
+    """
+    cdef frontend *fe = s.fe
+    cdef instance *other
+    cdef instance *polled[OTHERS_AT_ONCE]
+    cdef uint64_t now
+    cdef uint32_t i
+    cdef int n = 0, status
+    if fe.link.mapped or not fe.session.sticky or fe.open.count < 2:
+        return OK
+    now = rfp_now()
+    if now - fe.activity.others_polled_ns <= interval_ns:
+        return OK
+    fe.activity.others_polled_ns = now
+    for i in range(fe.open.count):
+        other = fe.open.items[i]
+        if other != s and other.holds and not other.entered \
+                and now - other.validated_ns > interval_ns:
+            polled[n] = other
+            n += 1
+        if n == OTHERS_AT_ONCE or n and i + 1 == fe.open.count:
+            status = poll_revocations(fe, polled, n)
+            if status != OK:
+                return status
+            n = 0
+    return OK
+
+
+cdef int poll_revocations(frontend *fe, instance **polled, int n) noexcept nogil:
+    """The same for at most OTHERS_AT_ONCE structures, in one round trip."""
+    cdef work_request[OTHERS_AT_ONCE] works
+    cdef status_line[OTHERS_AT_ONCE] seen
+    cdef instance *s
+    cdef uint64_t now = rfp_now()
+    cdef int i, status
+    for i in range(n):
+        status = status_post_read(polled[i], works + i, OTHERS_OFFSET + sizeof(status_line) * i)
+        if status != OK:
+            return status
+    status = remote_transfers(fe, works, n, fe.link.deadline_ns)
+    if status != OK:
+        return status
+    # Before the first lock is given back: that uses the landing as well.
+    memcpy(seen, fe.link.buffer.base + fe.link.landing_at + OTHERS_OFFSET,
+           sizeof(status_line) * <uint64_t> n)
+    for i in range(n):
+        s = polled[i]
+        if seen[i].structure == s.id and status_grants(&seen[i], s.word):
+            s.validated_ns = now
+            continue
+        status = give_back(s)
+        if status != OK:
+            return status
+    return OK
+
+
+cdef int locks_poll_others(const instance *s) noexcept nogil:
+    return poll_others(s, min(<uint64_t> OTHERS_INTERVAL_NS_MAX,
+                              s.fe.session.lease_ns // OTHERS_PER_LEASE))
 
 
 cdef int lock_acquire_kept(instance *s) noexcept nogil:
