@@ -12,7 +12,6 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from rfp.core.system cimport SIGSTOP, SIGTRAP, raise_signal
 from rfp.core.core cimport (
