@@ -127,6 +127,21 @@ cdef class DirectReader:
                 return <int> result, found.version, value
         return <int> result, None, None
 
+    def get_at(self, uint64_t slot, bytes key not None):
+        """Return (result, version, value) of a key at a place where it had a value before."""
+        cdef direct_record found
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint32_t length = len(key)
+        cdef direct_result result = direct_at(&self.a, slot, text, length, &found)
+        cdef bytes value
+        if result == DIRECT_FOUND:
+            value = PyBytes_FromStringAndSize(NULL, found.value_length)
+            result = direct_take(&self.a, text, rfp_hash(text, length, self.seed), &found,
+                                 PyBytes_AS_STRING(value))
+            if result == DIRECT_FOUND:
+                return <int> result, found.version, value
+        return <int> result, None, None
+
     def slot(self, bytes key not None):
         """Return the slot word that leads to a key's record."""
         cdef direct_record found

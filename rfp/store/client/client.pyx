@@ -432,7 +432,7 @@ cdef class Client(ClientBase):
     cdef void report_uses(self) noexcept:
         cdef DirectReads direct = self.direct
         if direct is not None and self.direct_identity == self.identity:
-            direct.before_request(self.ready_channel())
+            direct.before_request(self.ready_channel() if direct.used_in_all else NULL)
 
     cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
                              direct_result *result):

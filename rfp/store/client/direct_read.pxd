@@ -70,6 +70,7 @@ cdef class DirectReads:
     # client sends requests, which the reports accompany; else one in SAMPLE_INTERVAL.
     cdef kv_use uses[RFP_WORKERS_MAX][USES_REPORTED]
     cdef uint8_t used[RFP_WORKERS_MAX]
+    cdef uint32_t used_in_all          # the sum of `used`
     cdef uint32_t next_report          # the worker that before_request() examines first
     cdef uint32_t reports_alone        # since the last request
     cdef uint32_t skipped

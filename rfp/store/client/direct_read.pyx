@@ -308,6 +308,7 @@ cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64
     use.hash = hash
     use.slot = slot
     d.used[worker] += 1
+    d.used_in_all += 1
 
 
 cdef void report_uses(DirectReads d, channel *ch, uint32_t worker) noexcept:
@@ -320,6 +321,7 @@ cdef void report_uses(DirectReads d, channel *ch, uint32_t worker) noexcept:
     # The other half is for requests: a stopped server answers none of these.
     if n and client_ring_room(ring) > ring.slots // 2:
         payload = client_ring_payload(ring)
+    d.used_in_all -= d.used[worker]
     d.used[worker] = 0
     if payload == NULL:
         return
@@ -369,7 +371,7 @@ cdef class DirectReads:
     cdef void before_request(self, channel *ch) noexcept:
         cdef uint32_t i, worker
         self.reports_alone = 0
-        if ch == NULL:
+        if self.used_in_all < REPORTED_MIN or ch == NULL:
             return
         # One report at most: the others accompany the next requests.
         for i in range(self.count):

@@ -365,6 +365,30 @@ def test_a_long_value_is_not_believed_while_its_record_may_be_moving(bucket: Buc
     assert bucket.reader.get(key)[2] == bytes(5000)
 
 
+def test_half_of_a_moved_record_is_not_believed(bucket: Bucket) -> None:
+    """The version arrives at the new place before the value; only the counter shows that."""
+    key = bucket.keys[0]
+    bucket.client.put(key, b"old" * 2000)
+    old = bucket.reader.slot(key)
+    bucket.client.put(key, b"new" * 2000)
+    new = bucket.reader.slot(key)
+    place, source = ((slot & (1 << 36) - 1) * 16 for slot in (old, new))
+    counter = 64 + 8 * (key_hash(key, SEED) >> 16 & 63)
+    moved = bucket.memory.read(source + 8, 3000)
+    before = bucket.memory.read(place + 8, 6000)
+    value = b"new" * 978 + b"ne"  # as far as it was copied
+    bucket.memory.write(place + 8, moved)
+    bucket.memory.write(counter, (1).to_bytes(8, "little"))  # the server is moving the record
+    assert bucket.reader.get_at(old, key)[0] == direct_result.DIRECT_UNSURE
+    bucket.memory.write(counter, (2).to_bytes(8, "little"))  # a server that does not count
+    result, _, torn = bucket.reader.get_at(old, key)
+    assert result == direct_result.DIRECT_FOUND
+    assert torn is not None
+    assert torn != b"new" * 2000
+    assert torn.startswith(value[:2900])
+    bucket.memory.write(place + 8, before)
+
+
 def test_a_reader_believes_no_server_that_has_ended(bucket: Bucket) -> None:
     key, other = bucket.keys[:2]
     bucket.client.put(key, b"v")
