@@ -17,7 +17,7 @@ PACKAGES = ("rfp", "rnvm", "structures", "bench")
 LAYERS = """
     rfp.vendor
     rfp.core            rfp.errors
-    rfp.units
+    rfp.units           rfp.codec
     rfp.address
     rfp.fabric.fabric   rfp.fabric.memory_limits
     rfp.fabric.shm
