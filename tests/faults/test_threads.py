@@ -84,6 +84,7 @@ def test_a_thread_uses_several_handles_in_turn(server: rfp.Server) -> None:
         rfp.connect(server.address) as b,
     ):
         with rfp.connect(other.address) as c:
+            attached = threading.Barrier(4)  # a thread that has ended leaves its rings to others
 
             def work(number: int) -> None:
                 key = b"%d" % number
@@ -91,6 +92,8 @@ def test_a_thread_uses_several_handles_in_turn(server: rfp.Server) -> None:
                     assert a.incr(key) == 2 * i + 1
                     assert b.incr(key) == 2 * i + 2
                     assert c.incr(key) == i + 1
+                    if i == 0:
+                        attached.wait(30)
 
             together(4, work)
             assert sorted(client["threads"] for client in server.figures()["clients"]) == [4, 4]
