@@ -383,9 +383,9 @@ def test_a_childs_handles_are_closed_and_the_parents_still_work(ends):
             if os.path.lexists(link.path)
         )
         with verbs() as fabric, connected(fabric, fabric) as (c, d):
-            d.memory.write(64, b"connects_again")
+            d.memory.write(64, b"back")
             assert c.pair.execute(READ, c.memory, 64, c.theirs, 64, 4) == SUCCESS
-            assert c.memory.read(64, 4) == b"connects_again"
+            assert c.memory.read(64, 4) == b"back"
         for each in (a.pair, a.channel, a.theirs, a.memory, a.fabric):
             each.close()
 
