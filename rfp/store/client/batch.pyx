@@ -376,6 +376,8 @@ cdef list get_many(Client client, object keys, object timeout):
     cdef uint64_t deadline
     client.deadline(timeout, rfp_now())
     names = as_keys(keys)
+    if client.direct_identity != client.identity:
+        return complete(client, KV_GET_MANY, names, None, 0, timeout)
     deadline = client.deadline(timeout, rfp_now())
     values = [None] * len(names)
     rest = read_directly(client, names, values, deadline)
