@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rfp.errors import InvalidArgument, WrongType
 
@@ -71,7 +71,7 @@ def pack(array: NDArray[Any]) -> bytearray:
         )
     value = bytearray(size + array.nbytes)
     value[:size] = header.getbuffer()
-    order = "F" if description["fortran_order"] else "C"
+    order: Literal["C", "F"] = "F" if description["fortran_order"] else "C"
     target = np.frombuffer(value, array.dtype, array.size, size).reshape(array.shape, order=order)
     target[...] = array
     return value
@@ -103,7 +103,7 @@ def unpack(value: Buffer) -> NDArray[Any]:
         needed = dtype.itemsize * math.prod(shape)
         if dtype.hasobject or needed != len(data):
             raise ValueError(f"{len(data)} bytes of data are not an array {shape} of {dtype}")
-        order = "F" if fortran_order else "C"
+        order: Literal["C", "F"] = "F" if fortran_order else "C"
         if not needed:
             return np.empty(shape, dtype, order)
         return np.frombuffer(data, dtype).reshape(shape, order=order)
