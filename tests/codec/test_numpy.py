@@ -71,7 +71,9 @@ def test_a_store_keeps_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [[1, 2], b"bytes", np.array([object()]), np.zeros(2, [("a", object)])], ids=repr
+    "thing",
+    [[1, 2], b"bytes", np.array([object()]), np.zeros(2, [("a", object)])],
+    ids=["list", "bytes", "objects", "fields"],
 )
 def test_only_arrays_without_objects_are_packed(thing: object) -> None:
     with pytest.raises(WrongType):
