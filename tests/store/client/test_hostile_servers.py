@@ -150,11 +150,12 @@ def test_get_into_writes_only_into_its_buffer(hostile, payload, kind, length):
 
 @same_server
 @given(offset=st.integers(0, ARENA), length=st.integers(0, ARENA))
+@example(offset=ARENA, length=0)  # begins behind the last byte
 def test_only_references_within_the_arena_are_read(hostile, offset, length):
     hostile.service.say(
         struct.pack("<QQQQ", offset, length, 1, 20 * 10**9), kind=REFERENCE, result=7
     )
-    if offset + length <= ARENA:
+    if offset < ARENA and offset + length <= ARENA:
         assert hostile.kv.get(b"k") == hostile.arena[offset : offset + length]
     else:
         with pytest.raises(RfpError, match="damaged|malformed|invalid response"):
