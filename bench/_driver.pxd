@@ -15,6 +15,9 @@ cdef enum taken:               # results of submit()
     WINDOW_FULL = 1            # reap first, then submit the same operation again
     DRIVER_LOST = -1           # the database is lost: no more calls
 
+cdef enum:
+    REAPED_AT_ONCE = 64        # completions taken at once
+
 cdef struct operation:         # key and value stay unchanged until the operation has been reaped
     uint64_t id                # comes back in `finished`
     uint32_t opcode

@@ -24,7 +24,6 @@ from rfp.core.system cimport sched_yield
 from rfp.errors import ConnectionFailed, DeadlineExceeded, out_of_bounds
 
 cdef enum:
-    REAPED_AT_ONCE = 64        # completions taken at once
     EMPTY_REAPS_MAX = 2000     # empty reaps before the thread offers its CPU to others
     NAP_NS_MAX = 1000000       # a stop is noticed after this time
     # ns: closer to a due time than this the driver spins, because a sleep may last that much longer

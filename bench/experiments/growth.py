@@ -23,7 +23,8 @@ def cost(setting: Setting, records: int, window: int) -> Figures:
     """Return the ns per uniform 95/5 operation on this many records, and of a dependent load within
     their memory."""
     memory = max(int(1.25 * BYTES * records), 64 << 20)
-    p = properties(records, requestdistribution="uniform", rfp__window=window, rfp__memory=memory)
+    p = properties(records, requestdistribution="uniform", rfp__window=window, rfp__memory=memory,
+                   rfp__mode="fetch")  # fmt: skip
     with open_database("rfp", p, private=True, placement=setting.placement) as database:
         store.load(setting, database, p)
 

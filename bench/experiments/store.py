@@ -60,12 +60,13 @@ def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def driver(setting: Setting, *, window: int) -> Iterator[Side]:
+def driver(setting: Setting, *, window: int, mode: str = "fetch") -> Iterator[Side]:
     """Yield the driver in C, one thread, one worker, 95/5 zipfian on 16 + 32 B, requests drawn
-    ahead: {"rate", "p50"}."""
+    ahead: {"rate", "p50"}.  With mode="auto" its GETs are direct reads."""
     p = properties(
         setting.records,
         rfp__window=window,
+        rfp__mode=mode,
         rfp__predraw=setting.count(100_000, 1000),
         rfp__memory="256MiB",
     )

@@ -34,6 +34,7 @@ from rfp.store.client.direct_read cimport (
     DIRECT_FOUND, DIRECT_UNSURE, DirectReads, direct_result,
 )
 from rfp.store.client.large_values cimport attempt_upload, fetch_reference
+from rfp.store.client.recency cimport recency_before_request
 from rfp.store.client.requests cimport (
     kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_submit_range, kv_worker,
 )
@@ -432,7 +433,8 @@ cdef class Client(ClientBase):
     cdef void report_uses(self) noexcept:
         cdef DirectReads direct = self.direct
         if direct is not None and self.direct_identity == self.identity:
-            direct.before_request(self.ready_channel() if direct.used_in_all else NULL)
+            recency_before_request(&direct.uses,
+                                   self.ready_channel() if direct.uses.used_in_all else NULL)
 
     cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
                              direct_result *result):

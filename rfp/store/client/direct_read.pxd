@@ -16,10 +16,10 @@
 # DIRECT_UNSURE sends the request to the server.
 
 from cpython.buffer cimport Py_buffer
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.limits cimport RFP_WORKERS_MAX
 from rfp.protocol.client.channel cimport channel
-from rfp.store.messages cimport kv_use
+from rfp.store.client.recency cimport recency
 
 cpdef enum direct_result:
     DIRECT_FOUND = 0
@@ -27,7 +27,9 @@ cpdef enum direct_result:
     DIRECT_UNSURE = 2          # only the server can answer
 
 cdef enum:
-    USES_REPORTED = 16         # uses of one worker's records that are kept for one report
+    # Direct reads between two system calls that detect a dead server, in case the kernel could not
+    # mark its line.
+    READS_PER_LIVENESS_CHECK = 4096
 
 cdef struct direct_arena:      # one partition, mapped
     const char *base
@@ -59,6 +61,12 @@ cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *k
 # DIRECT_UNSURE.  After DIRECT_UNSURE the content of `target` is undefined.
 cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
                                const direct_record *found, char *target) noexcept nogil
+# Prefetch the key's line of the index; and then, once that is in the cache, its record.
+cdef void direct_prefetch_line(const direct_arena *a, uint64_t hash) noexcept nogil
+cdef void direct_prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil
+# Notes the use of a record that direct_take() has proven (recency.pxd).
+cdef void direct_use(const direct_arena *a, recency *uses, channel *ch, uint32_t worker,
+                     uint64_t hash, const direct_record *found) noexcept nogil
 
 
 cdef class DirectReads:
@@ -66,14 +74,7 @@ cdef class DirectReads:
     cdef direct_arena arenas[RFP_WORKERS_MAX]
     cdef uint32_t count                # 0: no direct reads
     cdef uint64_t seed
-    # Once memory runs short at the server, it receives a sample of the uses: all of them while this
-    # client sends requests, which the reports accompany; else one in SAMPLE_INTERVAL.
-    cdef kv_use uses[RFP_WORKERS_MAX][USES_REPORTED]
-    cdef uint8_t used[RFP_WORKERS_MAX]
-    cdef uint32_t used_in_all          # the sum of `used`
-    cdef uint32_t next_report          # the worker that before_request() examines first
-    cdef uint32_t reports_alone        # since the last request
-    cdef uint32_t skipped
+    cdef recency uses
     cdef uint32_t until_liveness_check
     # counters
     cdef uint64_t found
@@ -86,8 +87,6 @@ cdef class DirectReads:
     # may be closed.
     cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
                     direct_result *result)
-    # To be called before a request of the channel's thread; NULL: does nothing.
-    cdef void before_request(self, channel *ch) noexcept
     # Sets the values of keys[begin:end] with the GIL held all the time, and appends the positions
     # that need the server to `rest`.  Returns where it stopped: after SLICE_BYTES of values.
     cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,

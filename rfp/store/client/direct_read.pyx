@@ -1,7 +1,6 @@
 """Direct reads (the contract is in direct_read.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy
 
 from rfp.core.core cimport (
     rfp_copy_in, rfp_crc32c, rfp_fence_acquire, rfp_hash, rfp_load32, rfp_load64,
@@ -10,12 +9,8 @@ from rfp.core.core cimport (
 from rfp.core.limits cimport RFP_LINE
 from rfp.core.owner_word cimport RFP_OWNER_WORD, rfp_owner_alive
 from rfp.fabric.fabric cimport RemoteRegion, queue_pair
-from rfp.protocol.client.client_ring cimport (
-    client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_room,
-    client_ring_submit,
-)
 from rfp.protocol.client.remote_arena cimport RemoteArena
-from rfp.protocol.wire cimport RFP_REQUEST_HEADER
+from rfp.store.client.recency cimport recency, recency_note
 from rfp.store.client.requests cimport kv_worker
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION,
@@ -24,7 +19,6 @@ from rfp.store.layout cimport (
     kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
     kv_value_crc, kv_value_offset,
 )
-from rfp.store.messages cimport KV_REFER
 
 cdef enum:
     # Walks before the server is asked: a record that is being replaced is whole again within a
@@ -39,16 +33,8 @@ cdef enum:
     GIL_BYTES_MAX = 65536
     # Bytes of values that get_many() copies before it lets other threads run.
     SLICE_BYTES = 1 << 20
-    SAMPLE_INTERVAL = 16
-    # Reports in a row without another request of this client, after which it samples the uses.
-    REPORTS_ALONE_MAX = 8
-    # Uses of one worker's records that are worth a request before one that is sent anyway.
-    REPORTED_MIN = 8
     # Keys whose cache lines get_many() requests before it reads the first of them.
     PREFETCHED = 16
-    # Direct reads between two system calls that detect a dead server, in case the kernel could not
-    # mark its line.
-    READS_PER_LIVENESS_CHECK = 4096
 
 
 cdef inline const kv_record *record_at(const direct_arena *a, uint64_t offset) noexcept nogil:
@@ -109,7 +95,10 @@ cdef inline const uint64_t *first_line(const direct_arena *a, uint64_t hash) noe
 cdef inline const uint64_t *rearrangements(const direct_arena *a, uint64_t bucket) noexcept nogil:
     return <const uint64_t *> (a.base + sizeof(kv_partition_header)) + bucket % KV_REARRANGEMENTS
 
-cdef inline void prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil:
+cdef void direct_prefetch_line(const direct_arena *a, uint64_t hash) noexcept nogil:
+    rfp_prefetch(first_line(a, hash))
+
+cdef void direct_prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil:
     cdef const uint64_t *line = first_line(a, hash)
     cdef uint64_t slot, tag = kv_tag(hash)
     cdef int i
@@ -290,46 +279,14 @@ cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t 
     return DIRECT_FOUND
 
 
-# The partitions of a connection
-
-
-cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64_t hash,
-                   uint64_t slot) noexcept:
+cdef void direct_use(const direct_arena *a, recency *uses, channel *ch, uint32_t worker,
+                     uint64_t hash, const direct_record *found) noexcept nogil:
     cdef const kv_partition_header *header = <const kv_partition_header *> a.base
-    cdef kv_use *use
-    if d.used[worker] == USES_REPORTED or not rfp_load32(&header.flags) & KV_EVICTS:
-        return
-    if d.reports_alone >= REPORTS_ALONE_MAX:
-        d.skipped += 1
-        if d.skipped < SAMPLE_INTERVAL:
-            return
-        d.skipped = 0
-    use = &d.uses[worker][d.used[worker]]
-    use.hash = hash
-    use.slot = slot
-    d.used[worker] += 1
-    d.used_in_all += 1
+    if rfp_load32(&header.flags) & KV_EVICTS:
+        recency_note(uses, ch, worker, hash, found.slot)
 
 
-cdef void report_uses(DirectReads d, channel *ch, uint32_t worker) noexcept:
-    """Sends a worker's uses, and waits for nothing: they are lost if the ring is half full."""
-    cdef client_ring *ring = ch.rings[worker]
-    cdef uint32_t room = (ring.slot_size - RFP_REQUEST_HEADER) // sizeof(kv_use)
-    cdef uint32_t n = min(<uint32_t> d.used[worker], room)
-    cdef char *payload = NULL
-    cdef bint unsettled = ring.unsettled
-    # The other half is for requests: a stopped server answers none of these.
-    if n and client_ring_room(ring) > ring.slots // 2:
-        payload = client_ring_payload(ring)
-    d.used_in_all -= d.used[worker]
-    d.used[worker] = 0
-    if payload == NULL:
-        return
-    memcpy(payload, d.uses[worker], n * sizeof(kv_use))
-    client_ring_submit(ring, KV_REFER, n, 0, n * sizeof(kv_use), 0)
-    client_ring_flush(ring)
-    client_ring_abandon(ring)
-    ring.unsettled = unsettled             # these requests change no value
+# The partitions of a connection
 
 
 cdef class DirectReads:
@@ -368,19 +325,6 @@ cdef class DirectReads:
         self.until_liveness_check = READS_PER_LIVENESS_CHECK
         return pair.ops.alive(pair)
 
-    cdef void before_request(self, channel *ch) noexcept:
-        cdef uint32_t i, worker
-        self.reports_alone = 0
-        if self.used_in_all < REPORTED_MIN or ch == NULL:
-            return
-        # One report at most: the others accompany the next requests.
-        for i in range(self.count):
-            worker = self.next_report
-            self.next_report = worker + 1 if worker + 1 < self.count else 0
-            if self.used[worker] >= REPORTED_MIN:
-                report_uses(self, ch, worker)
-                return
-
     cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
                     direct_result *result):
         cdef const char *text = PyBytes_AS_STRING(key)
@@ -395,7 +339,6 @@ cdef class DirectReads:
     cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
                              list values, list rest) except -1:
         cdef uint64_t hashes[PREFETCHED]
-        cdef const direct_arena *a
         cdef const char *text
         cdef uint32_t length
         cdef Py_ssize_t i, n
@@ -410,10 +353,9 @@ cdef class DirectReads:
             for i in range(n):
                 key = keys[begin + i]
                 hashes[i] = rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
-                a = &self.arenas[self.worker_of(hashes[i])]
-                rfp_prefetch(first_line(a, hashes[i]))
+                direct_prefetch_line(&self.arenas[self.worker_of(hashes[i])], hashes[i])
             for i in range(n):
-                prefetch_records(&self.arenas[self.worker_of(hashes[i])], hashes[i])
+                direct_prefetch_records(&self.arenas[self.worker_of(hashes[i])], hashes[i])
             for i in range(n):
                 key = keys[begin + i]
                 text = PyBytes_AS_STRING(key)
@@ -464,10 +406,7 @@ cdef class DirectReads:
             if result[0] == DIRECT_FOUND:
                 self.found += 1
                 version[0] = found.version
-                note_use(self, a, worker, hash, found.slot)
-                if self.used[worker] == USES_REPORTED:
-                    report_uses(self, ch, worker)
-                    self.reports_alone += 1
+                direct_use(a, &self.uses, ch, worker, hash, &found)
                 return value
         result[0] = DIRECT_UNSURE
         self.unsure += 1
