@@ -30,7 +30,7 @@ from rfp.protocol.wire cimport (
 )
 from rfp.store.client.client cimport Client
 from rfp.store.client.direct_read cimport (
-    DIRECT_ABSENT, DIRECT_FOUND, DIRECT_UNSURE, READS_PER_LIVENESS_CHECK, DirectReads, direct_arena,
+    DIRECT_FOUND, DIRECT_UNSURE, PREFETCHED, READS_PER_LIVENESS_CHECK, DirectReads, direct_arena,
     direct_find, direct_prefetch_line, direct_prefetch_records, direct_record, direct_result,
     direct_take, direct_use,
 )
@@ -42,7 +42,6 @@ from rfp.errors import InvalidArgument
 
 cdef enum:
     POST = 16                  # requests in one post: more are not held back for others
-    PREFETCHED = 16            # direct reads whose records are prefetched together
 
 cdef struct direct_get:        # a GET that has not been read yet
     operation *op

@@ -13,7 +13,7 @@ QUESTION = (
     "redis-benchmark -P64 and a bare ring?"
 )
 WINDOWS = (32, 64)
-MODES = {"auto": "direct reads", "fetch": "requests"}
+PATHS = {"auto": "direct reads", "fetch": "requests"}
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -21,7 +21,7 @@ def measure(setting: Setting) -> list[Row]:
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:
-        for mode in MODES:
+        for mode in PATHS:
             for window in WINDOWS:
                 sides[f"{mode} {window}"] = stack.enter_context(
                     store.driver(setting, window=window, mode=mode)
@@ -35,7 +35,7 @@ def measure(setting: Setting) -> list[Row]:
         found = take_turns(sides, setting.rounds)
     tcp, unix = (found.get(side, {}).get("rate") for side in ("tcp", "unix"))
     rows = []
-    for mode, path in MODES.items():
+    for mode, path in PATHS.items():
         best = max(WINDOWS, key=lambda window: found[f"{mode} {window}"]["rate"])
         rate = found[f"{mode} {best}"]["rate"]
         name = f"driver in C, {path}, window {best}, 32 B, 95/5 zipfian"

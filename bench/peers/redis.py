@@ -31,11 +31,13 @@ class RedisProcess(PeerProcess):
             RfpError: a command failed.
         """
         tool = [program("redis-cli", "redis-tools"), "-s", self.socket]
+        environment = os.environ.copy()
         if self.password:
             tool += ["--user", "loader"]
-        # The password is in the environment, because every user may read the command line of a
-        # process.
-        environment = os.environ | {"REDISCLI_AUTH": self.password}
+            # Not in the command line, which every user may read.
+            environment["REDISCLI_AUTH"] = self.password
+        else:
+            environment.pop("REDISCLI_AUTH", None)  # redis-cli would send it, and Redis refuse it
         text = "".join(command + "\r\n" for command in commands)
         done = subprocess.run(
             [*tool, "--pipe"],

@@ -31,6 +31,7 @@ from bench.experiments import (
 from bench.experiments.keys import all_keys, drawn, properties
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.rows import Row, Setting, number, table, take_turns
+from bench.peers import redis
 from bench.peers.process import PeerMissing
 from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument, RfpError
 
@@ -253,6 +254,12 @@ def test_the_window_experiment_compares_with_redis_on_tcp_and_on_a_socket(monkey
     monkeypatch.setattr(baselines, "redis_benchmark", Fixed)
     rows = window.measure(TINY)
     assert [(row.peer, row.bar) for row in rows[:2]] == [(10.0, 10), (20.0, None)]
+
+
+@pytest.mark.parametrize("tcp", [True, False])
+def test_a_private_redis_takes_records_over_tcp_and_over_a_socket(tcp):
+    with redis.start(tcp=tcp) as server:
+        server.load(["SET key value"] * 10)
 
 
 def test_the_growth_curve_is_drawn(tmp_path, drawing, monkeypatch):

@@ -60,6 +60,34 @@ def test_fetch_mode_and_reply_mode_are_used_as_configured(mode):
         assert counters["submitted"] > 500
 
 
+@pytest.mark.parametrize("window", [1, 64])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_in_auto_mode_the_loop_in_c_reads_without_requests(window, workers):
+    p = properties("c", rfp__window=window, rfp__workers=workers)
+    with open_database("rfp", p, private=True) as database:
+        phases.load(database, p)
+        connection = database.connect()
+        tally = Tally()
+        before = connection.counters["submitted"]
+        run(connection, Stream(Workload(p)), tally, StopFlag(), operations=5000, window=window)
+        assert tally.operations == 5000
+        assert connection.counters["submitted"] == before
+        connection.close()
+        assert phases.run(database, p).metric("VERIFY").returns == {"OK": 3000}
+        database.handle.clear()
+        assert phases.run(database, p).metric("READ").returns == {"NOT_FOUND": 3000}
+
+
+def test_the_loop_in_c_reports_its_direct_reads_to_a_server_that_evicts():
+    # The memory holds half of the records; those that are read stay.
+    p = properties("c", recordcount=20_000, fieldcount=1, fieldlength=32, dataintegrity="false")
+    with open_database("rfp", p.with_(rfp__memory="1MiB"), private=True) as database:
+        phases.load(database, p)
+        phases.run(database, p.with_(operationcount=100_000, rfp__window=32))
+        assert database.handle.stats()["evictions"] > 0
+        assert database.verbs()["calls"] > 20_000 + 100  # of KV_REFER, besides the inserts
+
+
 def test_the_python_client_is_measured_by_name_and_by_property():
     for name, given in (("rfp-python", {}), ("rfp", {"rfp.api": "python"})):
         p = properties(

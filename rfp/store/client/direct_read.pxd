@@ -30,6 +30,8 @@ cdef enum:
     # Direct reads between two system calls that detect a dead server, in case the kernel could not
     # mark its line.
     READS_PER_LIVENESS_CHECK = 4096
+    # Keys of a batch whose cache lines are prefetched before the first of them is read.
+    PREFETCHED = 16
 
 cdef struct direct_arena:      # one partition, mapped
     const char *base

@@ -33,8 +33,6 @@ cdef enum:
     GIL_BYTES_MAX = 65536
     # Bytes of values that get_many() copies before it lets other threads run.
     SLICE_BYTES = 1 << 20
-    # Keys whose cache lines get_many() requests before it reads the first of them.
-    PREFETCHED = 16
 
 
 cdef inline const kv_record *record_at(const direct_arena *a, uint64_t offset) noexcept nogil:
