@@ -5,8 +5,8 @@
 #                             `kill -9` of its processes
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
 #   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
-#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 starts no test
-#                             after ten minutes
+#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 ends it after
+#                             about ten minutes
 #   make test-roce            the suites over verbs in a virtual machine with a soft-RoCE device;
 #                             two hosts
 #   make dev                  .venv-dev: an editable debug build that recompiles changed modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
+import math
 import os
 import random
 import shutil
@@ -21,10 +22,7 @@ from typing import Any
 import hypothesis
 import leaks
 import pytest
-
-SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
-EMULATED = "SOFTROCE" in os.environ  # in the machine of scripts/softroce
-SLOWER = 8 if EMULATED else 4 if SANITIZED else 1
+from slower import SLOWER
 
 # The tests neither use nor change the user's servers and settings. The name is short, since a
 # socket's path has at most 107 bytes.
@@ -86,7 +84,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seconds",
         type=float,
-        help="start no test after so many seconds, and draw the order of the tests from the seed",
+        help="end after about so many seconds, and draw the order of the tests from the seed: "
+        "a test starts only if the time that its mark states is left, @pytest.mark.long(seconds)",
     )
 
 
@@ -177,10 +176,18 @@ def pytest_terminal_summary(
         )
 
 
+def end_of_run(config: pytest.Config) -> float:
+    """Return the time.monotonic() at which a run with --seconds ends, else infinity."""
+    seconds = config.getoption("seconds")
+    return math.inf if seconds is None else config.stash[started_key] + seconds
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    seconds = item.config.getoption("seconds")
-    if seconds is not None and time.monotonic() - item.config.stash[started_key] > seconds:
-        pytest.skip(f"{item.nodeid} did not run: the {seconds:g} s of --seconds were used up")
+    marker = item.get_closest_marker("long")
+    needed = marker.args[0] * SLOWER if marker and marker.args else 0
+    if time.monotonic() + needed > end_of_run(item.config):
+        # One reason for all: pytest reports it in one line, with their number.
+        pytest.skip("too little was left of --seconds; -v names the tests")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -251,6 +258,12 @@ def _nothing_is_left_behind(
 def seed(request: pytest.FixtureRequest) -> int:
     """A number of this test's own, drawn from the run's seed; it does not depend on other tests."""
     return zlib.crc32(f"{request.config.stash[seed_key]} {request.node.nodeid}".encode())
+
+
+@pytest.fixture
+def run_ends(request: pytest.FixtureRequest) -> float:
+    """The time.monotonic() after which a long test begins no further round (infinity: none)."""
+    return end_of_run(request.config)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import server_addresses
+from slower import SLOWER
 
 import rnvm
 
-# Seconds; in the machine of scripts/softroce a process takes ten to start.
-SOON = 80 if "SOFTROCE" in os.environ else 20
+SOON = 20 * SLOWER  # seconds; in the machine of scripts/softroce a process takes ten to start
 
 BACKEND = """
 import signal, sys, rnvm

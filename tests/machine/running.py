@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -13,7 +14,13 @@ from .machine import Machine
 EXAMPLES_PER_ROUND = 8
 
 
-def run(machine: type[Machine], rng: random.Random, steps: int, seconds: float) -> None:
+def run(
+    machine: type[Machine],
+    rng: random.Random,
+    steps: int,
+    seconds: float,
+    run_ends: float = math.inf,
+) -> None:
     """Run rounds of examples.
 
     Hypothesis shrinks a failure for up to five minutes, so only long runs do so. A short one prints
@@ -22,6 +29,7 @@ def run(machine: type[Machine], rng: random.Random, steps: int, seconds: float) 
     Args:
         steps: of an example, at most.
         seconds: no further round begins after this time.
+        run_ends: nor after this one, of time.monotonic(); the first round begins in any case.
     """
     phases = [hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * (seconds > 60)
     settings = hypothesis.settings(
@@ -32,7 +40,9 @@ def run(machine: type[Machine], rng: random.Random, steps: int, seconds: float) 
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=phases,
     )
-    over = time.monotonic() + seconds
-    while time.monotonic() < over:
+    over = min(time.monotonic() + seconds, run_ends)
+    while True:
         seeded = hypothesis.seed(rng.getrandbits(64))(type("Seeded", (machine,), {}))
         run_state_machine_as_test(seeded, settings=settings)
+        if time.monotonic() >= over:
+            return

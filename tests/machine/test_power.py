@@ -76,5 +76,7 @@ def test_acknowledged_changes_survive_a_power_failure_at_any_moment(
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_acknowledged_changes_survive_power_failures_in_long_runs(rng: random.Random) -> None:
-    run(PowerMachine, rng, 50, 400)
+def test_acknowledged_changes_survive_power_failures_in_long_runs(
+    rng: random.Random, run_ends: float
+) -> None:
+    run(PowerMachine, rng, 50, 400, run_ends)

@@ -343,6 +343,6 @@ def test_acknowledged_changes_survive_deaths_of_back_ends_and_tools_on_pools(
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_acknowledged_changes_survive_deaths_of_back_ends_and_tools_on_pools_in_long_runs(
-    rng: random.Random,
+    rng: random.Random, run_ends: float
 ) -> None:
-    run(RestartMachine, rng, 50, 400)
+    run(RestartMachine, rng, 50, 400, run_ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import subprocess
@@ -83,7 +84,7 @@ class Workers:
         }
 
 
-def run(rounds: int, rng: random.Random, folder: Path) -> None:
+def run(rounds: int, rng: random.Random, folder: Path, run_ends: float = math.inf) -> None:
     with backend("64MiB", lease=LEASE) as served:
         workers = Workers(served.address, folder)
         try:
@@ -95,6 +96,8 @@ def run(rounds: int, rng: random.Random, folder: Path) -> None:
                 (workers.kill if rng.random() < 0.7 else workers.hold)(rng)
                 if rng.random() < 0.5:
                     workers.wait_ready()
+                if time.monotonic() > run_ends:
+                    break
             workers.wait_ready()
             workers.end("producer")
             with rnvm.connect(served.address, timeout=20) as fe:
@@ -123,5 +126,5 @@ def test_killed_workers_lose_no_job_and_do_none_twice(rng, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_thousand_killed_workers_lose_no_job_and_do_none_twice(rng, tmp_path):
-    run(1000, rng, tmp_path)
+def test_a_thousand_killed_workers_lose_no_job_and_do_none_twice(rng, tmp_path, run_ends):
+    run(1000, rng, tmp_path, run_ends)

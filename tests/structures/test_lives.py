@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -263,5 +264,8 @@ def test_a_back_end_may_die_at_any_persist_point(medium: str, rng: random.Random
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_back_end_may_die_at_every_persist_point(medium: str, rng: random.Random) -> None:
-    run(medium, [*range(1, 400), *(rng.randrange(400, 5000) for _ in range(300))], rng)
+def test_a_back_end_may_die_at_every_persist_point(
+    medium: str, rng: random.Random, run_ends: float
+) -> None:
+    points = [*range(1, 400), *(rng.randrange(400, 5000) for _ in range(300))]
+    run(medium, itertools.takewhile(lambda _: time.monotonic() < run_ends, points), rng)

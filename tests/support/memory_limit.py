@@ -1,9 +1,9 @@
 """A limit on the memory of a process."""
 
-import os
 import resource
 
-SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+from slower import SANITIZED
+
 OVERHEAD = 3 if SANITIZED else 1  # memory of a process, as a multiple of that without sanitizers
 
 

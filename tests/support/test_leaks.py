@@ -13,8 +13,8 @@ from pathlib import Path
 
 import leaks
 import pytest
+from slower import SLOWER
 
-SLOWER = 4 if "libasan" in os.environ.get("LD_PRELOAD", "") else 1  # as in conftest.py
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
@@ -157,11 +157,24 @@ def test_a_printed_seed_repeats_a_run(suite):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_the_tests_that_a_time_limit_leaves_out_are_named(suite):
+def test_the_tests_that_a_time_limit_leaves_out_are_counted_and_named(suite):
     text = "\n".join(f"def test_{n}(): pass" for n in range(3))
-    run = suite(text, "--seconds=-1", "-rs")
+    run = suite(text, "--seconds=-1", "-rs", "-v")
     assert "3 skipped" in run.stdout
-    assert all(f"test_it.py::test_{n} did not run" in run.stdout for n in range(3))
+    assert "SKIPPED [3]" in run.stdout
+    assert all(f"test_it.py::test_{n} SKIPPED" in run.stdout for n in range(3))
+
+
+def test_a_test_starts_only_if_its_time_is_left_and_can_end_with_the_run(suite):
+    run = suite(
+        "import pytest, time\n"
+        "@pytest.mark.long(100)\n"
+        "def test_longer(): pass\n"
+        "def test_shorter(run_ends): assert 0 < run_ends - time.monotonic() < 50\n",
+        "--seconds=50",
+    )
+    assert run.returncode == 0, run.stdout
+    assert "1 passed, 1 skipped" in run.stdout
 
 
 def test_each_test_draws_from_a_seed_of_its_own(seed, rng):

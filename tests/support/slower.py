@@ -1,0 +1,7 @@
+"""How much slower this run is than an ordinary one: time-outs of the tests grow with it."""
+
+import os
+
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+EMULATED = "SOFTROCE" in os.environ  # in the machine of scripts/softroce
+SLOWER = 8 if EMULATED else 4 if SANITIZED else 1
