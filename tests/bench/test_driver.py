@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from polling import until
+from polling import in_some_try, until
 
 from bench._driver import StopFlag, run
 from bench._inproc import Table
@@ -107,48 +107,71 @@ def test_an_operation_on_an_absent_record_is_counted_as_not_found(letter, kind):
 
 
 def test_the_latency_is_the_time_of_the_database():
-    tally = Bench("c").drive(operations=30, connection={"delay": 2 * MS})
-    histogram = tally.histogram(READ)
-    assert histogram.minimum >= 2 * MS
-    assert histogram.percentile(50) < 4 * MS
+    bench = Bench("c")
+
+    def check():
+        histogram = bench.drive(operations=30, connection={"delay": 2 * MS}).histogram(READ)
+        too_early.extend([histogram.minimum] * (histogram.minimum < 2 * MS))
+        assert histogram.percentile(50) < 4 * MS
+
+    too_early = []
+    in_some_try(check)
+    assert not too_early
 
 
 def test_the_operations_of_a_window_overlap():
     bench = Bench("c")
     began = time.monotonic()
     tally = bench.drive(operations=64, window=32, connection={"delay": 20 * MS})
-    assert time.monotonic() - began < 0.3  # without overlap they take 1.28 s
+    assert time.monotonic() - began < 64 * 0.02 / 2  # without overlap they take 1.28 s
     assert tally.histogram(READ).minimum >= 20 * MS
 
 
 def test_a_read_modify_write_is_a_read_and_then_an_update():
-    tally = Bench("f", readproportion=0).drive(operations=20, connection={"delay": 2 * MS})
-    assert (
-        tally.histogram(READ).count
-        == tally.histogram(UPDATE).count
-        == tally.histogram(READ_MODIFY_WRITE).count
-        == 20
-    )
-    assert tally.histogram(READ_MODIFY_WRITE).minimum >= 4 * MS
-    assert tally.histogram(UPDATE).percentile(50) < 4 * MS
+    bench = Bench("f", readproportion=0)
+
+    def check():
+        tally = bench.drive(operations=20, connection={"delay": 2 * MS})
+        tallies.append(tally)
+        assert tally.histogram(UPDATE).percentile(50) < 4 * MS
+
+    tallies = []
+    in_some_try(check)
+    for tally in tallies:
+        kinds = (READ, UPDATE, READ_MODIFY_WRITE)
+        assert [tally.histogram(kind).count for kind in kinds] == [20] * 3
+        assert tally.histogram(READ_MODIFY_WRITE).minimum >= 4 * MS
 
 
 def test_the_target_throughput_is_kept():
     bench = Bench("c")
-    began = time.monotonic()
-    tally = bench.drive(operations=200, target=1000)
-    assert 0.19 < time.monotonic() - began < 1.0
-    assert tally.histogram(READ, "intended").count == 200
+
+    def check():
+        began = time.monotonic()
+        tally = bench.drive(operations=200, target=1000)
+        took.append(time.monotonic() - began)
+        assert took[-1] < 1
+        assert tally.histogram(READ, "intended").count == 200
+
+    took = []
+    in_some_try(check)
+    assert min(took) > 0.19
 
 
 def test_intended_latency_shows_a_stall_that_plain_latency_hides():
-    tally = Bench("c").drive(
-        operations=200, target=1000, connection={"stall_at": 50, "stall": 100 * MS}
-    )
-    # One operation waited 100 ms, in which about a hundred others should have begun.
-    assert tally.histogram(READ).percentile(98) < 20 * MS
-    assert tally.histogram(READ, "intended").percentile(98) > 80 * MS
-    assert tally.histogram(READ, "intended").percentile(80) > 20 * MS
+    bench = Bench("c")
+
+    def check():
+        stall = {"stall_at": 50, "stall": 100 * MS}
+        tally = bench.drive(operations=200, target=1000, connection=stall)
+        intended = tally.histogram(READ, "intended")
+        hidden.append((intended.percentile(98), intended.percentile(80)))
+        assert tally.histogram(READ).percentile(98) < 20 * MS
+
+    # One operation waits 100 ms, in which about a hundred others should begin.
+    hidden = []
+    in_some_try(check)
+    assert all(high > 80 * MS and low > 20 * MS for high, low in hidden)
 
 
 def test_without_a_target_there_is_no_intended_latency():

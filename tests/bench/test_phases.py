@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from polling import in_some_try
 
 from bench import phases
 from bench.databases import open_database
@@ -73,8 +74,14 @@ def test_the_target_is_for_all_threads_together():
     p = properties(threadcount=2, target=1000, operationcount=200)
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p.with_(target=0))
-        result = phases.run(opened, p)
-    assert 0.18e9 < result.runtime < 1e9
+
+        def check():
+            took.append(phases.run(opened, p).runtime)
+            assert took[-1] < 1e9
+
+        took = []
+        in_some_try(check)
+    assert min(took) > 0.18e9  # half of that if each thread had the target for itself
 
 
 def test_ctrl_c_ends_the_run_with_the_results_so_far():
