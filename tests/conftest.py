@@ -77,6 +77,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="examples of each hypothesis test, instead of the profile's number",
     )
     group.addoption(
+        "--one-case",
+        action="store_true",
+        help="run one case of each parametrized test, drawn from the seed, and all cases of those "
+        "marked every_case",
+    )
+    group.addoption(
         "--shrink",
         action="store_true",
         help="shrink failures of hypothesis tests, which may take minutes; long runs always do",
@@ -160,8 +166,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         items[:] = [item for item in items if not item.get_closest_marker("verbs")]
         config.hook.pytest_deselected(items=left_out)
+    if config.getoption("one_case"):
+        drawn = one_case_of_each(items, config.stash[seed_key])
+        config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
+        items[:] = [item for item in items if item in drawn]
     if config.getoption("seconds") is not None:
         random.Random(config.stash[seed_key]).shuffle(items)
+
+
+def one_case_of_each(items: list[pytest.Item], seed: int) -> set[pytest.Item]:
+    """Return one case of each test; of a test marked every_case, whose code they are, all."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        every = item.get_closest_marker("every_case")
+        cases.setdefault(item.nodeid if every else item.nodeid.partition("[")[0], []).append(item)
+    return {random.Random(f"{seed} {name}").choice(each) for name, each in cases.items()}
 
 
 def pytest_terminal_summary(

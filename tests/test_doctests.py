@@ -81,6 +81,7 @@ def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doct
     return list(found.values())
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", modules())
 def test_the_examples_of_a_module_give_their_output(name, names):
     module = importlib.import_module(name)
@@ -95,6 +96,7 @@ def test_the_examples_of_a_module_give_their_output(name, names):
         assert runner.tries > 0  # the walk finds examples
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_the_examples_of_a_page_give_their_output(page):
     failures, tries = doctest.testfile(str(page), module_relative=False, optionflags=FLAGS)

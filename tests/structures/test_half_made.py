@@ -61,6 +61,7 @@ def test_the_modules_have_classes_to_try() -> None:
     ) in compiled()
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(("module", "name"), compiled())
 def test_an_object_without_init_only_raises_exceptions(module: str, name: str) -> None:
     ran = subprocess.run(

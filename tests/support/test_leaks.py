@@ -106,7 +106,7 @@ def suite(tmp_path):
         (tmp_path / "test_it.py").write_text(text)
         (tmp_path / "pytest.ini").write_text(
             "[pytest]\naddopts = --import-mode=importlib\n"
-            f"pythonpath = {support}\ntimeout = 60\nmarkers = long\n"
+            f"pythonpath = {support}\ntimeout = 60\nmarkers =\n  long\n  every_case\n"
         )
         command = [
             sys.executable,
@@ -175,6 +175,19 @@ def test_a_test_starts_only_if_its_time_is_left_and_can_end_with_the_run(suite):
     )
     assert run.returncode == 0, run.stdout
     assert "1 passed, 1 skipped" in run.stdout
+
+
+def test_one_case_of_each_test_can_be_drawn_and_all_of_those_that_run_different_code(suite):
+    run = suite(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', range(9))\n"
+        "def test_alike(n): print('drawn', n)\n"
+        "@pytest.mark.every_case\n"
+        "@pytest.mark.parametrize('n', range(3))\n"
+        "def test_different(n): pass\n",
+        "--one-case",
+    )
+    assert "4 passed, 8 deselected" in run.stdout
 
 
 def test_each_test_draws_from_a_seed_of_its_own(seed, rng):
