@@ -39,7 +39,7 @@ demo:
 PYTEST = $(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest)
 test:
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
-	@$(PYTEST) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
+	@$(PYTEST) -n $(JOBS) --dist worksteal --max-worker-restart=0 $(ARGS)
 
 test-long:
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
