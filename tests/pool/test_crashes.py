@@ -105,13 +105,20 @@ BUGS = {
 }
 
 
+# Rare bugs, with the seed of the first history that finds them: the histories before it take long.
+FOUND_BY = {
+    "log space is reused before its cursor is durable": 18,
+    "an old lap's record that is taken for a new one": 4,
+}
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds]
 )
 def test_the_crash_model_catches(bug, kind):
     verb, places, _ = BUGS[bug]
-    assert_caught(kind, lambda model, _: model.plant(verb, *places))
+    assert_caught(bug, kind, lambda model, _: model.plant(verb, *places))
 
 
 CHECKS = {
@@ -125,13 +132,13 @@ CHECKS = {
 def test_the_crash_model_catches_a_skipped_check(bug):
     log_driver.skip_checks(CHECKS[bug])
     try:
-        assert_caught("words", None)
+        assert_caught(bug, "words", None)
     finally:
         log_driver.skip_checks(0)
 
 
-def assert_caught(kind, plant):
-    for seed in range(40):
+def assert_caught(bug, kind, plant):
+    for seed in (FOUND_BY.get(bug, 0), *range(40)):
         try:
             past = History(random.Random(seed), kind, plant)
             past.run(120)
