@@ -10,10 +10,10 @@ import copy
 import gc
 import os
 import random
-import signal
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +26,7 @@ from rnvm import pools
 from rnvm.testing.sample_structure import Sample
 
 from .conftest import new_path, open_backend
+from .mortals import Mortals
 
 # The outcome of each call: done, or the class of the error (see error_of).
 # `lost`: a transaction whose session has ended.  `busy`: another thread has an open batch or
@@ -458,37 +459,48 @@ def test_an_exception_after_each_call_discards_a_transaction_and_no_batch(
         case.verify()
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def call_in_a_state(
+    address: str, action: str, state_name: str, option_name: str
+) -> tuple[int, int, bool]:
+    """Execute it in a process that then dies; return the acknowledged contents."""
+    served: Any = types.SimpleNamespace(address=address)
+    (state,) = (each for each in STATES if each.__name__ == state_name)
+    with rnvm.connect(address) as mine:
+        case = Case(served, mine, action, **options_of(state, OPTIONS[option_name]))
+    case.admin = rnvm.connect(address)
+    context = state(case)
+    KEPT.append(context)  # the process dies before it ends
+    call(case, action, context.__enter__())
+    if not case.closed and not case.fe_transacting:
+        case.add()
+    return case.count, case.unnamed_count, case.dropped
+
+
+KEPT: list[object] = []
+
+
+@pytest.fixture(scope="module")
+def mortals() -> Iterator[Mortals]:
+    mortals = Mortals()
+    yield mortals
+    mortals.close()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize(
     "state",
     [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written, batch_cut_off],
     ids=lambda state: state.__name__,
 )
 def test_a_process_that_is_killed_after_each_call_loses_no_acknowledged_operation(
-    served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
+    mortals: Mortals, served: rnvm.Backend, admin: Any, state: Any, option: str
 ) -> None:
     for action in CALLS:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                with rnvm.connect(served.address) as mine:
-                    case = Case(served, mine, action, **options_of(state, options))
-                case.admin = rnvm.connect(served.address)
-                context = state(case)
-                call(case, action, context.__enter__())
-                if not case.closed and not case.fe_transacting:
-                    case.add()
-                os.write(writer, repr((case.count, case.unnamed_count, case.dropped)).encode())
-                os.kill(os.getpid(), signal.SIGKILL)
-            finally:
-                os._exit(1)
-        os.close(writer)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL, action
         case = Case.__new__(Case)
         case.admin, case.key = admin, action
-        case.count, case.unnamed_count, case.dropped = eval(os.read(reader, 1000))
-        os.close(reader)
+        case.count, case.unnamed_count, case.dropped = mortals.die(
+            "call_in_a_state", served.address, action, state.__name__, option
+        )
         case.verify()
 
 
@@ -524,12 +536,12 @@ class History:
     each step.
     """
 
-    def __init__(self, backend: rnvm.Backend, rng: random.Random, key: str) -> None:
+    def __init__(self, address: str, rng: random.Random, key: str) -> None:
         self.rng, self.key = rng, key
         options = rng.choice([*OPTIONS.values(), {"cache": "64KiB"}])
         self.fe, self.reader = (
-            rnvm.connect(backend.address, timeout=20, **options),
-            rnvm.connect(backend.address, timeout=20),
+            rnvm.connect(address, timeout=20, **options),
+            rnvm.connect(address, timeout=20),
         )
         self.open: dict[str, Sample] = {}
         self.acknowledged: dict[str, int] = {}
@@ -682,31 +694,24 @@ def roomy() -> Iterator[rnvm.Backend]:
             yield backend
 
 
+def random_calls(address: str, key: str, seed: int) -> dict[str, int]:
+    """Execute some; return the acknowledged contents."""
+    rng = random.Random(seed)
+    history = History(address, rng, key)
+    KEPT.append(history)
+    for _ in range(rng.randint(1, 80)):
+        history.step()
+    return history.acknowledged
+
+
 @pytest.mark.timeout(300)
 def test_acknowledged_random_calls_are_kept_whenever_their_process_is_killed(
-    roomy: rnvm.Backend, rng: random.Random
+    mortals: Mortals, roomy: rnvm.Backend, rng: random.Random
 ) -> None:
     with rnvm.connect(roomy.address, timeout=20) as fe:
         for n in range(40):
-            reader, writer = os.pipe()
-            child = os.fork()
-            if not child:
-                try:
-                    history = History(roomy, rng, f"h{n}")
-                    for _ in range(rng.randint(1, 80)):
-                        history.step()
-                    os.write(writer, repr(history.acknowledged).encode())
-                    os.kill(os.getpid(), signal.SIGKILL)
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(1)
-            os.close(writer)
-            with os.fdopen(reader, "rb") as file:
-                acknowledged = file.read()
-            assert os.waitpid(child, 0)[1] == signal.SIGKILL
-            rng.random()  # the next child draws other numbers
-            for name, value in eval(acknowledged).items():
+            acknowledged = mortals.die("random_calls", roomy.address, f"h{n}", rng.getrandbits(64))
+            for name, value in acknowledged.items():
                 sample = Sample(fe, name, create=False)
                 sample.check()
                 assert sample.numbers()[0] == value
@@ -714,3 +719,7 @@ def test_acknowledged_random_calls_are_kept_whenever_their_process_is_killed(
                 fe.drop(name)
             for name in fe.names():
                 fe.drop(name)
+
+
+# What a child of the process of mortals.py executes.
+LIVES = {"call_in_a_state": call_in_a_state, "random_calls": random_calls}
