@@ -42,6 +42,24 @@ def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[F
         return results[0].result(), results[1].result()
 
 
+PART = 500  # rounds
+
+
+def in_parts(rounds: int, play: Callable[[int], int], seconds: float = 4.0) -> int:
+    """Return the sum of play(n) over parts of so many rounds.
+
+    Two threads that wait for each other take a time slice for each round if both CPUs have other
+    work. So no further part begins after these seconds.
+    """
+    end = time.monotonic() + seconds
+    found = 0
+    for _ in range(rounds // PART):
+        found += play(PART)
+        if time.monotonic() > end:
+            break
+    return found
+
+
 class End(NamedTuple):
     """One side of a connection, with the peer's memory as `theirs`.
 

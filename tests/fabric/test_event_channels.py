@@ -12,7 +12,7 @@ from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, SUCCESS, WRITE, WRITE_N
 from rfp.fabric.shm.region import ShmFabric
 from rfp.testing import litmus
 
-from .connected_pairs import PAGE, at_once, connected
+from .connected_pairs import PAGE, at_once, connected, in_parts
 from .providers import SHM_AND_VERBS
 
 LONG = 10.0  # seconds; no test sleeps that long unless a wake-up was lost
@@ -175,11 +175,16 @@ def test_no_wake_up_is_lost(ends):
 
 def lost_wake_ups(ends, rounds: int) -> int:
     a, b = ends
-    lost, _ = at_once(
-        lambda: litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
-        lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, rounds),
-    )
-    return lost
+
+    def play(rounds: int) -> int:
+        b.memory.write(128, bytes(128))
+        lost, _ = at_once(
+            lambda: litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
+            lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, rounds),
+        )
+        return lost
+
+    return in_parts(rounds, play)
 
 
 @pytest.mark.parametrize("tending", ["replenish", "poll", "wait", "none"])
@@ -208,8 +213,13 @@ def test_any_number_of_notifies_pass_if_the_peer_replenishes_and_wait_if_it_does
 @pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
 def test_a_read_sees_a_message_that_is_being_published_in_order(shm_ends, length):
     a, b = shm_ends
-    _, torn = at_once(
-        lambda: litmus.publisher(b.memory, 4096, length, 5000),
-        lambda: litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000),
-    )
-    assert torn == 0
+
+    def play(rounds: int) -> int:
+        b.memory.write(4096, bytes(8))
+        _, torn = at_once(
+            lambda: litmus.publisher(b.memory, 4096, length, rounds),
+            lambda: litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, rounds),
+        )
+        return torn
+
+    assert in_parts(5000, play) == 0

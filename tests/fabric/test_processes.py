@@ -12,7 +12,7 @@ from rfp.fabric.fabric import PEER_GONE, READ, SUCCESS, WRITE, WRITE_NOTIFY
 from rfp.fabric.shm.region import ShmFabric
 from rfp.testing import litmus
 
-from .connected_pairs import until
+from .connected_pairs import in_parts, until
 from .peer import another_process
 from .providers import SHM_AND_VERBS, SPECS, VERBS
 
@@ -71,17 +71,30 @@ def test_a_peers_notify_wakes_this_process(peer):
 
 def test_no_wake_up_is_lost_between_processes(peer):
     rounds = 20_000 if peer.pair.reads_ordered else 500
-    peer.send("sleeper", 4096, rounds)
-    litmus.waker(peer.pair, peer.memory, peer.theirs, 4096, rounds)
-    assert peer.answer() == "0"
+
+    def play(rounds: int) -> int:
+        peer.memory.write(4096, bytes(128))
+        assert peer.pair.execute(WRITE, peer.memory, 4096, peer.theirs, 4096, 128) == SUCCESS
+        peer.send("sleeper", 4096, rounds)
+        litmus.waker(peer.pair, peer.memory, peer.theirs, 4096, rounds)
+        return int(peer.answer())
+
+    assert in_parts(rounds, play) == 0
 
 
 @pytest.mark.parametrize("length", [64, 512, 4096])
 def test_messages_of_another_process_are_seen_in_order(shm_peer, length):
     peer = shm_peer
-    peer.send("publisher", 8192, length, 5_000)
-    assert litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, 5_000) == 0
-    assert peer.answer() == "None"
+
+    def play(rounds: int) -> int:
+        peer.memory.write(8192, bytes(8))
+        assert peer.pair.execute(WRITE, peer.memory, 8192, peer.theirs, 8192, 8) == SUCCESS
+        peer.send("publisher", 8192, length, rounds)
+        torn = litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, rounds)
+        assert peer.answer() == "None"
+        return torn
+
+    assert in_parts(5_000, play) == 0
 
 
 @pytest.mark.parametrize("how", ["add", "swap"])
