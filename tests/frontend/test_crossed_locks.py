@@ -197,7 +197,7 @@ def test_a_front_end_that_uses_other_structures_gives_a_kept_lock_back(
     if busy == "queries":
         one.release()
     kept.add(1)
-    stopped = threading.Event()
+    begun, stopped = threading.Event(), threading.Event()
 
     def work() -> None:
         scope: Any = contextlib.nullcontext()
@@ -211,11 +211,12 @@ def test_a_front_end_that_uses_other_structures_gives_a_kept_lock_back(
                     used.numbers()
                 else:
                     used.add(1)
+                begun.set()
                 stopped.wait(0.0005)
 
     def want() -> None:
         try:
-            time.sleep(0.05)
+            assert begun.wait(20)
             with quick():
                 wanted.add(1)
         finally:
@@ -234,13 +235,15 @@ def test_a_front_end_whose_wait_times_out_gives_kept_locks_back_meanwhile(
     held = Sample(holder, "wanted")
     kept.add(1)
     others = Sample(third, "kept")
+    begun = threading.Event()
 
     def wait() -> None:
+        begun.set()
         with pytest.raises(DeadlineExceeded):
             wanted.add(1, timeout=0.5)
 
     def want() -> None:
-        time.sleep(0.02)
+        assert begun.wait(20)
         with quick():
             others.add(1)
 
@@ -269,7 +272,7 @@ def test_a_front_end_that_times_out_at_any_moment_leaves_no_lock_behind(
 
 @pytest.mark.shm  # a network is emulated
 def test_a_long_query_gives_a_kept_lock_back() -> None:
-    lease = 0.15
+    lease = 0.25
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         address = str(addresses.unique())
         backend = stack.enter_context(open_backend(path, address=address, lease=lease))
@@ -279,21 +282,22 @@ def test_a_long_query_gives_a_kept_lock_back() -> None:
         )
         table = HashTable(near, "table")
         with near.batch():
-            for i in range(400):
+            for i in range(700):
                 table[b"%d" % i] = b"v" * 1000
         near.release()
         scanned, kept, wanted = HashTable(far, "table"), Sample(far, "kept"), Sample(near, "kept")
         near.release()
         kept.add(1)
-        took = []
+        took, begun = [], threading.Event()
 
         def scan() -> None:
+            begun.set()
             began = time.monotonic()
             scanned.check()
             took.append(time.monotonic() - began)
 
         def want() -> None:
-            time.sleep(0.01)
+            assert begun.wait(20)
             wanted.add(1)
 
         together(scan, want)
