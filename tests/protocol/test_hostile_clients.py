@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import crc32c
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from polling import until
 
 import rfp
 from rfp import address as addresses
@@ -101,12 +101,6 @@ def opened(address: str) -> Connection:
 
 def soon() -> int:
     return deadline_in(20)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 class Scene:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from polling import until
 
 import rfp
 from rfp.errors import (
@@ -79,13 +80,6 @@ def counters(client: rfp.RpcClient) -> dict:
     """Return the counters of this thread's channel, the only one in these tests."""
     (channel,) = client.connection.channels
     return channel.counters
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # --- Messages and handlers
@@ -191,6 +185,13 @@ def test_a_handler_cannot_close_its_own_server():
 # --- Deadlines
 
 
+def fill_slots(client: rfp.RpcClient) -> None:
+    """Make each slot wait for a late answer: the time-out is far above the time to send a call."""
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            client.call(b"wait", timeout=0.1)
+
+
 def test_a_call_ends_at_its_deadline_and_its_slot_is_free_once_answered(slow, gate):
     with rfp.RpcClient(slow.address) as client:
         client.ping()
@@ -206,9 +207,7 @@ def test_a_call_ends_at_its_deadline_and_its_slot_is_free_once_answered(slow, ga
 @pytest.mark.shm
 def test_calls_are_busy_when_all_slots_wait_for_late_answers_and_work_again_after_them(slow, gate):
     with rfp.RpcClient(slow.address) as client:
-        for _ in range(3):
-            with pytest.raises(DeadlineExceeded):
-                client.call(b"wait", timeout=0.02)
+        fill_slots(client)
         with pytest.raises(Busy):
             client.call(b"no slot", timeout=0.02)
         with pytest.raises(Busy):
@@ -220,9 +219,7 @@ def test_calls_are_busy_when_all_slots_wait_for_late_answers_and_work_again_afte
 
 def test_a_call_waits_for_a_slot_until_its_own_deadline(slow, gate):
     with rfp.RpcClient(slow.address) as client:
-        for _ in range(3):
-            with pytest.raises(DeadlineExceeded):
-                client.call(b"wait", timeout=0.02)
+        fill_slots(client)
         threading.Timer(0.05, gate.open.set).start()
         assert client.call(b"patient", timeout=SOON) == b"patient"
 

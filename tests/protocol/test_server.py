@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 
 import pytest
+from polling import until
 
 import rfp
 from rfp import address as addresses
 from rfp.control import GetStats, Hello, Refused, Stats, Welcome, connect, frame
-from rfp.core.clock import deadline_in, now_ns
+from rfp.core.clock import deadline_in
 from rfp.errors import AddressInUse, FabricError, HandshakeFailed
 from rfp.fabric.fabric import REMOTE_READ
 from rfp.fabric.shm.region import ShmFabric
@@ -40,12 +40,6 @@ def private(tmp_path):
 
 def soon() -> int:
     return deadline_in(30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = soon()
-    while not condition():
-        assert now_ns() < deadline
 
 
 # --- Threads

@@ -19,6 +19,7 @@ import pytest
 import python_programs
 from hypothesis import example, given
 from hypothesis import strategies as st
+from polling import until
 
 import rfp
 from rfp import address as addresses
@@ -34,7 +35,7 @@ from rfp.control import (
     connect,
 )
 from rfp.control.message import GetMemory
-from rfp.core.clock import deadline_in, now_ns
+from rfp.core.clock import deadline_in
 from rfp.errors import FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused
 from rfp.fabric import memory_limits
 from rfp.fabric.fabric import WRITE_NOTIFY
@@ -145,12 +146,6 @@ def scene(request: pytest.FixtureRequest, private) -> Iterator[Scene]:
 
 def soon() -> int:
     return deadline_in(30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = soon()
-    while not condition():
-        assert now_ns() < deadline
 
 
 def opened(address: str) -> Connection:

@@ -8,11 +8,12 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from polling import until
 
 import rfp
 from rfp.core import clock
@@ -220,12 +221,6 @@ def test_the_list_of_keys_may_change_during_the_call(kv: rfp.Client) -> None:
         ended.set()
         thread.join()
     assert all(kv.delete_many(wanted))
-
-
-def until(fact: Callable[[], bool]) -> None:
-    deadline = clock.now() + 30
-    while not fact() and clock.now() < deadline:
-        time.sleep(0.001)
 
 
 class Ending(rfp.Client):
