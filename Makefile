@@ -17,12 +17,13 @@
 #   make clean                remove all files that make created here
 #
 #   PYTHON=/usr/bin/python3.12   Python interpreter, 3.10 or newer  [default: python3]
-#   JOBS=1                       processes of `make test`  [default: 2]
+#   JOBS=1                       processes of `make test`  [default: 4]
 #   V=1                          show the output of pip and the compiler
 
 SHELL := /bin/bash
 export PYTHON V
-JOBS ?= 2
+# Most tests wait for leases, time-outs and processes: two processes leave two CPUs half idle.
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: help demo test test-long test-roce dev lint docs bench clean
