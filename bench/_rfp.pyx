@@ -1,8 +1,8 @@
 """This package's store as a native database: requests go straight into the rings of one channel.
 
-Where the handle reads directly (mode="auto" on the server's host), a GET is a direct read.  submit()
-only prefetches the key's line of the index, and reap() prefetches the records of several GETs before
-it reads the first of them: so the cache misses of a window overlap.
+Where the handle reads directly (mode="auto" on the server's host), a GET is a direct read.
+submit() only prefetches the key's line of the index, and reap() prefetches the records of several
+GETs before it reads the first of them: so the cache misses of a window overlap.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -20,8 +20,8 @@ from rfp.core.limits cimport RFP_LINE
 from rfp.fabric.fabric cimport queue_pair
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DISCONNECTED, DONE, PENDING, PROTOCOL_ERROR, TIMED_OUT, client_ring, client_ring_abandon,
-    client_ring_flush, client_ring_pop, client_ring_release, client_ring_response, client_ring_step,
+    CLOSED, DISCONNECTED, DONE, PENDING, PROTOCOL_ERROR, TIMED_OUT, client_ring,
+    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_release, client_ring_response, client_ring_step,
     client_ring_tag,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
@@ -30,9 +30,9 @@ from rfp.protocol.wire cimport (
 )
 from rfp.store.client.client cimport Client
 from rfp.store.client.direct_read cimport (
-    DIRECT_FOUND, DIRECT_UNSURE, PREFETCHED, READS_PER_LIVENESS_CHECK, DirectReads, direct_arena,
-    direct_find, direct_prefetch_line, direct_prefetch_records, direct_record, direct_result,
-    direct_take, direct_use,
+    DIRECT_FOUND, DIRECT_UNSURE, PREFETCHED, READS_PER_LIVENESS_CHECK, DirectReads,
+    direct_arena, direct_find, direct_prefetch_line, direct_prefetch_records, direct_record,
+    direct_result, direct_take, direct_use,
 )
 from rfp.store.client.recency cimport recency, recency_before_request
 from rfp.store.client.requests cimport kv_inline_limit, kv_submit, kv_submit_put, kv_worker
