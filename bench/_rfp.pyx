@@ -21,7 +21,8 @@ from rfp.fabric.fabric cimport queue_pair
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_ring cimport (
     CLOSED, DISCONNECTED, DONE, PENDING, PROTOCOL_ERROR, TIMED_OUT, client_ring,
-    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_release, client_ring_response, client_ring_step,
+    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_release,
+    client_ring_response, client_ring_step,
     client_ring_tag,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
