@@ -80,7 +80,7 @@ def lost_wakeups(folder: Path) -> int:
     return int(out.stdout)
 
 
-@pytest.mark.long
+@pytest.mark.long(60)
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads must run at once")
 @pytest.mark.skipif(

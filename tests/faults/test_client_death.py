@@ -113,7 +113,7 @@ def test_a_killed_clients_resources_are_freed_and_other_clients_see_no_error(
         kill_clients(start, server.address, LOADS[load], 1, rng, server)
 
 
-@pytest.mark.long
+@pytest.mark.long(60)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("load", LOADS)
 def test_a_server_survives_many_killed_clients(

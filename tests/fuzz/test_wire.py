@@ -41,7 +41,7 @@ def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_a_torn_mes
     assert "200000 inputs" in done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.long(30)
 def test_no_input_of_a_coverage_guided_fuzzer_breaks_the_checks(tmp_path):
     clang = shutil.which("clang") or shutil.which("clang-14") or shutil.which("clang-16")
     if clang is None:

@@ -11,7 +11,7 @@ import pytest
 DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 
 
-@pytest.mark.long
+@pytest.mark.long(60)
 @pytest.mark.timeout(180)
 def test_the_demo_measures_draws_reads_its_value_back_and_survives_its_kills(tmp_path):
     pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")

@@ -103,7 +103,7 @@ def test_the_wheel_contains_the_patent_notice_and_the_licences(installed):
     assert licences == {"LICENSE", "PATENTS.md", "LICENSE.xxhash", "LICENSE.rdma-core"}
 
 
-@pytest.mark.long
+@pytest.mark.long(300)
 @pytest.mark.timeout(900)
 def test_a_plain_pip_install_from_the_sdist_works(tmp_path, monkeypatch):
     """pip alone packs, unpacks and compiles a committed tree, with the tools that it fetches."""

@@ -231,7 +231,7 @@ def test_a_client_behaves_like_a_dict(each_mode: rfp.Client) -> None:
     compare(each_mode, examples=20, steps=25)
 
 
-@pytest.mark.long
+@pytest.mark.long(60)
 @pytest.mark.timeout(900)
 def test_a_client_behaves_like_a_dict_for_a_long_time(each_mode: rfp.Client) -> None:
     compare(each_mode, examples=400, steps=60)
