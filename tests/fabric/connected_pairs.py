@@ -42,7 +42,7 @@ def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[F
         return results[0].result(), results[1].result()
 
 
-PART = 500  # rounds
+PART = 100  # rounds
 
 
 def in_parts(rounds: int, play: Callable[[int], int], seconds: float = 4.0) -> int:

@@ -79,7 +79,7 @@ def test_versions_grow_over_a_restart(place: str, workers: int) -> None:
 
 def test_a_handle_works_after_a_restart_with_other_workers_and_slots(place: str) -> None:
     server = rfp.Server(memory="16MiB", address=place, workers=3)
-    with rfp.connect(place) as kv:
+    with rfp.connect(place, timeout=20) as kv:
         for workers in (1, 4, 2):
             kv.put_many((b"key %d" % i, b"v") for i in range(40))
             server.close()
