@@ -267,7 +267,9 @@ cdef class StoreConnection(Connection):
         self.way.c = &self.channel.c
         self.way.seed = client.seed
         self.window = self.channel.c.rings[0].slots
-        if client.direct_identity and client.direct_identity == client.identity:
+        # Over a network this driver sends requests: it has no location cache.
+        if client.direct_identity and client.direct_identity == client.identity and \
+                type(client.direct) is DirectReads:
             self.read_directly(largest)
         self.c.self = &self.way
         self.c.submit, self.c.reap, self.c.wait = submit, reap, wait

@@ -11,8 +11,9 @@ from rfp.core.choices import MODES
 from rfp.core.limits import LINE, SLOT_BYTES_MAX
 from rfp.errors import bad_choice, out_of_bounds
 from rfp.protocol.client.opener import Opener
-from rfp.protocol.wire import DIRECT_READS
+from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES
 from rfp.store.client.client import Client
+from rfp.store.client.location_cache import LOCATIONS_MAX
 from rfp.tools import tune
 
 
@@ -24,6 +25,7 @@ def connect(
     reconnect: bool = True,
     fetch: int | None = None,
     retries: int | None = None,
+    location_cache: int = 65536,
     secret: str | bytes | None = None,
     secret_file: str | os.PathLike[str] | None = None,
     tls_ca: str | os.PathLike[str] | None = None,
@@ -37,13 +39,16 @@ def connect(
             default server (`rfp serve`).
         timeout: default limit of a call, in seconds.
         mode: how results come back: "fetch" (the client READs them), "reply" (the server WRITEs
-            them), "auto" (on one host, GETs read the server's memory without the server; else
+            them), "auto" (GETs read the server's memory without the server: on one host always,
+            over a network if they know the place of the value; else
             fetch, until it costs too many READs) or "bypass" (GETs walk the server's index by
             one-sided READs, as the systems do that the RFP paper compares itself with).
         reconnect: whether to connect again after the server was lost.
         fetch: for requests, the paper's F, in bytes, instead of the value that `rfp tune` chose
             (RFP, section 3.2).
         retries: for requests, the paper's R, instead of the value that `rfp tune` chose.
+        location_cache: over a network, with mode="auto": number of keys whose places in the
+            server's memory this handle remembers, 16 bytes each; 0: none.
         secret: over RDMA, the secret that the server was started with; each side proves to the
             other that it knows it.
         secret_file: a file with it, readable by this user alone (default: $RFP_SECRET_FILE).
@@ -68,11 +73,13 @@ def connect(
     for option, value, least, most in (
         ("fetch", fetch, LINE, SLOT_BYTES_MAX),
         ("retries", retries, 0, 1 << 20),
+        ("location_cache", location_cache, 0, LOCATIONS_MAX),
     ):
         if value is not None and not (isinstance(value, int) and least <= value <= most):
             raise out_of_bounds(option, value, least, most)
     place = addresses.default() if address is None else addresses.parse(address)
     features = DIRECT_READS if mode in ("auto", "bypass") else 0
+    features |= NAMED_PLACES if mode == "auto" and location_cache else 0
     credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
     opener = Opener(place, "kv", features=features, credentials=credentials)
     return Client(
@@ -82,5 +89,6 @@ def connect(
         reconnect=reconnect,
         fetch=fetch,
         retries=retries,
+        location_cache=location_cache,
         tuned=tune.load(place, opener.fabric),
     )

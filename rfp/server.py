@@ -18,7 +18,7 @@ from rfp.fabric.fabric import REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import DEFAULT_SLOT_BYTES, Host
 from rfp.protocol.server.server_base import ServerBase
-from rfp.protocol.wire import DIRECT_READS, RESPONSE_CRC
+from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES, RESPONSE_CRC
 from rfp.store.server.partition import Partition
 
 WORKER_BYTES_MIN = 1 << 20  # bytes, per worker
@@ -43,6 +43,8 @@ class Server(ServerBase):
             used within a bucket of 8) or "none" (a put fails with OutOfMemory).
         direct_reads: whether clients may read values without this server, from its memory; such
             reads are not in its counters.
+        direct_memory: over RDMA, bytes of memory that may be registered for direct reads, the sum
+            over all client processes; None for four times memory=.
         lease: seconds for which a large value stays readable for a client that requested it.
         quota: bytes of large values that one client thread may hold at one worker, and that all
             threads of a client may be uploading there; None for half of the worker's memory.
@@ -81,6 +83,7 @@ class Server(ServerBase):
         idle: str = "adaptive",
         eviction: str = "clock",
         direct_reads: bool = True,
+        direct_memory: int | str | None = None,
         lease: float = 2.0,
         quota: int | str | None = None,
         rings: int | str | None = None,
@@ -113,6 +116,7 @@ class Server(ServerBase):
         # A value beyond the quota could be neither sent nor fetched; the quota does not count
         # values that fit into a slot.
         largest = min(STORE_VALUE_BYTES_MAX, share, max(held, DEFAULT_SLOT_BYTES))
+        for_direct = 4 * self.memory if direct_memory is None else units.size(direct_memory)
         for_rings = None if rings is None else units.size(rings)
         if for_rings is not None and for_rings < WORKER_BYTES_MIN:
             raise InvalidArgument(f"rings must be at least 1MiB, got {rings!r}")
@@ -147,7 +151,8 @@ class Server(ServerBase):
                 staging_size=STAGING_BYTES,
                 lease_ns=int(lease * 1e9),
                 max_value=largest,
-                features=RESPONSE_CRC | (DIRECT_READS if direct_reads else 0),
+                features=RESPONSE_CRC | (DIRECT_READS | NAMED_PLACES if direct_reads else 0),
+                direct_memory=for_direct if direct_reads else 0,
                 idle=idle,
                 cpus=cpus,
                 describe=_description(self.memory, eviction),

@@ -93,6 +93,12 @@ def _stop_on_signals() -> None:
     help="Let clients read values from the server's memory without the server.",
 )
 @click.option(
+    "--direct-memory",
+    type=SIZE_TYPE,
+    help="Over RDMA: bytes registered for direct reads of all "
+    "client processes.  [default: 4 x --memory]",
+)
+@click.option(
     "--quota",
     type=SIZE_TYPE,
     help="Bytes of large values that one client thread may hold "

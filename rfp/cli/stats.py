@@ -58,6 +58,11 @@ def show(figures: dict[str, Any]) -> list[str]:
         ["pins", grouped(figures["pins"])],
         ["uploads", grouped(figures["uploads"])],
     ]
+    direct = server.get("direct_memory")
+    if direct and (direct["registered"] or direct["refused"]):
+        used = f"{size(direct['registered'])} of {size(direct['limit'])}"
+        refused = f", {grouped(direct['refused'])} refused" if direct["refused"] else ""
+        rows += [["direct reads", used + refused]]
     if shares := server.get("shares"):
         rows += [
             ["clients' rings", f"{size(shares['memory'])} of {size(shares['most_memory'])}"],

@@ -7,6 +7,7 @@ import sys
 import click
 
 from rfp import address as addresses
+from rfp.cli import paradigms
 from rfp.cli.options import DURATION_TYPE, Target, connected
 from rfp.cli.text import grouped, short, table
 from rfp.core import clock
@@ -50,6 +51,9 @@ def tune(
     sends the result itself.  The choice is saved for all later clients of this user, which continue
     to adjust F to the responses that they receive.
 
+    GETs by direct reads need neither: the command prints the cost of a GET by each paradigm.  Which
+    one mode="auto" uses, each client measures when it connects.
+
     \b
     Examples:
       rfp tune                                     for the response sizes of the default server
@@ -61,6 +65,7 @@ def tune(
     steps = len(tuning.steps())
     with click.progressbar(length=steps, label="measuring", show_pos=True, file=sys.stderr) as bar:
         calibration = tuning.calibrate(place, seconds=seconds, progress=lambda _: bar.update(1))
+    costs = paradigms.measure(place, seconds)
     choices = tuning.enumerate_choices(calibration, sizes, process_time * 1e9)
     best = choices[0]
     label = " (emulated)" if calibration.emulated else ""
@@ -84,6 +89,10 @@ def tune(
             table(["server takes (us)", "fetch calls/s", "reply calls/s", "ratio"], rows, ">>>>")
         )
     )
+    click.echo()
+    rows = [[name, f"{cost * 1e6:.2f}"] for name, cost in costs.seconds.items()]
+    click.echo("\n".join(table(["GET of 32 bytes by", "us"], rows, "<>")))
+    click.echo(f'\nmode="auto" chooses: {costs.chosen}')
     click.echo(f"\nfetching is faster up to R = {calibration.most_retries} failed fetches")
     click.echo(f"the best of {len(choices)} pairs for {_say(sizes)}:\n")
     rows = [

@@ -53,6 +53,7 @@ class ControlConnection:
         self._preface: frame.Preface | None = None
         self._number = 0  # of the last call
         self._abandoned: set[int] = set()  # calls whose responses may still come
+        self._begun: dict[int, Message | None] = {}  # calls of begin(), and their responses
         self._awaited = select.POLLIN
         self.limit = frame.BODY_LIMIT  # bytes that the body of an incoming message may have
         # All bytes in both directions, while they are needed.
@@ -158,6 +159,41 @@ class ControlConnection:
             )
         return answer
 
+    def begin(self, question: Message) -> int:
+        """Send a message without waiting for its response; return its number, for finish().
+
+        Raises:
+            DeadlineExceeded: the connection is in use, or cannot send now.
+        """
+        number: int = in_turn(self, 0, self._begin, question)
+        return number
+
+    def _begin(self, question: Message) -> int:
+        self._number = question.number = self._number % 0xFFFFFFFF + 1
+        self._send(question, 0)
+        self._begun[question.number] = None
+        return question.number
+
+    def finish(self, number: int) -> Message | None:
+        """Return the response to begin()'s message if it has come, else None.
+
+        Raises:
+            RfpError: the server refused, with the exception that it sent.
+            DeadlineExceeded: the connection is in use.
+        """
+        answer: Message | None = in_turn(self, 0, self._finish, number)
+        if isinstance(answer, Refused):
+            raise answer.exception()
+        return answer
+
+    def _finish(self, number: int) -> Message | None:
+        while self._begun[number] is None:
+            answer = self._advance()
+            if answer is None:
+                return None
+            self._dispatch(answer, 0)
+        return self._begun.pop(number)
+
     def _receive_answer(self, deadline: int) -> Message:
         """Return the response to the last call, or a refusal that concerns the whole connection."""
         while True:
@@ -166,16 +202,25 @@ class ControlConnection:
                 isinstance(answer, Refused) and answer.number == 0
             ):
                 return answer
-            answer.close()
-            if answer.number not in self._abandoned:
-                raise self._fail(
-                    HandshakeFailed(
-                        f"the server answered call {answer.number}, which this client never made"
-                    )
+            self._dispatch(answer, deadline)
+
+    def _dispatch(self, answer: Message, deadline: int) -> None:
+        """Keep the response to a call of begin(); drop the one to a call that was given up."""
+        if answer.number in self._begun and self._begun[answer.number] is None:
+            self._begun[answer.number] = answer
+            return
+        answer.close()
+        if answer.number not in self._abandoned:
+            if isinstance(answer, Refused):
+                raise self._fail(answer.exception())
+            raise self._fail(
+                HandshakeFailed(
+                    f"the server answered call {answer.number}, which this client never made"
                 )
-            self._abandoned.discard(answer.number)
-            if isinstance(answer, Attached):  # rings that no thread will use
-                self._send(Detach(answer.channel), deadline)
+            )
+        self._abandoned.discard(answer.number)
+        if isinstance(answer, Attached):  # rings that no thread will use
+            self._send(Detach(answer.channel), deadline)
 
     def _send(self, message: Message, deadline: int) -> None:
         body, fds = message.to_message()
@@ -318,6 +363,10 @@ class ControlConnection:
 
     def _close(self) -> None:
         self._socket.close()
+        for begun in self._begun.values():
+            if begun is not None:
+                begun.close()
+        self._begun = {}
         for fd in self._fds:
             fd.close()
         self._fds = []

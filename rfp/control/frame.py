@@ -15,7 +15,7 @@ from rfp.errors import HandshakeFailed, InvalidArgument
 
 MAGIC = b"RFP1"
 MAJOR = 1  # both sides must have the same
-MINOR = 3  # later minors add messages and fields that have defaults
+MINOR = 4  # later minors add messages and fields that have defaults
 BODY_LIMIT = 64 << 10  # bytes
 STRANGER_LIMIT = 1 << 10  # bytes, until the peer has authenticated itself
 FD_LIMIT = 128  # file descriptors beside one message; the kernel allows 253

@@ -267,6 +267,7 @@ class Map(Message):
     KIND: ClassVar[int] = 12
     partition: Annotated[int, Integer(0, WORKERS_MAX - 1)]
     chunk: U32  # from byte chunk * chunk_size on
+    direct: Annotated[bool, Flag()] = False  # for direct reads alone: the server may refuse
 
 
 @dataclass

@@ -46,6 +46,7 @@ enum kv_opcode {            /* request payload                -> response payloa
 enum kv_flag {              /* request flags */
     KV_IF_ABSENT = 1,       /* put only if the key has no value */
     KV_IF_VERSION = 2,      /* put only over the value with this version */
+    KV_NAME_PLACE = 8,      /* get, get many: name the place of the record (KV_PLACED) */
 };
 
 enum kv_status {            /* response status */
@@ -65,6 +66,8 @@ enum kv_status {            /* response status */
                                request, sent again, continues */
     KV_UNKNOWN_UPLOAD = 11, /* the upload has ended, or never began */
     KV_UNSUPPORTED = 12,    /* this server has no such opcode */
+    KV_PLACED = 13,         /* as KV_OK; a kv_place follows the value.  Batch item: the places
+                               follow all values, in the order of their items */
 };
 
 struct kv_put {
@@ -117,6 +120,15 @@ struct kv_use {
 };
 #define KV_USES_MAX 64      /* of one request */
 
+/* The place of a record, for later one-sided READs (client/located_read.pyx). */
+struct kv_place {
+    uint64_t slot;          /* as the index contains it: offset and length of the record */
+    uint32_t flags;         /* KV_PLACE_* */
+    uint32_t unused;
+};
+#define KV_PLACE_EXPIRES 1u /* the record has an expiry */
+#define KV_PLACE_EVICTS 2u  /* memory runs short: report uses (KV_REFER) */
+
 /* One step over all keys of a partition (server/scan.pyx).  position and version: 0 to begin, then
  * from the last response. */
 struct kv_scan {
@@ -139,6 +151,7 @@ _Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
 _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
 _Static_assert(sizeof(struct kv_use) == 16, "kv_use");
+_Static_assert(sizeof(struct kv_place) == 16, "kv_place");
 _Static_assert(sizeof(struct kv_scan) == 24, "kv_scan");
 _Static_assert(sizeof(struct kv_scanned) == 16, "kv_scanned");
 

@@ -30,6 +30,7 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_CLEAR
         KV_IF_ABSENT
         KV_IF_VERSION
+        KV_NAME_PLACE
         KV_PIECE_CRC
         KV_OK
         KV_NOT_FOUND
@@ -44,6 +45,9 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_DEFERRED
         KV_UNKNOWN_UPLOAD
         KV_UNSUPPORTED
+        KV_PLACED
+        KV_PLACE_EXPIRES
+        KV_PLACE_EVICTS
         KV_C_GETS
         KV_C_HITS
         KV_C_MISSES
@@ -104,6 +108,11 @@ cdef extern from "rfp/store/messages.h" nogil:
     struct kv_use:
         uint64_t hash
         uint64_t slot
+
+    struct kv_place:
+        uint64_t slot
+        uint32_t flags
+        uint32_t unused
 
     struct kv_piece:
         uint64_t upload

@@ -412,6 +412,72 @@ def test_the_resources_in_an_answer_after_the_deadline_are_detached():
         os.close(fd)
 
 
+def test_a_call_may_be_begun_and_finished_later():
+    a, b = pair()
+    with a, b:
+        first, second = a.begin(GetStats()), a.begin(GetStats())
+        assert a.finish(first) is None and a.finish(second) is None
+        questions = [b.receive(soon()) for _ in range(2)]
+        assert [each.number for each in questions] == [first, second]
+        b.answer(questions[1], Stats({"call": 2}), soon())
+        assert a.finish(first) is None, "the answer to another call is kept for it"
+        b.answer(questions[0], Stats({"call": 1}), soon())
+        assert a.finish(second).figures == {"call": 2}
+        assert a.finish(first).figures == {"call": 1}
+        refused = a.begin(GetStats())
+        b.answer(b.receive(soon()), Refused.of(OutOfMemory("no room")), soon())
+        with pytest.raises(OutOfMemory, match="no room"):
+            a.finish(refused)
+
+
+def test_a_call_keeps_the_answers_to_calls_begun_before_it():
+    a, b = pair()
+    with a, b:
+        number = a.begin(GetStats())
+        begun = b.receive(soon())
+
+        def reply():
+            question = b.receive(soon())
+            b.answer(begun, Stats({"call": "begun"}), soon())
+            b.answer(question, Stats({"call": "now"}), soon())
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        assert a.call(GetStats(), Stats, soon()).figures == {"call": "now"}
+        thread.join()
+        assert a.finish(number).figures == {"call": "begun"}
+
+
+def test_a_begun_call_waits_for_no_other_thread():
+    a, b = pair()
+
+    def wait():
+        with contextlib.suppress(DeadlineExceeded):
+            a.call(GetStats(), Stats, deadline_in(0.3))
+
+    with a, b:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        b.receive(soon())  # the other thread is inside call() now
+        with pytest.raises(DeadlineExceeded):
+            a.begin(GetStats())
+        thread.join()
+
+
+def test_the_file_descriptors_of_an_answer_that_is_never_finished_are_closed():
+    a, b = pair()
+    fds = [memory() for _ in range(3)]
+    with a, b:
+        a.begin(attach())
+        begun = b.receive(soon())
+        b.answer(begun, attached(fds), soon())
+        thread = serve(b, lambda question: Stats({}))
+        assert a.call(GetStats(), Stats, soon()) == Stats({})
+    thread.join()
+    for fd in fds:  # conftest checks that the others are closed
+        os.close(fd)
+
+
 def test_an_answer_to_an_unknown_call_ends_the_connection():
     raw, client = raw_pair()
     with raw, client:

@@ -289,5 +289,5 @@ def test_a_body_that_is_no_json_object_is_refused(text):
 def test_a_refusal_of_another_major_version_can_be_read():
     assert Hello.KIND != Refused.KIND
     preface = frame.unpack_preface(frame.PREFACE.pack(frame.MAGIC, 9, 4, Refused.KIND, 0, 0, 2))
-    with pytest.raises(HandshakeFailed, match=r"RFP 9\.4.*1\.3.*same"):
+    with pytest.raises(HandshakeFailed, match=r"RFP 9\.4.*1\.4.*same"):
         frame.check_version(preface)

@@ -62,6 +62,10 @@ QUIET = {
     "an emulated network": Situation(
         modes=ALL, address="?rtt=2us", server={"memory": "16MiB", "workers": 2}, clients=4
     ),
+    "located reads": Situation(address="?rtt=2us", clients=4, sizes=(10, 40, 1000, 4096, 5000)),
+    "located reads of records that move": Situation(
+        address="?rtt=2us", server=SMALL, sizes=(1, 300, 4000), beside=20_000
+    ),
 }
 DISTURBED = {
     "clients killed": Situation(modes=ALL, actions={"kill": 1}),
@@ -78,6 +82,7 @@ DISTURBED = {
     ),
     "server stopped": Situation(modes=ALL, actions={"stop server": 1}, timeout=0.1),
     "server killed": Situation(modes=ALL, actions={"kill server": 1}),
+    "server killed, located reads": Situation(address="?rtt=2us", actions={"kill server": 1}),
     "server stopped, then killed": Situation(modes=ALL, actions={"stop, then kill server": 1}),
     "server killed, two workers, threads": Situation(
         modes=ALL,
@@ -104,6 +109,7 @@ FAST = (
     "every mode",
     "eviction by a sweep that moves other records",
     "times to live",
+    "located reads of records that move",
     "clients killed",
     "everything",
 )

@@ -44,7 +44,7 @@ FACTS = {
     "the sizes of headers": (r"HEADER\w*(, \w+)?\s*(=|\s)\s*(24|32)\b", {"rfp/protocol/wire.h"}),
     "rights of a region": (r"REMOTE_(READ|WRITE|ATOMIC)\s*=\s*\d", {"rfp/fabric/fabric.pxd"}),
     "features of a connection": (
-        r"(RESPONSE_CRC|DIRECT_READS)(\s*=|\s)\s*[12]u?\b",
+        r"(RESPONSE_CRC|DIRECT_READS|NAMED_PLACES)(\s*=|\s)\s*[128]u?\b",
         {"rfp/protocol/wire.h"},
     ),
     "modes": (r'"auto", "fetch"', {"rfp/core/choices.py"}),

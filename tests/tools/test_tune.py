@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -136,6 +137,9 @@ def test_the_command_measures_prints_its_table_and_saves_its_choice(config):
         and "reply calls/s" in result.stdout
         and f"saved in {config}" in result.stdout
     )
+    for paradigm in ("direct", "fetch", "reply", "bypass"):
+        assert re.search(rf"^{paradigm} +[0-9.]+$", result.stdout, re.MULTILINE), result.stdout
+    assert 'mode="auto" chooses: direct' in result.stdout
     kept = json.loads(config.read_text())["devices"]["shm"]
     assert (
         f"chosen: R = {kept['chosen']['retries']}, F = {kept['chosen']['fetch']} bytes"

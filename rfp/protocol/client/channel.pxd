@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.limits cimport RFP_WORKERS_MAX
-from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion, remote_region
+from rfp.fabric.fabric cimport (
+    EventChannel, Region, RemoteRegion, local_region, remote_region,
+)
 from rfp.protocol.client.client_ring cimport client_ring
 from rfp.protocol.client.remote_arena cimport remote_arena
 
@@ -14,6 +16,9 @@ cdef struct channel:
     client_ring *rings[RFP_WORKERS_MAX]
     remote_arena *arenas[RFP_WORKERS_MAX]       # the memory that references point to, by worker
     remote_region *staging                  # for values too large for a slot
+    # Own memory that no peer reaches, for READs beside the requests; NULL: the service has none.
+    local_region *landing
+    bint landing_pending                    # READs into it were left alone and may be under way
     uint64_t lease                          # ns for which a reference is valid, by the handshake
     # Of the hash that chooses a key's worker; a restarted server has another.
     uint64_t seed
@@ -36,6 +41,7 @@ cdef class Channel:
     cdef readonly RemoteRegion requests
     cdef readonly RemoteRegion responses
     cdef readonly RemoteRegion staging
+    cdef readonly Region landing
     cdef readonly EventChannel events
     cdef readonly object number             # the server's name for it
     cdef public object connection           # the connection it belongs to

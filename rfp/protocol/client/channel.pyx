@@ -57,6 +57,11 @@ cdef class Channel:
             arena = arenas[i]
             self.c.arenas[i] = NULL if arena is None else &arena.c
 
+    def land_in(self, Region region not None):
+        """Set the memory for READs beside the requests, which the channel then owns."""
+        self.landing = region
+        self.c.landing = &region.c
+
     def interrupt(self):
         """Make a call that waits on this channel return; safe from any thread."""
         rfp_store32(&self.c.closing, 1)
@@ -82,7 +87,8 @@ cdef class Channel:
         for ring in self.rings:
             ring.pair.close()
         self.events.close()
-        for region in (self.reply, self.scratch, self.requests, self.responses, self.staging):
+        for region in (self.reply, self.scratch, self.requests, self.responses, self.staging,
+                       self.landing):
             if region is not None:
                 region.close()
 

@@ -81,6 +81,7 @@ cdef class ClientBase:
     cdef readonly double timeout   # seconds; of calls without a timeout of their own
     cdef readonly bint reconnect
     cdef uint64_t identity         # of the present connection; 0: calls must take the slow way
+    cdef uint64_t ping_ns          # the quickest ping of the last calibration
     cdef bint is_closed            # no call begins any more
     cdef bint is_ended             # a thread closes the connections, or has closed them
     cdef bint is_forked

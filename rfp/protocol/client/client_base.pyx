@@ -456,13 +456,16 @@ cdef class ClientBase:
         """Count the polls of a round trip, ring by ring: the unit of failed fetches."""
         cdef client_call ping
         cdef uint32_t i, trial
+        cdef uint64_t started, quickest = <uint64_t> -1
         self.prepare_call(&ping, None, True, attempt_each_worker, submit_ping, finish_ping)
         ping.deadline_ns = deadline
         for i in range(channel.c.count):
             ping.worker = i
             counts = []
             for trial in range(CALIBRATION_PINGS):
+                started = rfp_now()
                 ping.result = self.exchange(channel, &ping)
+                quickest = min(quickest, rfp_now() - started)
                 if ping.result == TIMED_OUT:
                     raise DeadlineExceeded("timed out waiting for the server, "
                                            "which accepted the connection",
@@ -475,6 +478,7 @@ cdef class ClientBase:
                 call_finish(self, &ping)
             ping.ring.polls_per_round_trip = max(1, sorted(counts)[CALIBRATION_PINGS // 2])
             ping.ring.slow = 0
+        self.ping_ns = quickest
 
     # Connections
 

@@ -59,11 +59,13 @@ cdef extern from *:                # ids of work requests
     #define RFP_ID_TAIL (1ull << 62)
     #define RFP_ID_HEARTBEAT (1ull << 61)
     #define RFP_ID_ONE_SIDED (1ull << 63)
+    #define RFP_ID_LANDED (1ull << 60)
     """
     # A sequence number alone is the first READ of that request's response; with TAIL, the second.
     const uint64_t TAIL "RFP_ID_TAIL"
     const uint64_t HEARTBEAT "RFP_ID_HEARTBEAT"  # the READ of the server's heartbeat
     const uint64_t ONE_SIDED "RFP_ID_ONE_SIDED"  # a transfer of one_sided.pxd
+    const uint64_t LANDED "RFP_ID_LANDED"  # a READ into channel.landing; each is signaled
 
 cdef struct client_slot:
     uint64_t tag                   # the submitter's; calls use tag_of() (client_base.pxd)
@@ -103,6 +105,7 @@ cdef struct client_ring:
     uint32_t sequence              # of the next request
     uint8_t lost                   # 0, or DISCONNECTED or PROTOCOL_ERROR: no response will come
     bint one_sided_done            # the last transfer's work requests are complete
+    uint32_t landing               # READs into channel.landing that are not complete
     bint unsettled                 # a request of a call that gave up may still be executed
     client_slot slot[RFP_SLOTS_MAX]
     uint64_t liveness_checked_ns   # when a waiting call last polled whether the server runs

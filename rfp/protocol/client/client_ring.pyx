@@ -237,6 +237,10 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
             continue
         if done[i].id & ONE_SIDED:
             continue
+        if done[i].id & LANDED:
+            RFP_ASSERT(ring.landing > 0)
+            ring.landing -= 1
+            continue
         if done[i].id & HEARTBEAT:
             on_heartbeat(ring)
             continue

@@ -197,6 +197,33 @@ class Connection:
                 with self.control.call(Map(partition, index), Mapped, deadline) as answer:
                     arena.attach(index, self._map(answer.memory, REMOTE_READ))
 
+    def begin_chunk(self, partition: int, index: int) -> int:
+        """Request a chunk of an arena for direct reads, without waiting; return the call's number.
+
+        Raises:
+            ConnectionFailed, DeadlineExceeded: the control channel is lost, or in use.
+        """
+        return self.control.begin(Map(partition, index, direct=True))
+
+    def finish_chunk(self, partition: int, index: int, number: int) -> bool:
+        """Attach the chunk that begin_chunk() requested; False: the response has not come yet.
+
+        Raises:
+            QuotaExceeded: the server refuses to register more memory.
+            ConnectionFailed, HandshakeFailed, DeadlineExceeded: as a control call.
+        """
+        answer = self.control.finish(number)
+        if answer is None:
+            return False
+        with answer:
+            if not isinstance(answer, Mapped):
+                raise HandshakeFailed(f"the server answered 'map' with {answer.title()!r}")
+            arena = self.arenas[partition]
+            assert arena is not None
+            if not self._closed:
+                arena.attach(index, self._map(answer.memory, REMOTE_READ))
+        return True
+
     def _keep(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
         region = self._map(handle, rights, files)
         self.regions.append(region)

@@ -188,6 +188,7 @@ class ClientConnection:
         self.fabric = fabric.domain() if refusal is None else fabric
         # of the arenas, those that it has requested
         self.chunks: dict[tuple[int, int], Region] = {}
+        self.direct_bytes = 0  # of them, for direct reads
         self.heartbeat: Region | None = None
         self.regions: list[Region] = []  # regions from the service
         # Copies: the control connection closes its own descriptors as soon as it fails, and the
@@ -227,6 +228,7 @@ class ClientConnection:
         for chunk in self.chunks.values():
             chunk.close()
         self.chunks.clear()
+        self.direct_bytes = 0
         for region in self.regions:
             region.close()
         self.regions.clear()

@@ -3,6 +3,8 @@
 Waiting clients READ the word if they have no pidfd of the server's process.  A thread of its own
 advances it, not a worker: an RPC handler may keep a worker for any time.  The thread never needs
 the GIL.
+
+The word is the server's monotonic clock (ns): clients over a network bound the time by it.
 """
 
 from libc.stdint cimport uint32_t

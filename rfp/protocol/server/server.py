@@ -109,6 +109,7 @@ class Host:
         describe: called for the service's part of the figures.
         memory: returns the region that a client requests by number, made with that client's fabric,
             or refuses.
+        direct_memory: bytes of arenas that may be registered for direct reads of all clients.
         rings: bytes that all clients' rings may take; None: the largest of a gigabyte, the need of
             256 threads, and `store`.
         store: bytes of the store.
@@ -139,6 +140,7 @@ class Host:
         cpus: Sequence[int] | None = None,
         describe: Callable[[], dict[str, Any]] = dict,
         memory: Callable[[int, Fabric], Region] | None = None,
+        direct_memory: int = 0,
         rings: int | None = None,
         store: int = 0,
         credentials: Credentials | None = None,
@@ -147,6 +149,8 @@ class Host:
     ) -> None:
         self.fabric = fabric
         self.lease_ns = lease_ns
+        self.direct_memory = direct_memory
+        self.direct_refused = 0
         self.features = features
         self.describe = describe
         self.memory = memory
@@ -501,10 +505,22 @@ class Host:
             raise HandshakeFailed(f"there is no chunk {message.chunk} of arena {message.partition}")
         if place not in client.chunks:
             arena, at = self.arenas[message.partition], message.chunk * size
-            client.chunks[place] = client.fabric.share(
-                arena, at, min(size, arena.length - at), REMOTE_READ
-            )
+            length = min(size, arena.length - at)
+            if message.direct and self._direct_bytes() + length > self.direct_memory:
+                self.direct_refused += 1
+                raise QuotaExceeded(
+                    f"{self._direct_bytes()} of {self.direct_memory} bytes are registered for "
+                    "direct reads",
+                    hint="start the server with a larger direct_memory=",
+                )
+            client.chunks[place] = client.fabric.share(arena, at, length, REMOTE_READ)
+            client.direct_bytes += length if message.direct else 0
         return client.chunks[place]
+
+    def _direct_bytes(self) -> int:
+        """Return the bytes that are registered for direct reads, of all clients."""
+        ends = [client for _, client in list(self.departing)]
+        return sum(each.direct_bytes for each in {*self.clients, *ends, *self.ending})
 
     def _see_off(self, client: ClientConnection, at_once: bool) -> None:
         """Free a client's resources: at once if its process has ended, else when it can no longer
@@ -601,6 +617,11 @@ class Host:
             "refused": self.refused,
             "turned_away": self.turned_away + self.listener.dropped,
             "shares": self.shares.figures(),
+            "direct_memory": {
+                "registered": self._direct_bytes(),
+                "limit": self.direct_memory,
+                "refused": self.direct_refused,
+            },
             **self.describe(),
         }
 

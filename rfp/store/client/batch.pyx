@@ -28,12 +28,13 @@ from rfp.protocol.client.client_ring cimport (
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
 from rfp.store.client.client cimport Client, as_key, refusal, whole_number
 from rfp.store.client.direct_read cimport DIRECT_UNSURE, DirectReads, direct_result
+from rfp.store.client.located_read cimport LocatedReads
 from rfp.store.client.requests cimport kv_worker
 from rfp.store.client.transfers cimport Buffer, fetch_several, store_several
 from rfp.store.messages cimport (
     KV_DEFERRED, KV_DELETE_MANY, KV_EXISTS_MANY, KV_GET_MANY, KV_GET_RANGES, KV_MAX_KEY,
-    KV_NOT_FOUND, KV_OK, KV_PUT_MANY, kv_item, kv_key, kv_number, kv_pair,
-    kv_range,
+    KV_NAME_PLACE, KV_NOT_FOUND, KV_OK, KV_PLACED, KV_PUT_MANY, kv_item, kv_key, kv_number, kv_pair,
+    kv_place, kv_range,
 )
 
 from rfp.errors import RfpError, ServerRefused, WrongType
@@ -107,8 +108,12 @@ cdef class Batch:
 
     cdef void send_request(self, bundle *b) noexcept:
         """Send the request under construction."""
+        cdef uint32_t flags = 0
         if b.payload != NULL and b.count:
-            client_ring_submit(b.ring, self.items.opcode, <uint16_t> b.count, 0, b.length, b.count)
+            if self.items.opcode == KV_GET_MANY and self.owner.c.landing != NULL:
+                flags = KV_NAME_PLACE
+            client_ring_submit(b.ring, self.items.opcode, <uint16_t> b.count, flags, b.length,
+                               b.count)
             client_ring_flush(b.ring)
             self.c.submitted = True
         b.payload = NULL
@@ -198,6 +203,7 @@ cdef class Batch:
         cdef const char *items
         cdef const char *data
         cdef const char *end
+        cdef const char *places
         cdef kv_item item
         cdef uint32_t count, i, position
         cdef outcome result = client_ring_step(b.ring)
@@ -220,11 +226,19 @@ cdef class Batch:
                 return DONE
             if header.length < count * sizeof(kv_item):
                 return PROTOCOL_ERROR
+            places = data
+            if self.items.opcode == KV_GET_MANY:
+                for i in range(count):
+                    memcpy(&item, items + i * sizeof(kv_item), sizeof(item))
+                    if item.status == KV_OK or item.status == KV_PLACED:
+                        if item.length > <uint64_t> (end - places):
+                            return PROTOCOL_ERROR
+                        places += item.length
             for i in range(count):
                 position = b.positions[b.first]
                 b.first += 1
                 memcpy(&item, items + i * sizeof(kv_item), sizeof(item))
-                if item.status == KV_OK:
+                if item.status == KV_OK or item.status == KV_PLACED:
                     if self.items.opcode == KV_GET_MANY or self.items.opcode == KV_GET_RANGES:
                         if item.length > <uint64_t> (end - data):
                             return PROTOCOL_ERROR
@@ -233,6 +247,11 @@ cdef class Batch:
                             return PROTOCOL_ERROR
                         value = PyBytes_FromStringAndSize(data, item.length)
                         data += item.length
+                        if item.status == KV_PLACED and self.items.opcode == KV_GET_MANY:
+                            if sizeof(kv_place) > <uint64_t> (end - places):
+                                return PROTOCOL_ERROR
+                            self.learn(self.items.keys[position], places)
+                            places += sizeof(kv_place)
                     elif self.items.opcode == KV_PUT_MANY:
                         value = item.version
                     else:
@@ -248,6 +267,16 @@ cdef class Batch:
             return DONE
         finally:
             client_ring_pop(b.ring)
+
+    cdef int learn(self, bytes key, const char *named) except -1:
+        """Remember the place that a response has named."""
+        cdef LocatedReads located = self.client.located(&self.owner.c)
+        cdef kv_place place
+        memcpy(&place, named, sizeof(place))
+        if located is not None:
+            located.learn(rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), located.seed),
+                          &place)
+        return 0
 
     cdef outcome add_all(self) except RAISED:
         """Add all items; send the requests that become full."""

@@ -8,6 +8,8 @@ from rfp.protocol.client.client_base cimport ClientBase, client_call
 from rfp.protocol.client.client_ring cimport RAISED, client_ring, outcome
 from rfp.protocol.wire cimport rfp_reference, rfp_response_header
 from rfp.store.client.direct_read cimport DirectReads, direct_result
+from rfp.store.client.located_read cimport LocatedReads
+from rfp.store.messages cimport kv_place
 
 cdef struct key_call:               # a call with one key; the other arguments belong to some kinds
     client_call c
@@ -24,6 +26,7 @@ cdef struct get_call:               # get, item, get_into
     bint by_reference               # the response was a reference: READ the value
     rfp_reference reference
     uint64_t version
+    kv_place place                  # slot: 0 if the response named none
 
 cdef struct range_call:             # get_range
     get_call g
@@ -50,12 +53,17 @@ cdef class Client(ClientBase):
     cdef list registrations         # buffers that the device reaches directly
     cdef DirectReads direct         # of the connection `direct_identity`; None: not used
     cdef uint64_t direct_identity   # 0: no direct reads
+    cdef uint64_t chosen_identity   # of the connection for which the choice was made
+    cdef uint64_t direct_ns         # the quickest direct read at that time; 0: not measured
+    cdef object location_cache      # places to remember; 0: none
 
     # Sends the uses of records by direct reads, if a request is about to be sent anyway.
     cdef void report_uses(self) noexcept
     # A value read without the server; result: DIRECT_UNSURE if the server must be asked.
     cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
                              direct_result *result)
+    # The located reads of a channel's connection; None: it has none.
+    cdef LocatedReads located(self, channel *ch)
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout)
     cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1
     # DONE, or PROTOCOL_ERROR or DISCONNECTED.
@@ -64,6 +72,8 @@ cdef class Client(ClientBase):
 
 # The value of a response to KV_GET; a reference is kept in the get_call, for fetch_reference().
 cdef object finish_get(ClientBase client, client_call *c, const rfp_response_header *response)
+# Remembers the place that the response to a GET (with get.place, or by reference) has named.
+cdef int learn_place(Client client, Channel owner, get_call *get) except -1
 # A key as bytes, checked.
 cdef bytes as_key(object key)
 # A value that came in a slot: as bytes, or in the caller's buffer, and then its length.

@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rfp.core.core cimport rfp_hash
+from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.core.limits cimport RFP_SIZE_CLASSES
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
@@ -25,8 +25,8 @@ from rfp.protocol.client.client_ring cimport (
     client_ring,
 )
 from rfp.protocol.wire cimport (
-    RFP_FEATURE_DIRECT_READS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
-    RFP_RESPONSE_HEADER, rfp_response_header,
+    RFP_FEATURE_DIRECT_READS, RFP_FEATURE_PLACES, RFP_KIND_INLINE, RFP_KIND_REFERENCE,
+    RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_response_header,
 )
 from rfp.store.client.batch cimport delete_many, exists_many, get_many, get_ranges, put_many
 from rfp.store.client.bypass cimport bypass, bypass_get
@@ -34,27 +34,33 @@ from rfp.store.client.direct_read cimport (
     DIRECT_FOUND, DIRECT_UNSURE, DirectReads, direct_result,
 )
 from rfp.store.client.large_values cimport attempt_upload, fetch_reference
+from rfp.store.client.located_read cimport LANDING_MEMORY_BYTES, LocatedReads
 from rfp.store.client.recency cimport recency_before_request
 from rfp.store.client.requests cimport (
-    kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_submit_range, kv_worker,
+    kv_inline_limit, kv_submit, kv_submit_get, kv_submit_number, kv_submit_put, kv_submit_range,
+    kv_worker,
 )
 from rfp.store.client.scan cimport clear, scan, scan_iter
 from rfp.store.client.transfers cimport get_into_many
 from rfp.store.messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
     KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
-    KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
-    KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH,
+    KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PLACED, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
+    KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH, kv_place,
 )
 
 from rfp.errors import (
-    AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber,
-    OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
-    out_of_bounds, shown,
+    AlreadyExists, Closed, ConnectionFailed, FabricError, HandshakeFailed, InvalidArgument,
+    NotANumber, OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported, VersionMismatch,
+    WrongType, out_of_bounds, shown,
 )
 from rfp.protocol.client.caller_memory import Registration, checked
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.store.counters import COUNTERS
+
+cdef enum:
+    PROBES = 9                 # direct reads that are compared with as many pings
+    SLOWER_BY = 2              # direct reads are not chosen if they take longer by this factor
 
 Item = namedtuple("Item", ["value", "version"])
 Item.__doc__ = "A value and the version that its put returned."
@@ -143,6 +149,9 @@ cdef client_ring *choose_ring(channel *ch, key_call *k) noexcept nogil:
 
 cdef bint submit_key(channel *ch, client_call *c) noexcept nogil:
     cdef key_call *k = <key_call *> c
+    if k.opcode == KV_GET:
+        return kv_submit_get(choose_ring(ch, k), ch.landing != NULL, k.key, k.key_length,
+                             tag_of(c))
     return kv_submit(choose_ring(ch, k), k.opcode, k.key, k.key_length, tag_of(c))
 
 
@@ -189,12 +198,17 @@ cdef object finish_get(ClientBase client, client_call *c, const rfp_response_hea
     """Return the value; if the response is a reference, keep that for attempt_get()."""
     cdef get_call *get = <get_call *> c
     cdef const char *payload = <const char *> response + RFP_RESPONSE_HEADER
+    cdef uint32_t length = response.length
     if response.status == KV_NOT_FOUND:
         return None
-    if response.status != KV_OK:
+    if response.status == KV_PLACED and response.kind == RFP_KIND_INLINE and \
+            length >= sizeof(kv_place):
+        length -= sizeof(kv_place)
+        memcpy(&get.place, payload + length, sizeof(kv_place))
+    elif response.status != KV_OK:
         raise refusal(response.status, response.result, <bytes> get.k.key_object)
     if response.kind != RFP_KIND_REFERENCE:
-        value = deliver(payload, response.length, get.view)
+        value = deliver(payload, length, get.view)
         return Item(value, response.result) if get.with_version else value
     get.by_reference = True
     get.version = response.result
@@ -272,11 +286,29 @@ cdef object attempt_value(ClientBase base, Channel owner, client_call *c):
     cdef Client client = <Client> base
     cdef get_call *get = <get_call *> c
     get.by_reference = False
+    get.place.slot = 0
     value = attempt_request(client, owner, c)
     if c.result == DONE and get.by_reference:
         value = fetch_reference(client, owner, get)
+    if c.result == DONE and get.k.opcode == KV_GET:
+        learn_place(client, owner, get)
+    if get.by_reference:
         return Item(value, get.version) if get.with_version else value
     return value
+
+
+cdef int learn_place(Client client, Channel owner, get_call *get) except -1:
+    """Remember the place that the response to a GET has named, if it has."""
+    cdef LocatedReads located = client.located(&owner.c)
+    cdef uint64_t hash
+    if located is None:
+        return 0
+    hash = rfp_hash(get.k.key, get.k.key_length, located.seed)
+    if get.place.slot:
+        located.learn(hash, &get.place)
+    elif get.by_reference:
+        located.learn_reference(hash, get.k.key_length, get.reference.offset, get.reference.length)
+    return 0
 
 
 cdef object get_by_bypass(Client client, Channel owner, get_call *get):
@@ -323,6 +355,7 @@ cdef object attempt_stats(ClientBase client, Channel owner, client_call *c):
     counters["bypass"] = bypass_counters(owner)
     if (<Client> client).direct is not None:
         counters["direct"] = (<Client> client).direct.counters
+    counters["calibration"] = (<Client> client).calibration
     total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
     return {**total, "partitions": partitions, "client": counters}
 
@@ -355,13 +388,14 @@ cdef class Client(ClientBase):
     """
 
     def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True, str mode="auto",
-                 fetch=None, retries=None, tuned=None):
+                 fetch=None, retries=None, tuned=None, location_cache=0):
         super().__init__(open_connection, timeout=timeout, reconnect=reconnect)
         self.mode = mode
         self.bypass = mode == "bypass"
         self.fetch = fetch
         self.retries = retries
         self.tuned = tuned
+        self.location_cache = location_cache
         self.registrations = []
 
     @property
@@ -375,6 +409,7 @@ cdef class Client(ClientBase):
         cdef DirectReads direct
         cdef uint32_t i, k
         cdef bint emulated = False
+        cdef bint loads = True                  # a READ is a load
         if self.bypass and not self.connection.features & RFP_FEATURE_DIRECT_READS:
             raise Unsupported(
                 f"{self.connection.address} does not allow mode=\"bypass\"",
@@ -383,6 +418,7 @@ cdef class Client(ClientBase):
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
             emulated = emulated or getattr(owner.rings[i].pair, "emulated", False)
+            loads = loads and ring.direct
             ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY,
                              "bypass": AUTO}[self.mode]
             ring.mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
@@ -396,11 +432,47 @@ cdef class Client(ClientBase):
             if self.fetch is not None:
                 ring.fetch = min(<uint32_t> self.fetch, ring.slot_size)
                 ring.fixed_fetch = True
-        # Loads take no emulated time: with them the timing of no network would be shown.
-        if self.mode == "auto" and not emulated and self.direct_identity != self.identity:
-            direct = DirectReads(self.connection)
+        if self.mode != "auto":
+            return
+        if self.chosen_identity != self.identity:
+            # Loads take no emulated time: with them the timing of no network would be shown.
+            direct = DirectReads(self.connection) if loads and not emulated else None
+            if not loads or emulated:
+                if self.location_cache and self.connection.features & RFP_FEATURE_PLACES:
+                    direct = LocatedReads(self.connection, self.location_cache)
             self.direct = direct
-            self.direct_identity = self.identity if direct.count else 0
+            self.chosen_identity = self.identity
+            self.direct_identity = self.identity if direct is not None and direct.count else 0
+            self.direct_ns = 0
+        if self.direct_identity and isinstance(self.direct, LocatedReads):
+            try:
+                owner.land_in(self.connection.fabric.register(LANDING_MEMORY_BYTES, 0))
+            except FabricError:
+                pass                            # this thread sends requests instead
+
+    def calibrate(self, Channel channel not None, uint64_t deadline):
+        """Measure a round trip; and once for each connection, whether direct reads are faster."""
+        cdef uint64_t started, quickest = <uint64_t> -1
+        cdef int i
+        ClientBase.calibrate(self, channel, deadline)
+        if not self.direct_identity or self.direct_identity != self.identity or self.direct_ns:
+            return
+        for i in range(PROBES):
+            started = rfp_now()
+            if not self.direct.probe(&channel.c):
+                return
+            quickest = min(quickest, rfp_now() - started)
+        self.direct_ns = max(quickest, <uint64_t> 1)
+        # The quickest of several: other load on the machine only ever slows them down.  A tie goes
+        # to direct reads, which need no other process.
+        if self.direct_ns > self.ping_ns * SLOWER_BY:
+            self.direct_identity = 0
+
+    cdef LocatedReads located(self, channel *ch):
+        if ch.landing == NULL or self.direct_identity != self.identity or \
+                not isinstance(self.direct, LocatedReads) or self.direct.seed != ch.seed:
+            return None
+        return <LocatedReads> self.direct
 
     cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1:
         """Set the key of a call; the caller keeps `key` until run() has returned."""
@@ -416,8 +488,9 @@ cdef class Client(ClientBase):
 
         Cost:
             On the server's host, with mode="auto": no round trip; the client reads the server's
-            memory (docs/store.md, direct reads).  Else 2 network round trips: one WRITE and one
-            READ (RFP, section 3.1).
+            memory (docs/store.md, direct reads).  Over a network 1 READ, if the client knows the
+            place of the value (docs/store.md, located reads).  Else 2 network round trips: one
+            WRITE and one READ (RFP, section 3.1).
 
         >>> kv.get(b"nobody") is None
         True
@@ -697,8 +770,9 @@ cdef class Client(ClientBase):
         The timeout begins once all keys have been taken from the iterable.  The call is not atomic.
 
         Cost:
-            On the server's host, with mode="auto": no round trip, as get().  Else about 2 network
-            round trips for each 16 keys, overlapping: keys of one worker share requests.
+            On the server's host, with mode="auto": no round trip, as get().  Over a network 1 round
+            trip for each 64 keys whose places are known, and for the others about 2 for each 16
+            keys, overlapping: keys of one worker share requests.
 
         >>> kv.put(b"a", b"1") > 0
         True
@@ -918,6 +992,16 @@ cdef class Client(ClientBase):
         cdef client_call c
         self.prepare_call(&c, timeout, True, attempt_stats, submit_stats, finish_stats)
         return self.run(&c)
+
+    @property
+    def calibration(self):
+        """Return what was measured at connect (ns), and the choice for GETs.
+
+        "direct_ns" is None if direct reads are not possible here, or not wanted.
+        """
+        direct = self.direct_identity != 0 and self.direct_identity == self.identity
+        return {"request_ns": self.ping_ns, "direct_ns": self.direct_ns or None,
+                "gets": "direct" if direct else "bypass" if self.bypass else "request"}
 
     def __repr__(self):
         return f"<rfp.Client of {self.connection.address}{' (closed)' if self.is_closed else ''}>"

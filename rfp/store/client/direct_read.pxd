@@ -93,6 +93,8 @@ cdef class DirectReads:
     # that need the server to `rest`.  Returns where it stopped: after SLICE_BYTES of values.
     cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
                              list values, list rest) except -1
+    # Reads without a value to take, as a measure of what a read costs; False: it failed.
+    cdef bint probe(self, channel *ch) noexcept
     cdef uint32_t worker_of(self, uint64_t hash) noexcept
     cdef bint server_runs(self, channel *ch) noexcept
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,

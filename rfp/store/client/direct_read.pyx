@@ -294,7 +294,7 @@ cdef class DirectReads:
         connection: with the server's arenas and its incarnation.
     """
 
-    def __cinit__(self, connection):
+    def __cinit__(self, connection, *_):
         cdef RemoteArena arena
         cdef RemoteRegion line = connection.owner_line
         self.seed = connection.seed
@@ -314,6 +314,11 @@ cdef class DirectReads:
     def counters(self):
         """Return how many reads found a value, proved a miss, and had to be sent to the server."""
         return {"found": self.found, "absent": self.absent, "unsure": self.unsure}
+
+    cdef bint probe(self, channel *ch) noexcept:
+        cdef direct_record found
+        direct_find(&self.arenas[0], b"probe", 5, self.seed, &found)
+        return rfp_owner_alive(self.arenas[0].owner_word, self.arenas[0].owner)
 
     cdef uint32_t worker_of(self, uint64_t hash) noexcept:
         return kv_worker(hash, self.count) if self.count > 1 else 0

@@ -12,6 +12,9 @@ from rfp.protocol.client.client_ring cimport client_ring
 cdef uint32_t kv_worker(uint64_t hash, uint32_t workers) noexcept nogil
 cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t key_length,
                     uint64_t tag) noexcept nogil
+# KV_GET; place: the response names the record's place.
+cdef bint kv_submit_get(client_ring *ring, bint place, const char *key, uint32_t key_length,
+                        uint64_t tag) noexcept nogil
 cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, const char *key,
                            uint32_t key_length, uint64_t tag) noexcept nogil
 cdef bint kv_submit_range(client_ring *ring, uint64_t offset, uint64_t length, const char *key,

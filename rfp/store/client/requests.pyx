@@ -5,7 +5,8 @@ from libc.string cimport memcpy
 from rfp.protocol.client.client_ring cimport client_ring_payload, client_ring_submit
 from rfp.protocol.wire cimport RFP_REQUEST_HEADER
 from rfp.store.messages cimport (
-    KV_GET_RANGE, KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put, kv_range, kv_scan,
+    KV_GET, KV_GET_RANGE, KV_NAME_PLACE, KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_put,
+    kv_range, kv_scan,
 )
 
 
@@ -22,6 +23,17 @@ cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t
         return False
     memcpy(payload, key, key_length)
     client_ring_submit(ring, opcode, 0, 0, key_length, tag)
+    return True
+
+
+cdef bint kv_submit_get(client_ring *ring, bint place, const char *key, uint32_t key_length,
+                        uint64_t tag) noexcept nogil:
+    """Build KV_GET."""
+    cdef char *payload = client_ring_payload(ring)
+    if payload == NULL:
+        return False
+    memcpy(payload, key, key_length)
+    client_ring_submit(ring, KV_GET, 0, KV_NAME_PLACE if place else 0, key_length, tag)
     return True
 
 

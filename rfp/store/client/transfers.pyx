@@ -30,14 +30,16 @@ from rfp.protocol.client.client_ring cimport (
 )
 from rfp.store.client.batch cimport as_keys, remaining
 from rfp.store.client.client cimport (
-    Client, choose_ring, finish_get, get_call, key_call, refusal,
+    Client, choose_ring, finish_get, get_call, key_call, learn_place, refusal,
 )
 from rfp.store.client.direct_read cimport DIRECT_UNSURE, direct_result
 from rfp.store.client.large_values cimport (
     PIECE_BYTES, answer, close_if_lost, drain, fetch_reference, post_piece, take_answer,
 )
-from rfp.store.client.requests cimport kv_submit, kv_submit_number, kv_submit_put
-from rfp.store.messages cimport KV_GET, KV_OK, KV_PUT_ABORT, KV_PUT_BEGIN, KV_RELEASE
+from rfp.store.client.requests cimport (
+    kv_submit, kv_submit_get, kv_submit_number, kv_submit_put,
+)
+from rfp.store.messages cimport KV_OK, KV_PUT_ABORT, KV_PUT_BEGIN, KV_RELEASE
 
 from rfp.errors import InvalidArgument, QuotaExceeded, RfpError, ServerRefused, WrongType
 
@@ -87,7 +89,8 @@ cdef class Fetches:
         ring = choose_ring(&owner.c, &get.k)
         f.worker = get.k.c.worker
         f.now_ns = rfp_now()
-        if not kv_submit(ring, KV_GET, get.k.key, get.k.key_length, <uint64_t> i):
+        if not kv_submit_get(ring, owner.c.landing != NULL, get.k.key, get.k.key_length,
+                             <uint64_t> i):
             c.ring = ring
             return RETRY
         client_ring_flush(ring)
@@ -118,6 +121,7 @@ cdef class Fetches:
         get.view = NULL if buffer is None else &buffer.view
         get.with_version = False
         get.by_reference = False
+        get.place.slot = 0
         get.k.c.worker = f.worker
         get.k.c.ring = ring
         get.k.c.now_ns = f.now_ns
@@ -141,6 +145,7 @@ cdef class Fetches:
             self.again.append(position)
         elif get.k.c.result == DONE:
             self.results[position] = value
+            learn_place(client, owner, &get)
         else:
             self.done = i
             return get.k.c.result

@@ -2,20 +2,23 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from rfp.core.core cimport rfp_copy_out, rfp_hash
+from rfp.core.core cimport rfp_copy_out, rfp_hash, rfp_store8
 from rfp.protocol.server.service cimport request, response
 from rfp.store.layout cimport kv_record, kv_value_offset
 from rfp.store.messages cimport (
-    KV_BAD_REQUEST, KV_C_GETS, KV_C_HITS, KV_DEFERRED, KV_MAX_KEY, KV_NOT_FOUND, KV_OK,
-    KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair, kv_range,
+    KV_BAD_REQUEST, KV_C_GETS, KV_C_HITS, KV_DEFERRED, KV_MAX_KEY, KV_NAME_PLACE, KV_NOT_FOUND,
+    KV_OK, KV_PLACED, KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair, kv_range,
 )
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records
-from rfp.store.server.key_ops cimport clip_range, partition_delete, partition_get, partition_put
+from rfp.store.server.key_ops cimport (
+    clip_range, partition_delete, partition_get, partition_place, partition_put,
+)
 from rfp.store.server.records cimport partition
 
 cdef enum:
     # Items whose cache misses are started together: as many as a core can have outstanding.
     ITEMS_AT_ONCE = 16
+    PLACED_MAX = 64            # items of a request whose places are named
     RESPONSE_YIELD_BYTES = 64 << 10
 
 cdef enum shape:               # of the items of a request
@@ -123,16 +126,34 @@ cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t leng
     rfp_copy_out(out.payload + i * sizeof(kv_item), &item, sizeof(kv_item))
 
 
+cdef uint32_t name_places(partition *p, response *out, uint32_t filled, kv_record **records,
+                          const uint64_t *hashes, uint32_t n) noexcept nogil:
+    """Adds the places of records behind all values, as far as there is room; returns the length."""
+    cdef uint32_t i, added
+    for i in range(n):
+        if records[i] == NULL:
+            continue
+        added = partition_place(p, hashes[i], records[i], out.payload, filled, out.capacity)
+        if added:
+            filled += added
+            rfp_store8(out.payload + i * sizeof(kv_item), KV_PLACED)
+    return filled
+
+
 cdef inline void get_parts(partition *p, const request *r, response *out,
                            shape kind) noexcept nogil:
     """Answers with the values, or with the ranges of them that the items name."""
     cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), i
+    cdef kv_record *records[PLACED_MAX]
+    cdef uint64_t hashes[PLACED_MAX]
     cdef group g
     cdef const entry *e
     cdef kv_record *record
     cdef kv_range part
     if not first_group(r, out, r.payload, kind, &g):
         return
+    if r.flags & KV_NAME_PLACE:
+        memset(records, 0, sizeof(records))
     while next_group(p, r, kind, &g):
         for i in range(g.count):
             e = g.entries + i
@@ -159,6 +180,11 @@ cdef inline void get_parts(partition *p, const request *r, response *out,
                              part.length)
                 filled += <uint32_t> part.length
                 answer(out, g.first + i, KV_OK, <uint32_t> part.length, record.version)
+                if g.first + i < PLACED_MAX:
+                    records[g.first + i] = record
+                    hashes[g.first + i] = e.hash
+    if r.flags & KV_NAME_PLACE:
+        filled = name_places(p, out, filled, records, hashes, min(r.count, <uint32_t> PLACED_MAX))
     out.length = filled
     out.yield_after = filled >= RESPONSE_YIELD_BYTES
 

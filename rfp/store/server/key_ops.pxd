@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from rfp.store.layout cimport kv_record
-from rfp.store.messages cimport kv_range
+from rfp.store.messages cimport kv_place, kv_range
 from rfp.store.server.records cimport partition
 
 cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t seed, int policy,
@@ -11,6 +11,10 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
 # Returns the record, not expired and marked as used, or NULL.
 cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key,
                               uint32_t key_length) noexcept nogil
+# Copies the place of a record behind `length` bytes of a response, if there is room and the CRC
+# covers the value.  Returns the bytes added: 0, or sizeof(kv_place).
+cdef uint32_t partition_place(partition *p, uint64_t hash, const kv_record *record, char *payload,
+                              uint32_t length, uint32_t capacity) noexcept nogil
 # Marks the record of a slot word as used if the index contains exactly this word now.
 cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept nogil
 cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length,

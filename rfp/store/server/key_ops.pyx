@@ -8,13 +8,15 @@ from rfp.core.core cimport (
 )
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT,
-    KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow, kv_record,
-    kv_record_size, kv_slot, kv_slot_offset, kv_slot_tag, kv_tag, kv_value_crc, kv_value_offset,
+    KV_MAX_SEALED, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow,
+    kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_slot_tag, kv_tag, kv_value_crc,
+    kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS,
     KV_C_TOUCHES, KV_EXISTS_ALREADY, KV_IF_ABSENT, KV_IF_VERSION, KV_NOT_A_NUMBER, KV_NOT_FOUND,
-    KV_OK, KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_TOO_LARGE, KV_VERSION_MISMATCH,
+    KV_OK, KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PLACE_EVICTS, KV_PLACE_EXPIRES, KV_TOO_LARGE,
+    KV_VERSION_MISMATCH, kv_place,
 )
 from rfp.store.server.arena cimport arena_allocate, arena_become, arena_free, arena_kind, arena_size
 from rfp.store.server.eviction cimport eviction_in_chain, eviction_make_room
@@ -80,6 +82,21 @@ cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key,
     elif p.policy == EVICT_BUCKET:
         index_move_first(&p.index, hash, slot)
     return record
+
+
+cdef uint32_t partition_place(partition *p, uint64_t hash, const kv_record *record, char *payload,
+                              uint32_t length, uint32_t capacity) noexcept nogil:
+    cdef uint64_t size = kv_record_size(record.state & KV_STATE_KEY, record.value_length)
+    cdef kv_place place
+    if record.value_length > KV_MAX_SEALED or capacity - length < sizeof(kv_place):
+        return 0
+    place.slot = kv_slot(kv_tag(hash), <const char *> record - p.memory.base, size)
+    place.flags = KV_PLACE_EXPIRES if record.state >> KV_EXPIRY_SHIFT else 0
+    if p.index.header.flags & KV_EVICTS:
+        place.flags |= KV_PLACE_EVICTS
+    place.unused = 0
+    rfp_copy_out(payload + length, &place, sizeof(kv_place))
+    return sizeof(kv_place)
 
 
 cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:

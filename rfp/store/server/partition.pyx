@@ -13,10 +13,10 @@ from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_CLEAR, KV_COUNTERS, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES,
     KV_C_RECORDS, KV_C_REFUSED, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY,
     KV_GET, KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR,
-    KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN,
-    KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA, KV_REFER, KV_RELEASE, KV_SCAN, KV_STATS, KV_TOO_LARGE,
-    KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX, KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put,
-    kv_range, kv_use,
+    KV_MAX_KEY, KV_MAX_VALUE, KV_NAME_PLACE, KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PLACED, KV_PUT,
+    KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA, KV_REFER, KV_RELEASE, KV_SCAN,
+    KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX, KV_VERSION_MISMATCH, kv_number,
+    kv_piece, kv_put, kv_range, kv_use,
 )
 from rfp.store.server.batch_ops cimport (
     batch_delete, batch_exists, batch_get, batch_get_ranges, batch_put,
@@ -25,8 +25,8 @@ from rfp.store.server.check cimport partition_check
 from rfp.store.server.expiry cimport expiry_tick
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records
 from rfp.store.server.key_ops cimport (
-    clip_range, partition_delete, partition_get, partition_incr, partition_open, partition_put,
-    partition_refer, partition_touch,
+    clip_range, partition_delete, partition_get, partition_incr, partition_open, partition_place,
+    partition_put, partition_refer, partition_touch,
 )
 from rfp.store.server.pins cimport (
     pin_grant, pin_release, pins_tick, session_resources_close, session_resources_open,
@@ -97,6 +97,8 @@ cdef uint8_t check_flags(const request *r) noexcept nogil:
             return KV_BAD_REQUEST
     elif r.opcode == KV_PUT_PIECE:
         known = KV_PIECE_CRC
+    elif r.opcode == KV_GET or r.opcode == KV_GET_MANY:
+        known = KV_NAME_PLACE
     return KV_UNSUPPORTED if r.flags & ~known else <uint8_t> KV_OK
 
 
@@ -109,6 +111,7 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
     cdef rfp_reference reference
     cdef kv_range part
     cdef uint64_t value
+    cdef uint32_t added
     cdef pin *held
     if record == NULL:
         out.status = KV_NOT_FOUND
@@ -123,6 +126,10 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
         rfp_copy_out(out.payload, <char *> record + value, part.length)
         out.length = <uint32_t> part.length
         out.yield_after = part.length >= YIELD_BYTES
+        if r.flags & KV_NAME_PLACE:
+            added = partition_place(p, hash, record, out.payload, out.length, out.capacity)
+            out.length += added
+            out.status = KV_PLACED if added else KV_OK
     elif out.capacity < sizeof(rfp_reference):
         out.status = KV_TOO_LARGE
         return
@@ -302,7 +309,8 @@ cdef void execute(void *context, request *r, response *out) noexcept nogil:
             dispatch_other(p, r, out)
         else:
             out.status = status
-    if out.status > KV_VERSION_MISMATCH and out.status != KV_DEFERRED:
+    if out.status > KV_VERSION_MISMATCH and out.status != KV_DEFERRED and \
+            out.status != KV_PLACED:
         p.counters[KV_C_REFUSED] += 1
 
 

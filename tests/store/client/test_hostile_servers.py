@@ -6,10 +6,12 @@ reads only memory that the server shares, and writes only into the caller's buff
 
 from __future__ import annotations
 
+import itertools
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,20 +21,25 @@ from hypothesis import strategies as st
 import rfp
 from rfp import address as addresses
 from rfp.errors import DeadlineExceeded, InvalidArgument, RfpError
-from rfp.fabric.fabric import REMOTE_READ
+from rfp.fabric.fabric import REMOTE_READ, Region
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.server.server import Host
+from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES
 from rfp.testing import ring_harness as steps
+from rfp.testing.partition_harness import key_hash
+from tests.interop.checksum import crc32c
 
 ARENA = 1 << 20
 INLINE, REFERENCE = 0, 1
-DEFERRED = 10
+DEFERRED, PLACED = 10, 13
+VALUE_MAX = 4096  # bytes of the longest value that is read at its place
 
 
 class Hostile(NamedTuple):
     service: steps.Fixed
     kv: rfp.Client
     arena: bytes  # the memory that the server shares
+    region: Region  # the same
 
 
 # One server serves all examples of a test.
@@ -41,12 +48,23 @@ same_server = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 
 @pytest.fixture
 def hostile() -> Iterator[Hostile]:
-    fabric, service = ShmFabric(), steps.Fixed()
+    yield from served(addresses.unique(), ShmFabric())
+
+
+@pytest.fixture
+def placing() -> Iterator[Hostile]:
+    """Yield one over a network, which names places."""
+    place = replace(addresses.unique(), options=addresses.parse("shm:///x?rtt=1us").options)
+    yield from served(place, ShmFabric(rtt_ns=1000), features=DIRECT_READS | NAMED_PLACES)
+
+
+def served(place: addresses.Address, fabric: ShmFabric, **options: Any) -> Iterator[Hostile]:
+    service = steps.Fixed()
     content = bytes(range(251)) * (ARENA // 251 + 1)
     with fabric.register(ARENA, REMOTE_READ) as arena:
         arena.write(0, content[:ARENA])
         host = Host(
-            addresses.unique(),
+            place,
             fabric,
             [service],
             service="kv",
@@ -54,11 +72,12 @@ def hostile() -> Iterator[Hostile]:
             staging_size=1 << 19,
             lease_ns=20 * 10**9,
             max_value=1 << 20,
+            **options,
         )
         try:
             with rfp.connect(str(host.address), timeout=20) as kv:
                 kv.ping()
-                yield Hostile(service, kv, content[:ARENA])
+                yield Hostile(service, kv, content[:ARENA], arena)
         finally:
             host.close()
 
@@ -217,3 +236,91 @@ def test_a_value_that_changes_while_it_is_read_stays_within_the_buffer(hostile):
         )
     thread.join()
     assert all(hostile.arena.startswith(result) for result in results)
+
+
+# Places
+
+numbered = itertools.count(1)
+
+
+def record(key: bytes, value: bytes, *, version: int = 7, claimed: int | None = None) -> bytes:
+    """Return the image of a record; claimed: the length of the value that it names."""
+    length = len(value) if claimed is None else claimed
+    seal = struct.pack("<IIQ", len(key), length, version)
+    crc = crc32c(key + value[:VALUE_MAX] + seal)
+    head = struct.pack("<QIIQQ", 0, crc, length, version, len(key))
+    return head + key + bytes(-len(key) % 8) + value
+
+
+def place(key: bytes, offset: int, length: int) -> bytes:
+    tag = key_hash(key, 0) >> 48 or 1
+    units = (length + 15) // 16
+    slot = tag << 48 | (units & 0xFFF) << 36 | offset // 16 & (1 << 36) - 1
+    return struct.pack("<QII", slot, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["get", "item", "get_many", "get_into_many"])
+@same_server
+@given(
+    payload=payloads,
+    status=st.sampled_from([0, 1, PLACED, 200]),
+    offset=st.one_of(st.integers(0, 2 * ARENA), st.integers(0, 2**40)),
+    length=st.integers(0, 0xFFFF),
+)
+def test_any_place_may_be_named(placing, name, payload, status, offset, length):
+    payload = payload[:2000] + place(b"k", offset, length)
+    if name == "get_many":
+        payload = struct.pack("<B3xIQ", PLACED, 0, 1) * 16 + payload[-16:] * 16
+    placing.service.say(payload, status=status, result=7)
+    for _ in range(3):
+        try:
+            CALLS[name](placing.kv, 0.02)
+        except RfpError as error:
+            assert str(error)
+
+
+@same_server
+@given(
+    offset=st.one_of(
+        st.integers(0, ARENA // 16 + 100).map(lambda n: 16 * n),
+        st.sampled_from([0, 560, 576, ARENA - 64, ARENA - 48, ARENA - 32, ARENA - 16, ARENA]),
+    ),
+    size=st.integers(0, 400),
+    beyond=st.integers(-64, 64),
+    claimed=st.sampled_from([None, 0, 5, 10_000, 2**32 - 1]),
+)
+def test_only_whole_records_within_the_arena_are_taken(placing, offset, size, beyond, claimed):
+    """A record may claim any length, and its place another one."""
+    key = b"%d" % next(numbered)  # whose place no earlier example has named
+    image = record(key, b"r" * size, claimed=claimed)
+    room = max(0, ARENA - offset)
+    if room:
+        placing.region.write(offset, image[:room])
+    placing.service.say(b"asked" + place(key, offset, max(0, len(image) + beyond)), status=PLACED)
+    assert placing.kv.get(key) in (b"asked", b"r" * size)
+    found = placing.kv.get(key)
+    if found != b"asked":
+        assert found == b"r" * size and offset + len(image) <= ARENA
+        assert claimed is None or claimed == size
+
+
+def test_a_record_that_changes_all_the_time_is_never_torn(placing):
+    images = [record(b"k", bytes([i]) * 300, version=i) for i in range(1, 200)]
+    placing.region.write(1 << 16, images[0])
+    placing.service.say(b"asked" + place(b"k", 1 << 16, len(images[0])), status=PLACED)
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            for image in images:
+                placing.region.write(1 << 16, image)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        values = {placing.kv.get(b"k") for _ in range(3000)}
+    finally:
+        done.set()
+        thread.join()
+    assert values - {b"asked"} <= {bytes([i]) * 300 for i in range(1, 200)}
+    assert len(values) > 1

@@ -1,0 +1,9 @@
+LOCATIONS_MAX: int
+
+class LocationCache:
+    bytes: int
+    def __new__(cls, limit: int) -> LocationCache: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int: ...
