@@ -17,8 +17,9 @@ from rfp.errors import RfpError
 
 # In the order of the table.
 NAMES = (
-    "direct_reads", "python_get", "python_get_many", "window", "large_values", "large_put",
-    "idle", "capacity", "growth", "durable_writes", "cached_read", "disk_file", "ablation",
+    "direct_reads", "event_loop", "python_get", "python_get_many", "window", "large_values",
+    "large_put", "idle", "capacity", "growth", "durable_writes", "cached_read", "disk_file",
+    "ablation",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from rfp.control.schema import (
     Many,
     Maybe,
     Memory,
+    Socket,
     Spec,
     Text,
     failed,
@@ -218,6 +219,7 @@ class Attach(Message):
     KIND: ClassVar[int] = 3
     reply: Region  # memory for the replies that the server WRITEs, and the thread's eventcount word
     pairs: Descriptors  # of the client's queue pairs, one for each partition
+    wakeup: Annotated[bool, Flag()] = False  # whether the thread sleeps on a descriptor
 
 
 @dataclass
@@ -238,6 +240,8 @@ class Attached(Message):
     staging_offsets: Offsets
     reply_offsets: Offsets  # in the client's own reply region
     pairs: Descriptors  # of the server's queue pairs, one for each partition
+    # The client's end of a socket pair, if it requested one: a byte in it is a wake-up.
+    wakeup: Annotated[Handle | None, Maybe(Socket())] = None
 
     def check(self) -> None:
         lists = ("request_offsets", "response_offsets", "reply_offsets", "pairs")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,10 +100,6 @@ class Fds:
                 "is missing or belongs to another field"
             )
         fd = self._fds[index]
-        # The fabric checks seals and size; check here that it is a file and not a terminal or
-        # device.
-        if not stat.S_ISREG(os.fstat(_number(fd)).st_mode):
-            raise Invalid(f"the file descriptor of {where} is not memory")
         self._used[index] = True
         return fd
 
@@ -203,8 +200,46 @@ class Memory(Spec):
             raise Invalid(f"{where} must be an object, got {_shown(value)}")
         descriptor = Binary(self.limit).decode(value.get("descriptor"), fds, f"{where}.descriptor")
         index = value.get("fd")
-        fd = -1 if index is None else fds.use(Integer(0, 255).check(index, f"{where}.fd"), where)
+        if index is None:
+            return Handle(descriptor)
+        fd = fds.use(Integer(0, 255).check(index, f"{where}.fd"), where)
+        # The fabric checks seals and size; check here that it is a file and not a terminal or
+        # device.
+        if not stat.S_ISREG(os.fstat(_number(fd)).st_mode):
+            raise Invalid(f"the file descriptor of {where} is not memory")
         return Handle(descriptor, fd)
+
+
+@dataclass(frozen=True)
+class Socket(Spec):
+    """One end of a Unix socket pair, as a `Handle` without a descriptor: {"fd": its index}."""
+
+    def encode(self, value: Any, fds: list[int], where: str) -> dict[str, Any]:
+        if not isinstance(value, Handle) or value.fd < 0:
+            raise Invalid(f"{where} must be a Handle with a file descriptor")
+        fds.append(value.fd)
+        return {"fd": len(fds) - 1}
+
+    def decode(self, value: Any, fds: Fds, where: str) -> Handle:
+        if not isinstance(value, dict):
+            raise Invalid(f"{where} must be an object, got {_shown(value)}")
+        fd = fds.use(Integer(0, 255).check(value.get("fd"), f"{where}.fd"), where)
+        if not _is_connected_unix_stream(_number(fd)):
+            raise Invalid(f"the file descriptor of {where} is not a Unix socket")
+        return Handle(b"", fd)
+
+
+def _is_connected_unix_stream(fd: int) -> bool:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    sock = socket.socket(fileno=fd)
+    try:
+        sock.getpeername()
+        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM
+    except OSError:
+        return False
+    finally:
+        sock.detach()
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,17 @@ cdef extern from "rfp/core/eventcount.h" nogil:
     struct rfp_eventcount:
         uint32_t word
         uint64_t in_bound
-    uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
+    enum:
+        RFP_EVENTCOUNT_WAITING
+        RFP_EVENTCOUNT_POLLED
+    uint32_t rfp_eventcount_prepare_wait(uint32_t *word, uint32_t armed)
     void rfp_eventcount_cancel_wait(uint32_t *word)
     int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)
-    void rfp_eventcount_notify(uint32_t *word)
+    int rfp_eventcount_wait_polled(uint32_t *word, int fd, uint64_t ns, int *ended)
+    struct rfp_waker:
+        int fd
+        uint32_t slow
+    void rfp_eventcount_notify(uint32_t *word, rfp_waker *w)
 
 cdef extern from "rfp/core/adaptive_spin.h" nogil:
     struct rfp_spin:

@@ -114,6 +114,9 @@ cdef struct queue_pair:        # one end of a connection; the fields are valid f
 cdef struct event_channel:
     const provider *ops
     uint32_t *word             # shm: the eventcount word, in peer-writable memory of the waiter
+    # Becomes readable by a notify after prepare_wait; wait() consumes that.  -1: there is none.
+    int fd
+    int ended                  # shm: the peer has closed its end of the descriptor
     void *state
 
 
@@ -138,6 +141,9 @@ cdef class RemoteRegion(Resource):
 
 cdef class EventChannel(Resource):
     """The object on which one thread sleeps (an eventcount)."""
+    # shm: takes over this end of a socket pair, whose other end the peer's pairs have (wake_by()).
+    # From then on the thread sleeps on this descriptor.  Closed on errors, too.
+    cpdef poll_by(self, int fd)
     cdef event_channel c
 
 
@@ -148,6 +154,9 @@ cdef class QueuePair(Resource):
     # region: the memory that contains the peer's eventcount word (shm); other providers ignore it,
     # and it may be None
     cpdef connect(self, bytes descriptor, RemoteRegion region)
+    # shm: sends a byte into this socket to wake a peer that sleeps on the other end.  The caller
+    # keeps owning the socket, and keeps it open as long as the pair.
+    cpdef wake_by(self, int fd)
 
 
 cdef class Fabric(Resource):

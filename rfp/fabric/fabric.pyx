@@ -3,13 +3,15 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from posix.unistd cimport close as close_fd
+
 from rfp.core.core cimport rfp_copy_out, rfp_fence_release, rfp_fetch, rfp_now
 from rfp.core.descriptor cimport RFP_DESCRIPTOR_GOOD, rfp_descriptor_check
 from rfp.core.system cimport POLLIN, POLLRDHUP, poll, pollfd
 
 from rfp.errors import (
-    Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer,
-    not_copied,
+    Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, Unsupported,
+    WrongBuffer, not_copied,
 )
 
 # In the child of a fork, the mappings do not exist (MADV_DONTFORK).  The child also drops the file
@@ -147,6 +149,20 @@ cdef class EventChannel(Resource):
 
     def __cinit__(self):
         self.c.ops = &unmade
+        self.c.fd = -1
+
+    def fileno(self):
+        """Return the descriptor to poll for input between prepare_wait() and wait(); -1: none."""
+        return self.c.fd
+
+    cpdef poll_by(self, int fd):
+        """Sleep on this end of a socket pair from now on; the channel then owns it (shm).
+
+        Args:
+            fd: whose other end the peers have in QueuePair.wake_by().
+        """
+        close_fd(fd)
+        raise Unsupported("this fabric wakes threads by another descriptor")
 
     def prepare_wait(self):
         """Announce a wait: from here on a notify makes wait() return at once.
@@ -193,6 +209,14 @@ cdef class QueuePair(Resource):
 
     def __cinit__(self):
         self.c.ops = &unmade
+
+    cpdef wake_by(self, int fd):
+        """Wake a peer that sleeps on a descriptor by a byte in this socket (shm).
+
+        Args:
+            fd: the other end of the peer's socket pair; the caller keeps it open.
+        """
+        raise Unsupported("this fabric wakes peers by another descriptor")
 
     @property
     def reads_ordered(self):

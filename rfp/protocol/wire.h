@@ -49,6 +49,8 @@ _Static_assert(sizeof(void *) == 8,
 /* responses carry a CRC32C: needed if one READ may return its lines out of order */
 #define RFP_FEATURE_RESPONSE_CRC 1u
 #define RFP_FEATURE_DIRECT_READS 2u       /* clients may read the server's index */
+/* a client thread may sleep on a descriptor (core/eventcount.h, POLLED) */
+#define RFP_FEATURE_WAKEUP 4u
 #define RFP_FEATURE_PLACES 8u             /* responses name the places of results */
 
 /* How the client gets the result: a field of each request, fixed for that request. */

@@ -8,6 +8,7 @@ cdef extern from "rfp/protocol/wire.h" nogil:
         RFP_MINOR
         RFP_FEATURE_RESPONSE_CRC
         RFP_FEATURE_DIRECT_READS
+        RFP_FEATURE_WAKEUP
         RFP_FEATURE_PLACES
         RFP_MODE_FETCH
         RFP_MODE_REPLY

@@ -96,11 +96,6 @@ cdef void execute(void *context, request *received, response *answer) noexcept n
         (<HandlerService> context).answer(received, answer)
 
 
-cdef struct rpc_call:
-    client_call c
-    Py_buffer *message
-
-
 cdef bint submit_message(channel *ch, client_call *c) noexcept nogil:
     cdef Py_buffer *message = (<rpc_call *> c).message
     cdef char *payload
@@ -114,12 +109,16 @@ cdef bint submit_message(channel *ch, client_call *c) noexcept nogil:
 
 
 cdef object attempt_message(ClientBase client, Channel owner, client_call *c):
-    cdef uint64_t length = <uint64_t> (<rpc_call *> c).message.len
+    check_length(owner, <uint64_t> (<rpc_call *> c).message.len)
+    return attempt_request(client, owner, c)
+
+
+cdef int check_length(Channel owner, uint64_t length) except -1:
     cdef uint64_t length_max = owner.c.rings[0].slot_size - RFP_REQUEST_HEADER
     if length > length_max:
         raise TooLarge(f"a message of {length} bytes exceeds the limit of {length_max}",
                        hint="start the server with a larger max_message=")
-    return attempt_request(client, owner, c)
+    return 0
 
 
 cdef object finish_message(ClientBase client, client_call *c, const rfp_response_header *header):
@@ -155,7 +154,6 @@ cdef class RpcClient(ClientBase):
     ...     client.call(b"hello")
     b'HELLO'
     """
-    cdef object mode
 
     def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None,
                  secret_file=None, tls_ca=None, tls_cert=None, tls_key=None):

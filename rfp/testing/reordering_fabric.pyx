@@ -167,7 +167,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
         if s.moved != s.lines:
             return
         if s.request.opcode == WRITE_NOTIFY:
-            rfp_eventcount_notify(state.eventcount)
+            rfp_eventcount_notify(state.eventcount, &state.waker)
     s.stage = MOVED
     s.delay = below(r, DELAY)
 

@@ -31,6 +31,7 @@ LAYERS = """
     rfp.store.client    rfp.store.server        rfp.rpc
     rfp.tools
     rfp.server          rfp.connecting
+    rfp.aio
     rfp
     rfp.cli
     rnvm.format
@@ -40,6 +41,7 @@ LAYERS = """
     rnvm.pools
     rnvm.frontend
     rnvm.backend        rnvm.check              rnvm.connecting
+    rnvm.aio
     rnvm
     rnvm.cli
     structures

@@ -3,12 +3,14 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from rfp.core.core cimport rfp_waker
 from rfp.fabric.fabric cimport (
     QUEUE_DEPTH, completion, event_channel, provider, queue_pair, work_request,
 )
 
 cdef struct pair_state:        # the state behind queue_pair.state
     uint32_t *eventcount       # the eventcount word of the peer; NULL unless connected
+    rfp_waker waker            # of a peer that sleeps on a descriptor
     int pidfd
     int control
     uint32_t head              # completions[head % QUEUE_DEPTH] is the oldest one not yet polled

@@ -4,8 +4,9 @@ docs/fabric.md states the orders that they keep.
 """
 
 from rfp.core.core cimport (
-    rfp_add64, rfp_compare_swap64, rfp_copy_out, rfp_eventcount_cancel_wait, rfp_eventcount_notify,
-    rfp_eventcount_prepare_wait, rfp_eventcount_wait, rfp_fence_full, rfp_fence_release, rfp_fetch,
+    RFP_EVENTCOUNT_POLLED, RFP_EVENTCOUNT_WAITING, rfp_add64, rfp_compare_swap64, rfp_copy_out,
+    rfp_eventcount_cancel_wait, rfp_eventcount_notify, rfp_eventcount_prepare_wait,
+    rfp_eventcount_wait, rfp_eventcount_wait_polled, rfp_fence_full, rfp_fence_release, rfp_fetch,
 )
 from rfp.fabric.fabric cimport (
     BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, QUEUE_DEPTH, READ, REMOTE_ATOMIC,
@@ -46,7 +47,7 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
         rfp_copy_out(remote, local, request.length)
         rfp_fence_release()    # WRITEs become visible in the order of posting
         if request.opcode == WRITE_NOTIFY:
-            rfp_eventcount_notify(state.eventcount)
+            rfp_eventcount_notify(state.eventcount, &state.waker)
     elif request.opcode == COMPARE_SWAP:
         old = request.compare
         rfp_compare_swap64(remote, &old, request.operand)
@@ -108,10 +109,13 @@ cdef bint alive(queue_pair *pair) noexcept nogil:
 
 
 cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil:
-    return rfp_eventcount_prepare_wait(channel.word)
+    return rfp_eventcount_prepare_wait(
+        channel.word, RFP_EVENTCOUNT_WAITING if channel.fd < 0 else RFP_EVENTCOUNT_POLLED)
 
 
 cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    if channel.fd >= 0:
+        return rfp_eventcount_wait_polled(channel.word, channel.fd, ns, &channel.ended)
     return rfp_eventcount_wait(channel.word, armed, ns)
 
 
@@ -120,7 +124,8 @@ cdef void cancel_wait(event_channel *channel) noexcept nogil:
 
 
 cdef void notify(event_channel *channel) noexcept nogil:
-    rfp_eventcount_notify(channel.word)
+    # A thread that polls the descriptor wakes itself: the other end is the peer's.
+    rfp_eventcount_notify(channel.word, NULL)
 
 
 cdef void replenish(event_channel *channel) noexcept nogil:

@@ -206,10 +206,25 @@ cdef class ShmEventChannel(EventChannel):
         live.discard(self)
         self._forget()
 
+    cpdef poll_by(self, int fd):
+        """Sleep on this end of a socket pair from now on; the channel then owns it."""
+        if self.c.word == NULL or self.c.fd >= 0:
+            close_fd(fd)
+            raise Closed("the event channel is closed, or has a descriptor")
+        self.c.fd = fd
+
     def _forget(self):
+        cdef int fd = self.c.fd
         self.c.ops = closed_operations()
         self.c.word = NULL
+        self.c.fd = -1
+        if fd >= 0:
+            close_fd(fd)
         self.region = None
+
+    def __dealloc__(self):
+        if self.c.fd >= 0:
+            close_fd(self.c.fd)
 
 
 cdef class ShmQueuePair(QueuePair):
@@ -219,7 +234,7 @@ cdef class ShmQueuePair(QueuePair):
         self.state = <pair_state *>calloc(1, sizeof(pair_state))
         if self.state == NULL:
             raise MemoryError
-        self.state.pidfd = self.state.control = -1
+        self.state.pidfd = self.state.control = self.state.waker.fd = -1
         self.c.state = self.state
         self.c.ops = unconnected_operations()
         self.c.reads_ordered = True
@@ -297,6 +312,11 @@ cdef class ShmQueuePair(QueuePair):
         self.begin(&(<rfp_eventcount *>(region.c.base + d.engine)).in_bound)
         self.bell_region = region
 
+    cpdef wake_by(self, int fd):
+        """Wake a peer that sleeps on a descriptor by a byte in this socket."""
+        self.state.waker.fd = fd
+        self.state.waker.slow = 0
+
     cdef begin(self, uint64_t *in_bound):
         if not rfp_network_emulated(&self.network):
             self.c.ops = direct_operations()
@@ -321,7 +341,7 @@ cdef class ShmQueuePair(QueuePair):
         self.c.ops = closed_operations()
         self.end()
         self.state.eventcount = NULL
-        self.state.pidfd = self.state.control = -1
+        self.state.pidfd = self.state.control = self.state.waker.fd = -1
         self.channel = self.bell_region = self.fabric = None
 
 

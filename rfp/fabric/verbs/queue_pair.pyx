@@ -69,6 +69,7 @@ cdef class VerbsEventChannel(EventChannel):
                                errno)
         self.c.ops = verbs_operations()
         self.c.state = state
+        self.c.fd = state.events.fd
         live.add(self)
 
     def __dealloc__(self):
@@ -79,6 +80,7 @@ cdef class VerbsEventChannel(EventChannel):
         cdef uint32_t i
         self.state = NULL
         self.c.state = NULL
+        self.c.fd = -1
         self.c.ops = closed_operations()
         if state == NULL:
             return

@@ -33,6 +33,7 @@ cdef uint64_t *born
 
 cdef enum:
     SIGNAL_POLL_NS = 100000000     # between two polls for signals (Ctrl-C)
+    IDLE_NS_MAX = 50000000         # without a call; the next one first polls the server's liveness
 
 cdef class ClientBase
 cdef struct client_call
@@ -113,11 +114,16 @@ cdef class ClientBase:
     # Updates *now if that took long.
     cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now)
     cdef void release_channel(self, Channel channel) noexcept
-    cdef Channel attach(self, uint64_t deadline)
-    # A channel that belongs to no thread (the benchmark's loop), busy until it is returned.
-    cdef Channel checkout_channel(self, uint64_t deadline)
+    cdef Channel attach(self, uint64_t deadline, bint polled=*)
+    # A channel that belongs to no thread (an event loop's, the benchmark's), busy until it is
+    # returned.  polled: its events have a descriptor to sleep on (channel.events.fileno()).
+    cdef Channel checkout_channel(self, uint64_t deadline, bint polled=*)
     cdef void return_channel(self, Channel channel) noexcept
     cdef int lost(self, object connection, object because) except -1
+
+# The parts of a ping to worker c.worker.
+cdef bint submit_ping(channel *ch, client_call *c) noexcept nogil
+cdef object finish_ping(ClientBase client, client_call *c, const rfp_response_header *response)
 
 # Checks of arguments.
 cdef double seconds_of(object timeout) except -1

@@ -38,7 +38,6 @@ born = rfp_born_word()
 cdef enum:
     CALIBRATION_PINGS = 9          # that calibrate a ring
     INTERRUPT_NS_MAX = 100000000   # in which an interrupted call returns
-    IDLE_NS_MAX = 50000000         # without a call; the next one first polls the server's liveness
 
 PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.25      # between attempts to reconnect
 ATTEMPT_S_MAX = 1.0        # of one attempt: between two, a thread checks for a closed handle
@@ -394,7 +393,7 @@ cdef class ClientBase:
         finally:
             self.lock.release()
 
-    cdef Channel checkout_channel(self, uint64_t deadline):
+    cdef Channel checkout_channel(self, uint64_t deadline, bint polled=False):
         """Return a channel that belongs to no thread; it is busy until return_channel()."""
         cdef Channel channel
         with self.lock:
@@ -402,7 +401,7 @@ cdef class ClientBase:
                 raise Closed("this handle is closed")
             held = getattr(self.threads, "held", None)
             try:
-                channel = self.attach(deadline)
+                channel = self.attach(deadline, polled)
                 self.threads.held.channel = None
             finally:
                 self.threads.held = held        # this thread keeps its own channel, if it has one
@@ -413,10 +412,10 @@ cdef class ClientBase:
         self.spare.append(channel)
         self.release_channel(channel)
 
-    cdef Channel attach(self, uint64_t deadline):
+    cdef Channel attach(self, uint64_t deadline, bint polled=False):
         """Return a channel of the present connection for this thread: a spare or a new one."""
         cdef Channel channel
-        for channel in self.spare[::-1]:
+        for channel in [] if polled else self.spare[::-1]:
             # Its thread is still inside a call: only its thread state has ended.
             if channel.c.busy:
                 continue
@@ -425,7 +424,7 @@ cdef class ClientBase:
                 self.threads.held = ThreadChannel(self.spare, channel)
                 return channel
         connection = self.connection
-        channel = connection.attach(deadline)
+        channel = connection.attach(deadline, polled=polled)
         if self.is_closed:                      # by a signal handler, which has unmapped the rings
             connection.detach(channel)
             raise closed("this handle is closed")

@@ -42,6 +42,11 @@ cdef enum outcome:                 # of a request, of a one-sided transfer, or o
     NOT_ATTACHED = 8               # a chunk of the server's arena must be attached first
     UNDECIDED = 9                  # one-sided READs prove nothing: send the server a request
 
+cdef enum abandoned:
+    NOT_IN_RING = 0
+    NOT_POSTED = 1                 # it will not be executed
+    POSTED = 2
+
 cdef enum:                         # client_ring.paradigm
     AUTO = 0
     FETCH = 1
@@ -106,7 +111,9 @@ cdef struct client_ring:
     uint8_t lost                   # 0, or DISCONNECTED or PROTOCOL_ERROR: no response will come
     bint one_sided_done            # the last transfer's work requests are complete
     uint32_t landing               # READs into channel.landing that are not complete
-    bint unsettled                 # a request of a call that gave up may still be executed
+    # A request of a call that gave up may still be executed, up to this one.
+    bint unsettled
+    uint32_t unsettled_until
     client_slot slot[RFP_SLOTS_MAX]
     uint64_t liveness_checked_ns   # when a waiting call last polled whether the server runs
     # the server's heartbeat, if only that shows that its machine has failed
@@ -168,6 +175,9 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil
 # The same for an abandoned request: also releases the pin that its response may hold.
 cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
+# The same for one request.  changes: whether it may change a value.
+cdef abandoned client_ring_abandon_one(client_ring *ring, uint32_t sequence,
+                                       bint changes) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
 # Takes completions, for a caller that waits for something else than a response.
 cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil

@@ -11,7 +11,8 @@ from rfp.core.core cimport RFP_ASSERT, rfp_copy_in, rfp_load64_acquire, rfp_paus
 from rfp.core.limits cimport RFP_LINE, RFP_SIZE_CLASSES, RFP_SLOTS_MAX
 from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol.wire cimport (
-    RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
+    RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
+    RFP_REQUEST_HEADER,
     RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE, RFP_RESPONSE_NONE,
     RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence, rfp_reference, rfp_request_header,
     rfp_request_seal, rfp_response_check, rfp_response_header,
@@ -436,6 +437,8 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
                 choose_fetch(ring)
     RFP_ASSERT(ring.count > ring.unsent)
     RFP_ASSERT(slot.stage == READY)
+    if slot.sequence == ring.unsettled_until:
+        ring.unsettled = False
     ring.tail += 1
     if ring.tail == ring.slots:
         ring.tail = 0
@@ -451,9 +454,58 @@ cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
     ring.unsettled = ring.count > 0
     for i in range(ring.count):
         ring.slot[index].abandoned = True
+        ring.unsettled_until = ring.slot[index].sequence
         index += 1
         if index == ring.slots:
             index = 0
+
+
+cdef abandoned client_ring_abandon_one(client_ring *ring, uint32_t sequence,
+                                       bint changes) noexcept nogil:
+    """Give up waiting for one request; its slot is freed when the response has come.
+
+    A request that is not posted yet is replaced by a ping, because the slots of later requests
+    depend on it.  changes: the request changes a value, so direct reads are not exact before its
+    response has come.
+    """
+    cdef uint32_t index = ring.tail
+    cdef uint32_t i
+    cdef rfp_request_header *header
+    for i in range(ring.count):
+        if ring.slot[index].sequence == sequence:
+            ring.slot[index].abandoned = True
+            if i >= ring.count - ring.unsent:
+                header = <rfp_request_header *> request_buffer(ring, index)
+                client_ring_release(ring, header.release)    # a worker releases none for a ping
+                header.release = 0
+                header.opcode = RFP_OPCODE_PING
+                header.count = 0
+                header.flags = 0
+                header.length = 0
+                rfp_request_seal(<char *> header)
+                return NOT_POSTED
+            if changes:
+                ring.unsettled = True
+                ring.unsettled_until = newer(ring, ring.unsettled_until, sequence)
+            return POSTED
+        index += 1
+        if index == ring.slots:
+            index = 0
+    return NOT_IN_RING
+
+
+cdef uint32_t newer(client_ring *ring, uint32_t a, uint32_t b) noexcept nogil:
+    """Return the later of two requests; one that is not in the ring any more is the earlier."""
+    cdef uint32_t index = ring.tail
+    cdef uint32_t latest = b
+    cdef uint32_t i
+    for i in range(ring.count):
+        if ring.slot[index].sequence == a or ring.slot[index].sequence == b:
+            latest = ring.slot[index].sequence
+        index += 1
+        if index == ring.slots:
+            index = 0
+    return latest
 
 
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:

@@ -25,13 +25,21 @@ from rfp.control import (
 from rfp.control.uninterrupted import Descriptor, duplicate
 from rfp.core.limits import LINE, SLOT_BYTES_MAX, SLOTS_MAX
 from rfp.core.process import time_namespace
-from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
+from rfp.errors import (
+    Closed,
+    ConnectionFailed,
+    FabricError,
+    HandshakeFailed,
+    RfpError,
+    Unsupported,
+    not_copied,
+)
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region, RemoteRegion
 from rfp.protocol.client.channel import Channel
 from rfp.protocol.client.client_ring import ClientRing, scratch_bytes
 from rfp.protocol.client.remote_arena import RemoteArena
 from rfp.protocol.handshake_layout import KEY_HASH, REPLIES
-from rfp.protocol.wire import RESPONSE_CRC
+from rfp.protocol.wire import RESPONSE_CRC, WAKEUP
 
 BOUNCE_BYTES = 1 << 20  # of a bounce buffer
 
@@ -77,6 +85,7 @@ class Connection:
         try:
             if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
+            features |= WAKEUP
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
             with self.control.call(hello, Welcome, deadline) as welcome:
                 self._take(welcome, service, features)
@@ -261,8 +270,11 @@ class Connection:
         with self.control.call(GetMemory(number), SharedMemory, deadline) as answer:
             return self._keep(answer.region, rights, files)
 
-    def attach(self, deadline: int) -> Channel:
-        """Return a channel for one more thread."""
+    def attach(self, deadline: int, *, polled: bool = False) -> Channel:
+        """Return a channel for one more thread.
+
+        polled: whether the thread sleeps on a descriptor, that of `Channel.events`.
+        """
         opened: list[Any] = []  # closed after a failure, the last first
 
         def keep(thing: Any) -> Any:
@@ -281,7 +293,14 @@ class Connection:
                 keep(self.fabric.queue_pair(events, self.pidfd, self.control_fd))
                 for _ in range(count)
             ]
+            wakeup = polled and events.fileno() < 0
+            if wakeup and not self.features & WAKEUP:
+                raise Unsupported(
+                    f"{self.address} cannot wake a client through a descriptor",
+                    hint="use the same release of rfp-rnvm on both sides",
+                )
             question = Attach(
+                wakeup=wakeup,
                 reply=Handle(reply.descriptor(), reply.fileno()),
                 pairs=[pair.descriptor() for pair in pairs],
             )
@@ -296,6 +315,10 @@ class Connection:
                     raise HandshakeFailed(
                         f"the server answered for {len(answer.pairs)} workers, but it has {count}"
                     )
+                if wakeup:
+                    if answer.wakeup is None:
+                        raise HandshakeFailed("the server sent no descriptor, which it had granted")
+                    events.poll_by(answer.wakeup.take())
                 requests = keep(self._map(answer.request, REMOTE_WRITE))
                 responses = keep(self._map(answer.response, REMOTE_READ))
                 staging = None

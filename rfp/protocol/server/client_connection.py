@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ from typing import Any
 from rfp.control import Attach, Attached, ControlConnection, Handle
 from rfp.control.message import printable
 from rfp.core import clock
-from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
+from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError, ServerRefused
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Fabric, Region
 from rfp.protocol.handshake_layout import NOTIFY, REPLIES
 from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.shares import Cost, Peer
 from rfp.protocol.server.worker import Worker
-from rfp.protocol.wire import RESPONSE_CRC
+from rfp.protocol.wire import RESPONSE_CRC, WAKEUP
 
 PAGE_BYTES_MAX = 64 << 10  # a client may have rounded its region up by this much
 
@@ -41,17 +42,26 @@ class RingParams:
 
 
 class Channel:
-    """One client thread's rings, one to each worker, and their memory."""
+    """One client thread's rings, one to each worker, and their memory.
+
+    cost: charged to its peer's share.
+    """
 
     def __init__(
-        self, ring_params: RingParams, client: ClientConnection, number: int, question: Attach
+        self,
+        ring_params: RingParams,
+        client: ClientConnection,
+        number: int,
+        question: Attach,
+        cost: Cost,
     ) -> None:
         self.number = number
         self.ring_params = ring_params
-        self.cost = ring_params.cost
+        self.cost = cost
         self.rings: list[ServerRing] = []
         self.commands: list[int | None] | None = None  # the commands that end the rings
         self.opened: list[Any] = []  # objects to close, in this order
+        self.wakeup: socket.socket | None = None  # the client's end, until it has it
         try:
             self.answer = self._set_up(client, question)
         except BaseException:
@@ -79,6 +89,7 @@ class Channel:
             if ring_params.staging_size
             else None
         )
+        waker = self._wakeup(client) if question.wakeup else -1
         pairs = []
         for i, worker in enumerate(ring_params.workers):
             pair = client.fabric.queue_pair(worker.channel, client.pidfd, client.control_fd)
@@ -89,6 +100,8 @@ class Channel:
                 raise ConnectionFailed(
                     f"the server cannot reach this client: {Exception.__str__(error)}"
                 ) from error
+            if waker >= 0:
+                pair.wake_by(waker)
             pairs.append(pair.descriptor())
             self.rings.append(
                 ServerRing(
@@ -121,7 +134,30 @@ class Channel:
             staging_offsets=[0] * count if staging is not None else [],
             reply_offsets=[REPLIES + offset for offset in offsets],
             pairs=pairs,
+            wakeup=None if self.wakeup is None else Handle(b"", self.wakeup.fileno()),
         )
+
+    def _wakeup(self, client: ClientConnection) -> int:
+        """Make a socket pair for the client to sleep on; return the descriptor of this end."""
+        if not client.features & WAKEUP:
+            raise HandshakeFailed("attach requests a descriptor, which was not granted")
+        try:
+            ours, self.wakeup = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise ServerRefused(
+                f"the server cannot make a descriptor for this thread: {error.strerror}",
+                hint="raise the limit of open files of the server's process (`ulimit -n`)",
+            ) from error
+        self.opened.append(ours)
+        # A client that never reads keeps a few buffers, and one that writes gets an error.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        ours.shutdown(socket.SHUT_RD)
+        return ours.fileno()
+
+    def answered(self) -> None:
+        """Close the client's end of its descriptor, which it has received."""
+        if self.wakeup is not None:
+            self.wakeup.close()
 
     def _register(self, client: ClientConnection, length: int, rights: int) -> Region:
         region = client.fabric.register(length, rights)
@@ -151,6 +187,7 @@ class Channel:
             time.sleep(0.0001)
         for thing in self.opened:
             thing.close()
+        self.answered()
         passed = self.counters()
         self.rings.clear()
         self.opened.clear()

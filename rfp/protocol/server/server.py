@@ -66,7 +66,7 @@ from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, CLIENTS_BYTES_MIN, Cost, Shares
 from rfp.protocol.server.worker import Worker
-from rfp.protocol.wire import DIRECT_READS, RESPONSE_CRC
+from rfp.protocol.wire import DIRECT_READS, RESPONSE_CRC, WAKEUP
 
 REGIONS_MAX = 1024  # regions that a service gives one client process beside its rings
 MESSAGES_MAX = 16  # cheap messages of one client before the others have their turn
@@ -151,7 +151,8 @@ class Host:
         self.lease_ns = lease_ns
         self.direct_memory = direct_memory
         self.direct_refused = 0
-        self.features = features
+        # An isolated client sleeps on its own device's descriptor.
+        self.features = features | (0 if fabric.closing_revokes else WAKEUP)
         self.describe = describe
         self.memory = memory
         self.reporter = reporter
@@ -445,11 +446,14 @@ class Host:
             client.numbers += 1
             # so the next thread can use the share of a thread that has just ended
             self._end_retired()
-            self.shares.take(client.peer, self.ring_params.cost)
+            cost = self.ring_params.cost
+            if message.wakeup:
+                cost = dataclasses.replace(cost, descriptors=cost.descriptors + 1)
+            self.shares.take(client.peer, cost)
             try:
-                channel = Channel(self.ring_params, client, client.numbers, message)
+                channel = Channel(self.ring_params, client, client.numbers, message, cost)
             except BaseException as error:
-                self.shares.give_back(client.peer, self.ring_params.cost)
+                self.shares.give_back(client.peer, cost)
                 if isinstance(error, ValueError):
                     raise HandshakeFailed(str(error)) from None
                 if isinstance(error, FabricError):
@@ -461,6 +465,7 @@ class Host:
             # Before the answer: a client that has received it finds itself in the figures.
             client.channels[client.numbers] = channel
             client.control.answer(message, channel.answer, 0)
+            channel.answered()
             log.info(
                 "%s has rings for thread %d: %d workers, %d slots, %d bytes",
                 client,

@@ -454,9 +454,14 @@ cdef int spread(list values, list positions, list found) except -1:
 cdef list get_ranges(Client client, object ranges, object timeout):
     cdef list names = []
     cdef list values = []
+    client.deadline(timeout, rfp_now())
+    take_ranges(ranges, names, values)
+    return complete(client, KV_GET_RANGES, names, values, 0, timeout)
+
+
+cdef int take_ranges(object ranges, list names, list values) except -1:
     cdef kv_range part
     cdef Py_ssize_t i = 0
-    client.deadline(timeout, rfp_now())
     try:
         triples = iter(ranges)
     except TypeError:
@@ -474,7 +479,7 @@ cdef list get_ranges(Client client, object ranges, object timeout):
         part.offset = whole_number("offset", offset, 0, INT64_MAX)
         part.length = whole_number("length", length, 0, INT64_MAX)
         values.append(PyBytes_FromStringAndSize(<char *> &part, sizeof(part)))
-    return complete(client, KV_GET_RANGES, names, values, 0, timeout)
+    return 0
 
 
 cdef list exists_many(Client client, object keys, object timeout):

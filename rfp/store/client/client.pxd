@@ -74,6 +74,19 @@ cdef class Client(ClientBase):
 cdef object finish_get(ClientBase client, client_call *c, const rfp_response_header *response)
 # Remembers the place that the response to a GET (with get.place, or by reference) has named.
 cdef int learn_place(Client client, Channel owner, get_call *get) except -1
+# The parts of the calls that are one request.
+cdef bint submit_key(channel *ch, client_call *c) noexcept nogil
+cdef bint submit_number(channel *ch, client_call *c) noexcept nogil
+cdef bint submit_range(channel *ch, client_call *c) noexcept nogil
+cdef bint submit_put(channel *ch, client_call *c) noexcept nogil
+cdef bint submit_stats(channel *ch, client_call *c) noexcept nogil
+cdef object finish_range(ClientBase client, client_call *c, const rfp_response_header *response)
+cdef object finish_put(ClientBase client, client_call *c, const rfp_response_header *response)
+cdef object finish_bool(ClientBase client, client_call *c, const rfp_response_header *response)
+cdef object finish_incr(ClientBase client, client_call *c, const rfp_response_header *response)
+cdef object finish_stats(ClientBase client, client_call *c, const rfp_response_header *response)
+# The result of Client.stats().
+cdef dict sum_of_workers(Client client, Channel owner, list partitions)
 # A key as bytes, checked.
 cdef bytes as_key(object key)
 # A value that came in a slot: as bytes, or in the caller's buffer, and then its length.

@@ -349,13 +349,15 @@ cdef object attempt_put(ClientBase client, Channel owner, client_call *c):
 
 cdef object attempt_stats(ClientBase client, Channel owner, client_call *c):
     partitions = attempt_each_worker(client, owner, c)
-    if c.result != DONE:
-        return None
+    return sum_of_workers(<Client> client, owner, partitions) if c.result == DONE else None
+
+
+cdef dict sum_of_workers(Client client, Channel owner, list partitions):
     counters = owner.counters
     counters["bypass"] = bypass_counters(owner)
-    if (<Client> client).direct is not None:
-        counters["direct"] = (<Client> client).direct.counters
-    counters["calibration"] = (<Client> client).calibration
+    if client.direct is not None:
+        counters["direct"] = client.direct.counters
+    counters["calibration"] = client.calibration
     total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
     return {**total, "partitions": partitions, "client": counters}
 

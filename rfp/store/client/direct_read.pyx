@@ -380,6 +380,7 @@ cdef class DirectReads:
         cdef direct_record found
         cdef object value
         cdef char *target
+        cdef uint32_t busy
         # A request whose call timed out may change this key yet.  The server executes a request of
         # this thread after it, so its response says what became of that change.
         if ch.rings[worker].unsettled:
@@ -402,10 +403,11 @@ cdef class DirectReads:
             if found.value_length <= GIL_BYTES_MAX:
                 result[0] = direct_take(a, key, hash, &found, target)
             else:              # a busy channel keeps the arena mapped
+                busy = ch.busy
                 ch.busy = 1
                 with nogil:
                     result[0] = direct_take(a, key, hash, &found, target)
-                ch.busy = 0
+                ch.busy = busy
             if result[0] == DIRECT_FOUND:
                 self.found += 1
                 version[0] = found.version

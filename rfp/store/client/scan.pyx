@@ -35,21 +35,6 @@ from rfp.protocol.client.caller_memory import checked
 cdef enum:
     WORKER_BITS = 6
 
-cdef struct scan_call:
-    client_call c
-    uint8_t opcode
-    const char *prefix              # memory of prefix_object
-    uint32_t prefix_length
-    void *prefix_object             # bytes; the caller of run() keeps a reference
-    uint64_t limit
-    # where the next step begins
-    bint begun                      # the place belongs to `seed`
-    uint64_t seed
-    uint32_t worker
-    uint64_t position
-    uint64_t version
-
-
 cdef bint submit_scan(channel *ch, client_call *c) noexcept nogil:
     cdef scan_call *s = <scan_call *> c
     c.ring = ch.rings[c.worker]
@@ -95,20 +80,29 @@ cdef object finish_scan(ClientBase client, client_call *c, const rfp_response_he
 
 cdef object attempt_scan(ClientBase client, Channel owner, client_call *c):
     cdef scan_call *s = <scan_call *> c
-    if s.begun and (s.seed != owner.c.seed or s.worker >= owner.c.count):
+    begin_step(s, owner.c.seed, owner.c.count)
+    value = attempt_request(client, owner, c)
+    if c.result == DONE:
+        end_step(s, owner.c.seed, owner.c.count)
+    return value
+
+
+cdef int begin_step(scan_call *s, uint64_t seed, uint32_t workers) except -1:
+    if s.begun and (s.seed != seed or s.worker >= workers):
         if s.opcode == KV_CLEAR:
             raise OutcomeUnknown("the server was started again during the call",
                                  hint="check whether to clear the new one too")
         raise InvalidArgument("the cursor belongs to another server, or to one that has ended",
                               hint="begin a new scan")
-    c.worker = s.worker
-    value = attempt_request(client, owner, c)
-    if c.result == DONE:
-        s.begun = True
-        s.seed = owner.c.seed
-        if s.worker == owner.c.count:           # the last one has been visited
-            s.worker = 0
-    return value
+    s.c.worker = s.worker
+    return 0
+
+
+cdef void end_step(scan_call *s, uint64_t seed, uint32_t workers) noexcept:
+    s.begun = True
+    s.seed = seed
+    if s.worker == workers:                 # the last one has been visited
+        s.worker = 0
 
 
 cdef bytes as_prefix(prefix):

@@ -1,0 +1,335 @@
+"""Front-ends for asyncio: operations that wait for a lock, a disk or a network leave the loop free.
+
+A front-end on an event loop has one thread, which makes its calls one after the other, in the order
+in which its tasks made them.  Batches and transactions belong to the task that opened them: calls
+of other tasks wait until it has ended.
+
+>>> import asyncio, rnvm, rnvm.aio, structures
+>>> async def main(address):
+...     async with rnvm.aio.connect(address) as fe:
+...         table = await fe.open(structures.HashTable, "table")
+...         async with fe.transaction(table):
+...             await table.set(b"k", b"v")
+...         return await table.get(b"k")
+>>> with rnvm.Backend(size="16MiB") as backend:
+...     asyncio.run(main(backend.address))
+b'v'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NoReturn, TypeVar
+
+from rfp.address import Address
+from rfp.aio.base import Connecting
+from rfp.errors import CallerError, Closed, Forked, not_copied
+from rnvm import connecting
+from rnvm.frontend.frontend import FrontEnd as SynchronousFrontEnd
+
+Value = TypeVar("Value")
+
+ITERATED_AT_ONCE = 256  # that an iteration fetches in one call of the thread
+
+
+def connect(
+    address: str | os.PathLike[str] | Address, *, timeout: float = 5.0, **options: Any
+) -> Connecting[FrontEnd]:
+    """Connect to a back-end; await the result for a front-end, or use it with `async with`.
+
+    Args:
+        address: as in rnvm.connect().
+        timeout: seconds that a call may take, this one included.
+        options: those of rnvm.connect().
+    """
+    make = functools.partial(connecting.connect, address, timeout=timeout, **options)
+
+    async def made() -> FrontEnd:
+        fe = FrontEnd()
+        await fe._connect(make)
+        return fe
+
+    return Connecting(made)
+
+
+class FrontEnd:
+    """A front-end for the tasks of one event loop; `rnvm.aio.connect()` returns it."""
+
+    _sync: SynchronousFrontEnd
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._thread = ThreadPoolExecutor(1, "rnvm-aio")
+        self._turn = asyncio.Lock()  # first in, first out
+        self._owner: asyncio.Task[Any] | None = None  # the task with an open batch or transaction
+        self._scopes = 0  # open batches and transactions of the owner
+        self._closed = False
+        self._closing: Future[None] | None = None
+
+    async def _connect(self, connect: Callable[[], SynchronousFrontEnd]) -> None:
+        made = self._thread.submit(connect)
+        try:
+            self._sync = await asyncio.shield(asyncio.wrap_future(made))
+        except BaseException:
+            self._closed = True
+            self._thread.submit(_close_result, made)
+            self._thread.shutdown(wait=False)
+            raise
+
+    # Calls
+
+    async def run(self, function: Callable[..., Value], /, *args: Any, **kwargs: Any) -> Value:
+        """Call a function in the front-end's thread, as one call of the running task.
+
+        A structure among the arguments is replaced by the synchronous one.  A cancelled call is
+        left once it has returned, at its own timeout at the latest: until then other tasks wait.
+
+        Args:
+            function: with these arguments; it may make several operations.
+
+        >>> async def size(fe, table):
+        ...     return await fe.run(len, table)
+        """
+        self._check()
+        task = asyncio.current_task()
+        plain = [_synchronous(each) for each in args]
+        call = functools.partial(function, *plain, **kwargs)
+        if self._owner is not None and self._owner is task:
+            return await self._finish(call)
+        async with self._turn:
+            self._check()
+            return await self._finish(call)
+
+    async def _finish(self, call: Callable[[], Value]) -> Value:
+        """Make a call, and stay until it has returned."""
+        future = self._loop.run_in_executor(self._thread, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
+            if not future.cancelled():
+                future.exception()  # retrieved
+            raise
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise Forked("this front-end belongs to the parent process",
+                         hint="connect again in the child, or use 'spawn'")  # fmt: skip
+        if asyncio.get_running_loop() is not self._loop:
+            raise CallerError("this front-end belongs to another event loop",
+                              hint="connect in each loop that uses the back-end")  # fmt: skip
+        if self._closed:
+            raise Closed("this front-end is closed")
+
+    # Structures
+
+    async def open(self, kind: Callable[..., Any], name: str, **options: Any) -> Structure:
+        """Open a structure; its methods are coroutines.
+
+        Args:
+            kind: structures.Queue, HashTable or BPlusTree, or your own class.
+            name: of the structure.
+            options: of the class.
+        """
+        return Structure(self, await self.run(kind, self, name, **options))
+
+    async def names(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:
+        """Return the structures of the pool, as rnvm.FrontEnd.names()."""
+        return await self.run(self._sync.names, timeout=timeout)
+
+    async def drop(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a structure, as rnvm.FrontEnd.drop()."""
+        await self.run(self._sync.drop, name, timeout=timeout)
+
+    async def release(self, *, timeout: float | None = None) -> None:
+        """Give back what this front-end holds, as rnvm.FrontEnd.release()."""
+        await self.run(self._sync.release, timeout=timeout)
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """The figures of rnvm.FrontEnd.figures."""
+        return self._sync.figures
+
+    # Batches and transactions
+
+    def batch(self) -> Scope:
+        """Return a batch, as rnvm.FrontEnd.batch(), for `async with`; it belongs to the task."""
+        return Scope(self, lambda: self._sync.batch())
+
+    def transaction(self, *structures: Structure, timeout: float | None = None) -> Scope:
+        """Return a transaction, as rnvm.FrontEnd.transaction(), for `async with`.
+
+        It belongs to the task.  Calls of other tasks wait until it has ended, also those of tasks
+        that this one has started: it must not wait for them.
+        """
+        plain = [_synchronous(each) for each in structures]
+        return Scope(self, lambda: self._sync.transaction(*plain, timeout=timeout))
+
+    # The end
+
+    async def close(self) -> None:
+        """End the session, after the call in progress.  Safe to call again."""
+        if os.getpid() != self._pid:
+            self._closed = True
+            return
+        self._end()
+        assert self._closing is not None
+        await asyncio.shield(asyncio.wrap_future(self._closing))
+
+    def _end(self) -> None:
+        if self._closing is None:
+            self._closed = True
+            self._closing = self._thread.submit(self._sync.close)
+            self._thread.shutdown(wait=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the front-end was closed."""
+        return self._closed
+
+    async def __aenter__(self) -> FrontEnd:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "connect again: each loop needs a front-end of its own")
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and os.getpid() == self._pid:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._end()
+
+    def __repr__(self) -> str:
+        address = self._sync.address if hasattr(self, "_sync") else "?"
+        return f"<rnvm.aio.FrontEnd at {address}{' (closed)' if self._closed else ''}>"
+
+
+class Scope:
+    """A batch or a transaction of one task."""
+
+    def __init__(self, fe: FrontEnd, make: Callable[[], Any]) -> None:
+        self._fe = fe
+        self._make = make
+        self._scope: Any = None
+
+    async def __aenter__(self) -> FrontEnd:
+        fe, task = self._fe, asyncio.current_task()
+        fe._check()
+        nested = fe._owner is not None and fe._owner is task
+        if not nested:
+            await fe._turn.acquire()
+        fe._owner = task
+        fe._scopes += 1
+        entering = fe._loop.run_in_executor(fe._thread, self._enter)
+        try:
+            await asyncio.shield(entering)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                await self._undo(entering, error)
+            self._leave()
+            raise
+        return fe
+
+    def _enter(self) -> None:
+        scope = self._make()
+        scope.__enter__()
+        self._scope = scope
+
+    async def _undo(self, entering: asyncio.Future[None], error: BaseException) -> None:
+        """End a scope whose task was cancelled while it was opened."""
+        while not entering.done():
+            try:
+                await asyncio.wait([entering])
+            except asyncio.CancelledError:
+                continue
+        if entering.exception() is None:
+            await self._fe._finish(functools.partial(self._exit, error))
+
+    def _exit(self, error: BaseException | None) -> Any:
+        kind = None if error is None else type(error)
+        return self._scope.__exit__(kind, error, error and error.__traceback__)
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> Any:
+        if asyncio.current_task() is not self._fe._owner:
+            raise CallerError("a batch or transaction must end in the task that opened it")
+        try:
+            return await self._fe._finish(functools.partial(self._exit, error))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        fe = self._fe
+        fe._scopes -= 1
+        if fe._scopes == 0:
+            fe._owner = None
+            fe._turn.release()
+
+
+class Structure:
+    """A structure on an event loop: the methods of the synchronous one, as coroutines.
+
+    `await fe.run(len, table)` calls what is no method: len(), `in`, and your own functions that
+    make several operations in one call.
+    """
+
+    def __init__(self, fe: FrontEnd, sync: Any) -> None:
+        self._fe = fe
+        self._sync = sync
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        found = getattr(type(self._sync), name)  # AttributeError, for this name
+        if not callable(found):
+            return self._fe.run(getattr, self._sync, name)
+        return functools.partial(self._call, name)
+
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        return await self._fe.run(getattr(self._sync, name), *args, **kwargs)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over the structure, some items with each call."""
+        return self._iterate(lambda: self._sync)
+
+    def keys(self) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator over the keys of a mapping."""
+        return self._iterate(lambda: self._sync.keys())
+
+    def values(self) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator over the values of a mapping."""
+        return self._iterate(lambda: self._sync.values())
+
+    def items(self) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator over the items of a mapping."""
+        return self._iterate(lambda: self._sync.items())
+
+    async def _iterate(self, view: Callable[[], Iterable[Any]]) -> AsyncIterator[Any]:
+        iterator: Iterator[Any] = await self._fe.run(lambda: iter(view()))
+        while some := await self._fe.run(lambda: list(islice(iterator, ITERATED_AT_ONCE))):
+            for each in some:
+                yield each
+
+    def __repr__(self) -> str:
+        return f"<rnvm.aio.Structure of {self._sync!r}>"
+
+
+def _synchronous(thing: Any) -> Any:
+    return thing._sync if isinstance(thing, (Structure, FrontEnd)) else thing
+
+
+def _close_result(made: Future[SynchronousFrontEnd]) -> None:
+    if made.exception() is None:
+        made.result().close()

@@ -1,0 +1,198 @@
+"""Front-ends on an event loop: order, batches and transactions of tasks, cancellation, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+
+import pytest
+
+import rnvm
+import rnvm.aio
+import structures
+from rfp.errors import CallerError, Closed, Forked
+
+
+@pytest.fixture
+def backend():
+    with rnvm.Backend(size="16MiB") as backend:
+        yield backend
+
+
+def drop(things: list[object]) -> None:
+    things.clear()
+    gc.collect()
+
+
+async def turns(n: int = 5) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def test_the_methods_of_structures_are_coroutines(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            table = await fe.open(structures.HashTable, "table")
+            tree = await fe.open(structures.BPlusTree, "tree")
+            queue = await fe.open(structures.Queue, "queue")
+            for i in range(600):
+                await table.set(b"%03d" % i, b"v")
+                await tree.set(b"%03d" % i, b"w")
+            await queue.put(b"first")
+            assert await queue.get() == b"first"
+            assert await table.get(b"001") == b"v"
+            assert await fe.run(len, table) == 600
+            assert [key async for key in tree] == [b"%03d" % i for i in range(600)]
+            assert [item async for item in tree.items()][:1] == [(b"000", b"w")]
+            assert await fe.run(lambda sync: b"001" in sync, table)
+            assert set(await fe.names()) == {"table", "tree", "queue"}
+            assert await table.largest_value > 0
+            await table.check()
+            with pytest.raises(AttributeError):
+                table.no_such_method  # noqa: B018
+            await fe.drop("queue")
+        with pytest.raises(Closed):
+            await table.get(b"001")
+        await fe.close()
+
+    run(main())
+
+
+def test_calls_of_other_tasks_wait_for_a_transaction_in_their_order(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            table = await fe.open(structures.HashTable, "table")
+            done = []
+
+            async def other(i):
+                await table.set(b"other", b"%d" % i)
+                done.append(i)
+
+            with pytest.raises(KeyError):
+                async with fe.transaction(table):
+                    await table.set(b"mine", b"1")
+                    tasks = [asyncio.create_task(other(i)) for i in range(10)]
+                    await turns()
+                    await table.set(b"mine", b"2")
+                    assert done == []
+                    raise KeyError
+            await asyncio.gather(*tasks)
+            assert done == list(range(10))
+            # The exception took back the transaction, and no other task's operation.
+            assert await table.get(b"mine") is None
+            assert await table.get(b"other") == b"9"
+            async with fe.transaction(table):
+                await table.set(b"mine", b"3")
+            assert await table.get(b"mine") == b"3"
+
+    run(main())
+
+
+def test_a_transaction_in_a_batch_belongs_to_the_same_task(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            table = await fe.open(structures.HashTable, "table")
+            async with fe.batch():
+                await table.set(b"a", b"1")
+                async with fe.transaction(table):
+                    await table.set(b"b", b"2")
+                await table.set(b"c", b"3")
+            assert [await table.get(key) for key in (b"a", b"b", b"c")] == [b"1", b"2", b"3"]
+            with pytest.raises(CallerError):
+                async with fe.transaction(table), fe.transaction(table):
+                    pass
+            assert await table.get(b"a") == b"1"
+
+    run(main())
+
+
+def test_a_call_that_waits_leaves_the_loop_free(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            gate = threading.Event()
+            waiting = asyncio.create_task(fe.run(gate.wait, 30))
+            next_one = asyncio.create_task(fe.run(lambda: "next"))
+            await turns(50)
+            assert not waiting.done()
+            assert not next_one.done()
+            gate.set()
+            assert await waiting
+            assert await next_one == "next"
+
+    run(main())
+
+
+def test_a_cancelled_call_is_left_once_it_has_returned(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            gate = threading.Event()
+            ended = []
+            task = asyncio.create_task(fe.run(lambda: (gate.wait(30), ended.append(1))))
+            queued = asyncio.create_task(fe.run(ended.append, 2))
+            await turns()
+            queued.cancel()
+            task.cancel()
+            await turns()
+            assert queued.cancelled()
+            assert not task.done()
+            gate.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert ended == [1]
+            assert await fe.run(lambda: 5) == 5
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(0, 12, 2))
+def test_a_cancelled_transaction_is_taken_back_and_ends(run, backend, steps):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            table = await fe.open(structures.HashTable, "table")
+
+            async def change():
+                async with fe.transaction(table):
+                    await table.set(b"k", b"v")
+                    await asyncio.sleep(60)
+
+            task = asyncio.create_task(change())
+            await turns(steps)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await table.get(b"k") is None
+            async with fe.transaction(table):
+                await table.set(b"k", b"w")
+            assert await table.get(b"k") == b"w"
+
+    run(main())
+
+
+def test_the_end(run, backend):
+    async def main():
+        fe = await rnvm.aio.connect(backend.address)
+
+        async def elsewhere():
+            with pytest.raises(CallerError):
+                await fe.names()
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                fe.names().send(None)
+            except Forked:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        await asyncio.gather(fe.close(), fe.close())
+        assert fe.closed
+        dropped = [await rnvm.aio.connect(backend.address)]
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            drop(dropped)
+
+    run(main())
