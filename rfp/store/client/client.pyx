@@ -452,16 +452,16 @@ cdef class Client(ClientBase):
             except FabricError:
                 pass                            # this thread sends requests instead
 
-    def calibrate(self, Channel channel not None, uint64_t deadline):
+    def calibrate(self, Channel owner not None, uint64_t deadline):
         """Measure a round trip; and once for each connection, whether direct reads are faster."""
         cdef uint64_t started, quickest = <uint64_t> -1
         cdef int i
-        ClientBase.calibrate(self, channel, deadline)
+        ClientBase.calibrate(self, owner, deadline)
         if not self.direct_identity or self.direct_identity != self.identity or self.direct_ns:
             return
         for i in range(PROBES):
             started = rfp_now()
-            if not self.direct.probe(&channel.c):
+            if not self.direct.probe(&owner.c):
                 return
             quickest = min(quickest, rfp_now() - started)
         self.direct_ns = max(quickest, <uint64_t> 1)

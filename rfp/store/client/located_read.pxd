@@ -92,4 +92,4 @@ cdef class LocatedReads(DirectReads):
     cdef bint lives_on(self, channel *ch, const located *r, uint64_t expiry) noexcept
     cdef bint check(self, channel *ch, located *r, const char *key, uint32_t key_length,
                     located_record *found) noexcept
-    cdef void used_record(self, channel *ch, const located *r, const located_record *found) noexcept
+    cdef void note_hit(self, channel *ch, const located *r) noexcept

@@ -342,8 +342,7 @@ cdef class LocatedReads(DirectReads):
             return False
         return True
 
-    cdef void used_record(self, channel *ch, const located *r,
-                          const located_record *found) noexcept:
+    cdef void note_hit(self, channel *ch, const located *r) noexcept:
         self.found += 1
         if self.evicting[r.worker]:
             recency_note(&self.uses, ch, r.worker, r.hash, r.slot)
@@ -373,7 +372,7 @@ cdef class LocatedReads(DirectReads):
         finally:
             ch.busy = 0
         if result[0] == DIRECT_FOUND:
-            self.used_record(ch, &r, &found)
+            self.note_hit(ch, &r)
         return value
 
     cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
@@ -409,7 +408,7 @@ cdef class LocatedReads(DirectReads):
                 if landed and self.check(ch, &reads[i], text, length, &found):
                     values[reads[i].position] = PyBytes_FromStringAndSize(found.value,
                                                                           found.value_length)
-                    self.used_record(ch, &reads[i], &found)
+                    self.note_hit(ch, &reads[i])
                 else:
                     rest.append(reads[i].position)
         finally:

@@ -19,6 +19,9 @@ cdef enum:
     # Items whose cache misses are started together: as many as a core can have outstanding.
     ITEMS_AT_ONCE = 16
     PLACED_MAX = 64            # items of a request whose places are named
+    # Of a response that names places, kept free for some: else a batch that fills its response
+    # would name none, however often it is repeated.
+    PLACED_BYTES = 4 * 16
     RESPONSE_YIELD_BYTES = 64 << 10
 
 cdef enum shape:               # of the items of a request
@@ -144,6 +147,7 @@ cdef inline void get_parts(partition *p, const request *r, response *out,
                            shape kind) noexcept nogil:
     """Answers with the values, or with the ranges of them that the items name."""
     cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), i
+    cdef uint32_t capacity = out.capacity
     cdef kv_record *records[PLACED_MAX]
     cdef uint64_t hashes[PLACED_MAX]
     cdef group g
@@ -154,6 +158,7 @@ cdef inline void get_parts(partition *p, const request *r, response *out,
         return
     if r.flags & KV_NAME_PLACE:
         memset(records, 0, sizeof(records))
+        capacity = max(filled, capacity - min(capacity, <uint32_t> PLACED_BYTES))
     while next_group(p, r, kind, &g):
         for i in range(g.count):
             e = g.entries + i
@@ -169,7 +174,7 @@ cdef inline void get_parts(partition *p, const request *r, response *out,
             if kind == RANGES:
                 memcpy(&part, e.value, sizeof(kv_range))
                 clip_range(&part, record.value_length)
-            if part.length > out.capacity - filled:
+            if part.length > capacity - filled:
                 # The client will request it again, and the partition will count it then.
                 p.counters[KV_C_GETS] -= 1
                 p.counters[KV_C_HITS] -= 1

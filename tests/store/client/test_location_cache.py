@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rfp
 from rfp.errors import InvalidArgument
 from rfp.store.client.location_cache import LocationCache
 from rfp.testing.location_harness import ServerClock, drop, find, put
@@ -75,6 +76,12 @@ def test_the_cache_is_bounded_and_keeps_what_is_used(limit: int, seed: int) -> N
 def test_an_impossible_limit_is_an_error(limit: int) -> None:
     with pytest.raises(InvalidArgument, match="location_cache"):
         LocationCache(limit)
+
+
+@pytest.mark.parametrize("limit", [-1, 1 << 40, "many"])
+def test_the_option_of_connect_is_checked(limit) -> None:
+    with pytest.raises(InvalidArgument, match="location_cache"):
+        rfp.connect("shm:///nowhere", location_cache=limit)
 
 
 # The server's clock

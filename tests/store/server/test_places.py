@@ -118,6 +118,22 @@ def test_a_batch_names_the_places_of_its_values() -> None:
     assert len(rest) == 48
 
 
+def test_a_batch_that_fills_its_response_names_all_places_after_some_repetitions() -> None:
+    store = Store()
+    keys = [b"key %d" % i for i in range(16)]
+    for key in keys:
+        store.put(key, bytes(113))  # 16 of them and the items fill 2080 bytes, but for 16
+    known: set[bytes] = set()
+    for _ in range(5):
+        rest = [key for key in keys if key not in known]
+        payload = b"".join(struct.pack("<H", len(key)) + key for key in rest)
+        answer = store.request(GET_MANY, payload, count=len(rest), flags=NAME_PLACE, capacity=2080)
+        assert len(answer.payload) <= 2080
+        statuses = answer.payload[: 16 * len(rest) : 16]
+        known |= {key for key, status in zip(rest, statuses, strict=True) if status == PLACED}
+    assert known == set(keys)
+
+
 def test_named_places_are_no_refusals() -> None:
     store = Store()
     store.put(b"k", b"v")
