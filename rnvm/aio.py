@@ -4,16 +4,19 @@ A front-end on an event loop has one thread, which makes its calls one after the
 in which its tasks made them.  Batches and transactions belong to the task that opened them: calls
 of other tasks wait until it has ended.
 
->>> import asyncio, rnvm, rnvm.aio, structures
+>>> import asyncio, os, tempfile, rnvm, rnvm.aio, structures
+>>> folder = tempfile.TemporaryDirectory()
+>>> backend = rnvm.Backend(os.path.join(folder.name, "pool"), size="32MiB")
 >>> async def main(address):
 ...     async with rnvm.aio.connect(address) as fe:
 ...         table = await fe.open(structures.HashTable, "table")
 ...         async with fe.transaction(table):
 ...             await table.set(b"k", b"v")
 ...         return await table.get(b"k")
->>> with rnvm.Backend(size="16MiB") as backend:
-...     asyncio.run(main(backend.address))
+>>> asyncio.run(main(backend.address))
 b'v'
+>>> backend.close()
+>>> folder.cleanup()
 """
 
 from __future__ import annotations

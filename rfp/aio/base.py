@@ -67,7 +67,7 @@ class LoopClient:
 
     # Attributes of the subclasses.
     _sync: Any
-    _rings: Rings
+    _rings: Any
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -197,7 +197,8 @@ class LoopClient:
                 if error is not None:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, PAUSE_S_MAX)
-        return self._rings
+        rings: Rings = self._rings
+        return rings
 
     async def _open_rings(self) -> None:
         deadline = clock.now_ns() + ATTEMPT_NS

@@ -16,8 +16,8 @@ from rfp.errors import CallerError, Closed, Forked
 
 
 @pytest.fixture
-def backend():
-    with rnvm.Backend(size="16MiB") as backend:
+def backend(tmp_path):
+    with rnvm.Backend(tmp_path / "pool", size="32MiB", assume_persistent=True) as backend:
         yield backend
 
 
@@ -52,6 +52,7 @@ def test_the_methods_of_structures_are_coroutines(run, backend):
             await table.check()
             with pytest.raises(AttributeError):
                 table.no_such_method  # noqa: B018
+            del queue
             await fe.drop("queue")
         with pytest.raises(Closed):
             await table.get(b"001")
