@@ -36,17 +36,22 @@ cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexce
     return p
 
 
-cdef page *page_rewrite(instance *s, uint64_t address) noexcept nogil:
-    return page_change(s, address, RNVM_NODE, PAGE_BYTES - RNVM_NODE)
+cdef inline page *page_draft(char *memory, uint32_t level) noexcept nogil:
+    """Return a page without entries in private memory, to be filled and stored."""
+    cdef page *draft = <page *> memory
+    page_clear(draft, level)
+    return draft
 
 
-cdef page *page_renew(instance *s, uint64_t address, page *old) noexcept nogil:
-    """Return a page without entries, in the place of one that is copied to `old`."""
-    cdef page *p = page_rewrite(s, address)
-    if p != NULL:
-        memcpy(old, p, PAGE_BYTES)
-        page_clear(p, old.level)
-    return p
+cdef int page_store(instance *s, uint64_t address, const page *draft) noexcept nogil:
+    """Give a page the content of a draft.  Its gap keeps old bytes, which no log record needs."""
+    cdef uint32_t slots = PAGE_FIRST - RNVM_NODE + 2 * draft.count
+    cdef char *changed = <char *> page_change(s, address, RNVM_NODE, slots)
+    if changed == NULL or page_change(s, address, draft.heap, PAGE_BYTES - draft.heap) == NULL:
+        return s.error
+    memcpy(changed + RNVM_NODE, <const char *> draft + RNVM_NODE, slots)
+    memcpy(changed + draft.heap, <const char *> draft + draft.heap, PAGE_BYTES - draft.heap)
+    return OK
 
 
 cdef uint64_t child_of(const page_entry *e) noexcept nogil:
@@ -113,15 +118,16 @@ cdef inline int entry_add(instance *s, const page *seen, uint64_t address, uint3
 cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes,
                       const char *key, const char *payload) noexcept nogil:
     """Rewrite a page without its dead bytes, and with a new entry."""
-    cdef char[PAGE_BYTES] copy
-    cdef page *old = <page *> copy
-    cdef page *p = page_renew(s, address, old)
-    if p == NULL:
+    cdef char[PAGE_BYTES] memory
+    cdef const page *old = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    cdef page *p
+    if old == NULL:
         return s.error
+    p = page_draft(memory, old.level)
     if (not page_take(p, old, 0, index) or not page_put(p, index, sizes, key, payload)
             or not page_take(p, old, index, old.count)):
         return fault(s, address, b"an entry extends beyond its page")
-    return OK
+    return page_store(s, address, p)
 
 
 cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
@@ -150,8 +156,7 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
                     const char *payload, uint64_t *right_address, char *separator,
                     uint32_t *separator_size) noexcept nogil:
     """Split a page in two, with a new entry in one of them."""
-    cdef char[PAGE_BYTES] copy
-    cdef page *old = <page *> copy
+    cdef char[PAGE_BYTES] memory
     cdef page *left
     cdef page *right
     cdef page_entry a, b
@@ -163,33 +168,31 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
     stay = cut(s, p, index, page_entry_size(sizes))
     if stay < 0:
         return stay
-    memcpy(copy, p, PAGE_BYTES)
     right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, right_address)
     if right == NULL:
         return s.error
-    page_clear(right, old.level)
-    left = <page *> p
-    if index == old.count and <uint32_t> stay == index:      # the left page stays as it is
+    page_clear(right, p.level)
+    if index == p.count and <uint32_t> stay == index:        # the left page stays as it is
+        left = <page *> p
         whole = page_put(right, 0, sizes, key, payload)
     else:
-        left = page_rewrite(s, address)
-        if left == NULL:
-            return s.error
-        page_clear(left, old.level)
+        left = page_draft(memory, p.level)
         if index < <uint32_t> stay:
-            whole = (page_take(left, old, 0, index)
+            whole = (page_take(left, p, 0, index)
                      and page_put(left, index, sizes, key, payload)
-                     and page_take(left, old, index, stay - 1)
-                     and page_take(right, old, stay - 1, old.count))
+                     and page_take(left, p, index, stay - 1)
+                     and page_take(right, p, stay - 1, p.count))
         else:
-            whole = (page_take(left, old, 0, stay) and page_take(right, old, stay, index)
+            whole = (page_take(left, p, 0, stay) and page_take(right, p, stay, index)
                      and page_put(right, index - stay, sizes, key, payload)
-                     and page_take(right, old, index, old.count))
+                     and page_take(right, p, index, p.count))
+        if whole and page_store(s, address, left) != OK:
+            return s.error
     if (not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b)
             or b.key_length > KEY_MAX):
         return fault(s, address, b"an entry extends beyond its page")
     separator_size[0] = b.key_length
-    if not old.level:
+    if not right.level:
         separator_size[0] = separator_length(a.key, a.key_length, b.key, b.key_length)
     memcpy(separator, b.key, separator_size[0])
     return OK
@@ -252,13 +255,11 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
 
     `*gone`: the freed page, or 0.
     """
-    cdef char[PAGE_BYTES] copy
-    cdef page *old = <page *> copy
+    cdef char[PAGE_BYTES] memory
     cdef page_entry left, right, first
     cdef const page *a
     cdef const page *b
     cdef page *into
-    cdef char[PAGE_BYTES] moved
     gone[0] = 0
     if not page_entry_at(parent, index, &left) or not page_entry_at(parent, index + 1, &right):
         return fault(s, parent.node.address, b"an entry extends beyond its page")
@@ -270,20 +271,16 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
         return s.error
     if page_used(a) + page_used(b) + right.key_length > JOINED_BYTES_MAX:
         return OK
-    memcpy(copy, a, PAGE_BYTES)
-    memcpy(moved, b, PAGE_BYTES)
-    b = <const page *> moved
-    into = page_rewrite(s, child_of(&left))
-    if into == NULL:
-        return s.error
-    page_clear(into, old.level)
-    if not page_take(into, old, 0, old.count) or not page_entry_at(b, 0, &first):
+    into = page_draft(memory, a.level)
+    if not page_take(into, a, 0, a.count) or not page_entry_at(b, 0, &first):
         return fault(s, child_of(&left), b"an entry extends beyond its page")
     if b.level:  # its first key represented everything from the parent's key on
         first.sizes = SIZES(right.key_length, 8)
         first.key = right.key
     if not page_append(into, &first) or not page_take(into, b, 1, b.count):
         return fault(s, child_of(&right), b"an entry extends beyond its page")
+    if page_store(s, child_of(&left), into) != OK:
+        return s.error
     gone[0] = child_of(&right)
     return node_free(s, gone[0], PAGE_BYTES)
 
@@ -380,14 +377,15 @@ cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
 
 cdef int compact(instance *s, uint64_t address) noexcept nogil:
     """Rewrite a page without its dead bytes."""
-    cdef char[PAGE_BYTES] copy
-    cdef page *old = <page *> copy
-    cdef page *p = page_renew(s, address, old)
-    if p == NULL:
+    cdef char[PAGE_BYTES] memory
+    cdef const page *old = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    cdef page *p
+    if old == NULL:
         return s.error
+    p = page_draft(memory, old.level)
     if not page_take(p, old, 0, old.count):
         return fault(s, address, b"an entry extends beyond its page")
-    return OK
+    return page_store(s, address, p)
 
 
 cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:

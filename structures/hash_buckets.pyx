@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
+from rfp.core.core cimport rfp_prefetch
+from rfp.core.limits cimport RFP_LINE
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
@@ -23,6 +25,7 @@ cdef enum:
     ENTRY_BYTES_MAX = 272                  # bytes: sizes, key and value inside
     SPLIT_BYTES = 1500                     # bytes that a split changes in root and directory
     MERGE_BYTES = 700                      # the same of a merge
+    KEPT_NODES = 2                         # a split reuses the nodes of a chain of so many
 
 
 cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t index) noexcept nogil:
@@ -62,6 +65,14 @@ cdef int same_key(instance *s, const hash_entry *entry, const char *key,
     return memcmp(there, key, length) == 0
 
 
+cdef inline void prefetch(const hash_bucket *bucket) noexcept nogil:
+    """Start the cache misses of all entries at once: the size of one decides where the next is."""
+    cdef uint32_t at = RFP_LINE
+    while at < BUCKET_BYTES:
+        rfp_prefetch(<const char *> bucket + at)
+        at += RFP_LINE
+
+
 cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t length,
                 place *p) noexcept nogil:
     cdef chain_scan c
@@ -73,6 +84,7 @@ cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t le
     hash = hash_of(root, key, length)
     outcome = chain_begin(s, root, hash_bucket_of(hash, root.buckets), &c)
     while outcome == OK:
+        prefetch(c.bucket)
         while c.at < c.bucket.end:
             entry = entry_at(s, c.bucket, c.address, c.at)
             if entry == NULL:
@@ -342,6 +354,74 @@ cdef int chain_add(instance *s, chain *c, const hash_entry *entry) noexcept nogi
     return OK
 
 
+cdef int chain_reuse(instance *s, chain *c, uint32_t index, uint64_t first,
+                     uint64_t bytes) noexcept nogil:
+    """Begin a chain for entries of so many bytes in a node that contains others."""
+    c.index = index
+    c.first = first
+    c.last = bucket_change(s, first, RNVM_NODE,
+                           BUCKET_FIRST - RNVM_NODE + <uint32_t> min(bytes, BUCKET_ROOM))
+    if c.last == NULL:
+        return s.error
+    c.last.next = 0
+    c.last.index = index
+    c.last.end = BUCKET_FIRST
+    c.last.holes = 0
+    return OK
+
+
+cdef int distribute_short(instance *s, const hash_root *root, uint32_t index, chain *low,
+                          chain *high, uint32_t bit) noexcept nogil:
+    """As distribute(), of a bucket with one node or two: they become the first ones of the new
+    chains."""
+    cdef char[KEPT_NODES * BUCKET_BYTES] copies
+    cdef uint64_t[KEPT_NODES] addresses
+    cdef uint64_t low_bytes = 0, high_bytes = 0
+    cdef const hash_bucket *copy
+    cdef const hash_entry *entry
+    cdef chain_scan c
+    cdef uint32_t n = 0, i, at, size
+    cdef bint moving
+    cdef int outcome = chain_begin(s, root, index, &c)
+    while outcome == OK and n < KEPT_NODES:
+        memcpy(copies + n * BUCKET_BYTES, c.bucket, BUCKET_BYTES)
+        addresses[n] = c.address
+        n += 1
+        outcome = chain_next(s, &c)
+    if outcome != MISSING:
+        return s.error if outcome < OK else fault(s, c.address, b"a bucket has become longer")
+    for moving in range(2):
+        for i in range(n):
+            copy = <const hash_bucket *> (copies + i * BUCKET_BYTES)
+            at = BUCKET_FIRST
+            while at < copy.end:
+                entry = entry_at(s, copy, addresses[i], at)
+                if entry == NULL:
+                    return s.error
+                size = hash_entry_size(entry.sizes)
+                at += size
+                if not KEY_OF(entry.sizes):
+                    continue
+                if moving:
+                    if chain_add(s, high if entry.hash & bit else low, entry) != OK:
+                        return s.error
+                elif entry.hash & bit:
+                    high_bytes += size
+                else:
+                    low_bytes += size
+        if moving:
+            break
+        if chain_reuse(s, low, index, addresses[0], low_bytes) != OK:
+            return s.error
+        if n == 1:
+            outcome = chain_make(s, high, root.buckets)
+        else:
+            outcome = chain_reuse(s, high, root.buckets, addresses[1], high_bytes)
+        if outcome != OK:
+            return outcome
+    return OK
+
+
 cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *low, chain *high,
                     uint32_t bit) noexcept nogil:
     """Move the entries of a bucket into new chains, and free its own nodes.
@@ -409,12 +489,16 @@ cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done)
     if not room_for(s, beside + split_cost(s, nodes, bytes)):
         return OK
     done[0] = True
-    if chain_make(s, &low, split) != OK or chain_make(s, &high, added) != OK:
-        return s.error
-    if distribute(s, root, split, &low, &high, whole) != OK:
-        return s.error
-    if directory_set(s, &root.directory, &root.depth, split, low.first) != OK:
-        return s.error
+    if nodes <= KEPT_NODES:
+        if distribute_short(s, root, split, &low, &high, whole) != OK:
+            return s.error
+    else:
+        if chain_make(s, &low, split) != OK or chain_make(s, &high, added) != OK:
+            return s.error
+        if distribute(s, root, split, &low, &high, whole) != OK:
+            return s.error
+        if directory_set(s, &root.directory, &root.depth, split, low.first) != OK:
+            return s.error
     root.buckets += 1
     return directory_set(s, &root.directory, &root.depth, added, high.first)
 

@@ -19,6 +19,7 @@
 #ifndef STRUCTURES_PAGE_H
 #define STRUCTURES_PAGE_H
 
+#include "rfp/core/atomics.h"
 #include "structures/layout.h"
 
 #define PAGE_BYTES 4032u
@@ -107,6 +108,9 @@ static inline int page_search(const struct page *p, const char *key, uint32_t le
     while (low < high) {
         uint32_t middle = (low + high) / 2;
         int order;
+        /* The next comparison is with one of these: its cache miss begins now. */
+        rfp_prefetch((const char *)p + p->slots[(low + middle) / 2]);
+        rfp_prefetch((const char *)p + p->slots[(middle + high) / 2]);
         if (!page_entry_at(p, middle, &e)) return -1;
         order = keys_compare(e.key, e.key_length, key, length);
         if (order < 0)

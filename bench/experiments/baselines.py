@@ -90,18 +90,26 @@ def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def lmdb_get(setting: Setting, value: bytes = BASELINE_VALUE) -> Iterator[Side]:
-    """Yield LMDB in this process, one read transaction per get: {"rate", "p50"}."""
+def lmdb_get(
+    setting: Setting,
+    value: bytes = BASELINE_VALUE,
+    *,
+    records: int = 0,
+    requests: str = "zipfian",
+) -> Iterator[Side]:
+    """Yield LMDB in this process, one read transaction per get: {"rate", "p50"}.  records: 0: those
+    of the setting."""
     lmdb = package("lmdb")
+    records = records or setting.records
     keys, timed = (
-        drawn(setting.count(400_000), setting.records),
-        drawn(setting.count(100_000), setting.records),
+        drawn(setting.count(400_000), records, requests),
+        drawn(setting.count(100_000), records, requests),
     )
     path = tempfile.mkdtemp(prefix="rfp-experiment-lmdb-")
     try:
         environment = lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True)
         with environment.begin(write=True) as transaction:
-            for key in all_keys(setting.records):
+            for key in all_keys(records):
                 transaction.put(key, value)
         begin = environment.begin
 

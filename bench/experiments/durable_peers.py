@@ -20,16 +20,27 @@ FILE = 8 << 20
 
 
 @contextlib.contextmanager
-def rocksdb_put(setting: Setting) -> Iterator[Side]:
-    """Yield RocksDB in memory, 16 + 64 B, one synced put each, and a synced WriteBatch of 100:
-    {"rate", "batch"} in keys/s."""
+def rocksdb() -> Iterator[tuple[Any, Any]]:
+    """Yield an empty RocksDB in memory whose puts sync its log, and the options that do that."""
     rocksdict = package("rocksdict")
-    keys = drawn(setting.count(200_000, BATCH), setting.records)
     with folder_on(MEMORY) as folder:
         table = rocksdict.Rdict(str(folder / "rocksdb"), rocksdict.Options(raw_mode=True))
         options = rocksdict.WriteOptions()
         options.sync = True
         table.set_write_options(options)
+        try:
+            yield table, options
+        finally:
+            table.close()
+
+
+@contextlib.contextmanager
+def rocksdb_put(setting: Setting) -> Iterator[Side]:
+    """Yield RocksDB in memory, 16 + 64 B, one synced put each, and a synced WriteBatch of 100:
+    {"rate", "batch"} in keys/s."""
+    rocksdict = package("rocksdict")
+    keys = drawn(setting.count(200_000, BATCH), setting.records)
+    with rocksdb() as (table, options):
         for key in all_keys(setting.records):
             table[key] = VALUE
 
@@ -48,10 +59,7 @@ def rocksdb_put(setting: Setting) -> Iterator[Side]:
                     "batch": rate_of(write, batches, setting.seconds) * BATCH,
                 }
 
-        try:
-            yield side
-        finally:
-            table.close()
+        yield side
 
 
 @contextlib.contextmanager

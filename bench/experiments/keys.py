@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from bench._workload import Stream, Workload
 from bench.properties import Properties
 
@@ -21,9 +23,10 @@ def properties(records: int, **given: object) -> Properties:
     return Properties({name.replace("__", "."): str(value) for name, value in names.items()})
 
 
-def drawn(count: int, records: int) -> list[bytes]:
-    """Return the keys of `count` zipfian reads."""
-    stream = Stream(Workload(properties(records, readproportion=1, updateproportion=0)))
+def drawn(count: int, records: int, requests: str = "zipfian") -> list[bytes]:
+    """Return the keys of `count` reads; requests: their distribution."""
+    reads = properties(records, readproportion=1, updateproportion=0, requestdistribution=requests)
+    stream = Stream(Workload(reads))
     return [stream.draw()[1] for _ in range(count)]
 
 
@@ -31,3 +34,10 @@ def all_keys(records: int) -> list[bytes]:
     """Return the keys of all records."""
     stream = Stream(Workload(properties(records), loading=True))
     return [stream.draw()[1] for _ in range(records)]
+
+
+def in_random_order(keys: list[bytes]) -> list[bytes]:
+    """Return copies of the keys, shuffled: each next to the one before in memory, so that the loop
+    over them costs no cache misses."""
+    shuffled = random.Random(1).sample(keys, len(keys))
+    return [bytes(bytearray(key)) for key in shuffled]

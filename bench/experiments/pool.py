@@ -51,7 +51,7 @@ def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Ite
         options = {"assume_persistent": True, "force_flush": True, **options}
     with (
         folder_on(medium) as folder,
-        rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend,
+        rnvm.Backend(folder / "pool", cpus=cpus, **{"size": "512MiB", **options}) as backend,
     ):
         yield backend
 
@@ -68,6 +68,11 @@ def fill(fe: Any, mapping: Any, records: int) -> None:
 def rate_of_stores(target: Any, keys: list[bytes], seconds: float) -> float:
     """Return the rate of `target[key] = VALUE` per second, until the keys or the seconds are used
     up."""
+    return stores(target, keys, seconds)[0]
+
+
+def stores(target: Any, keys: list[bytes], seconds: float) -> tuple[float, int]:
+    """Return the same rate, and the number of keys that were stored."""
     began = now = clock()
     until = began + int(seconds * 1e9)
     done = 0
@@ -77,4 +82,5 @@ def rate_of_stores(target: Any, keys: list[bytes], seconds: float) -> float:
             target[key] = value
         done += CHUNK
         now = clock()
-    return min(done, len(keys)) * 1e9 / (now - began)
+    done = min(done, len(keys))
+    return done * 1e9 / (now - began), done

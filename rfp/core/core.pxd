@@ -46,6 +46,14 @@ cdef extern from "rfp/core/crc32c.h" nogil:
     int rfp_crc32c_kind()
     uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
 
+cdef extern from "rfp/core/crc32c_zeros.h" nogil:
+    struct rfp_crc32c_powers:
+        pass
+    bint rfp_crc32c_appends_zeros()
+    void rfp_crc32c_powers_fill(rfp_crc32c_powers *p)
+    uint32_t rfp_crc32c_raw(uint32_t crc, const void *data, size_t n)
+    uint32_t rfp_crc32c_zeros(const rfp_crc32c_powers *p, uint32_t crc, size_t n)
+
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
     uint64_t rfp_ticks()

@@ -85,10 +85,13 @@ rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
 }
 
 /* The instruction takes three cycles, but one can start in each: long input uses three streams. */
-#define RFP_CRC32C_STREAM 512
-/* x^(8 * 512 - 33) modulo the polynomial, reflected: appends 512 zero bytes to a checksum. */
-#define RFP_CRC32C_ONE 0xdd7e3b0cu
-#define RFP_CRC32C_TWO 0x170076fau /* x^(16 * 512 - 33): twice as many */
+#define RFP_CRC32C_LONG 512
+#define RFP_CRC32C_SHORT 128
+/* x^(8n - 33) modulo the polynomial, reflected: appends n zero bytes to a checksum. */
+#define RFP_CRC32C_LONG_ONE 0xdd7e3b0cu  /* n = 512 */
+#define RFP_CRC32C_LONG_TWO 0x170076fau  /* n = 1024 */
+#define RFP_CRC32C_SHORT_ONE 0x0d3b6092u /* n = 128 */
+#define RFP_CRC32C_SHORT_TWO 0xb9e02b86u /* n = 256 */
 
 __attribute__((target("sse4.2,pclmul"))) static inline uint32_t
 rfp_crc32c_shift(uint32_t crc, uint32_t power)
@@ -98,22 +101,30 @@ rfp_crc32c_shift(uint32_t crc, uint32_t power)
     return (uint32_t)__builtin_ia32_crc32di(0, (uint64_t)product[0]);
 }
 
+/* Three streams of this many bytes, one behind the other. */
+__attribute__((target("sse4.2,pclmul"), always_inline)) static inline uint32_t
+rfp_crc32c_three(uint32_t crc, const unsigned char *p, int stream, uint32_t one, uint32_t two)
+{
+    uint64_t a = crc, b = 0, c = 0, word;
+    for (int i = 0; i < stream; i += 8) {
+        memcpy(&word, p + i, 8);
+        a = __builtin_ia32_crc32di(a, word);
+        memcpy(&word, p + i + stream, 8);
+        b = __builtin_ia32_crc32di(b, word);
+        memcpy(&word, p + i + 2 * stream, 8);
+        c = __builtin_ia32_crc32di(c, word);
+    }
+    return rfp_crc32c_shift((uint32_t)a, two) ^ rfp_crc32c_shift((uint32_t)b, one) ^ (uint32_t)c;
+}
+
 __attribute__((target("sse4.2,pclmul"))) static inline uint32_t
 rfp_crc32c_streams(uint32_t crc, const unsigned char *p, size_t n)
 {
-    for (; n >= 3 * RFP_CRC32C_STREAM; n -= 3 * RFP_CRC32C_STREAM, p += 3 * RFP_CRC32C_STREAM) {
-        uint64_t a = crc, b = 0, c = 0, word;
-        for (int i = 0; i < RFP_CRC32C_STREAM; i += 8) {
-            memcpy(&word, p + i, 8);
-            a = __builtin_ia32_crc32di(a, word);
-            memcpy(&word, p + i + RFP_CRC32C_STREAM, 8);
-            b = __builtin_ia32_crc32di(b, word);
-            memcpy(&word, p + i + 2 * RFP_CRC32C_STREAM, 8);
-            c = __builtin_ia32_crc32di(c, word);
-        }
-        crc = rfp_crc32c_shift((uint32_t)a, RFP_CRC32C_TWO) ^
-              rfp_crc32c_shift((uint32_t)b, RFP_CRC32C_ONE) ^ (uint32_t)c;
-    }
+    for (; n >= 3 * RFP_CRC32C_LONG; n -= 3 * RFP_CRC32C_LONG, p += 3 * RFP_CRC32C_LONG)
+        crc = rfp_crc32c_three(crc, p, RFP_CRC32C_LONG, RFP_CRC32C_LONG_ONE, RFP_CRC32C_LONG_TWO);
+    for (; n >= 3 * RFP_CRC32C_SHORT; n -= 3 * RFP_CRC32C_SHORT, p += 3 * RFP_CRC32C_SHORT)
+        crc = rfp_crc32c_three(crc, p, RFP_CRC32C_SHORT, RFP_CRC32C_SHORT_ONE,
+                               RFP_CRC32C_SHORT_TWO);
     return rfp_crc32c_hardware(crc, p, n);
 }
 #elif defined(__aarch64__)
@@ -137,7 +148,7 @@ static inline uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
     const unsigned char *p = (const unsigned char *)data;
     crc = ~crc;
 #if defined(__x86_64__)
-    if (n >= 3 * RFP_CRC32C_STREAM && rfp_crc32c_kind() == RFP_CRC32C_STREAMS)
+    if (n >= 3 * RFP_CRC32C_SHORT && rfp_crc32c_kind() == RFP_CRC32C_STREAMS)
         return ~rfp_crc32c_streams(crc, p, n);
 #endif
 #if defined(__x86_64__) || defined(__aarch64__)

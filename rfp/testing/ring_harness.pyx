@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport (
     RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS, RFP_CRC32C_TABLE, rfp_copy_out, rfp_crc32c,
-    rfp_crc32c_kind, rfp_now, rfp_pause, rfp_random_below, rfp_random_mix,
+    rfp_crc32c_appends_zeros, rfp_crc32c_kind, rfp_crc32c_powers, rfp_crc32c_powers_fill,
+    rfp_crc32c_raw, rfp_crc32c_zeros, rfp_now, rfp_pause, rfp_random_below, rfp_random_mix,
 )
 from rfp.fabric.fabric cimport Region, RemoteRegion
 from rfp.protocol.client cimport client_ring as client
@@ -54,6 +55,19 @@ def checksum(const unsigned char[::1] data, uint32_t crc=0) -> int:
 def checksum_method() -> str:
     """Return how this build computes it: by a table, the instruction, or three streams of it."""
     return CHECKSUMS[rfp_crc32c_kind()]
+
+
+def checksum_of_difference(const unsigned char[::1] data, Py_ssize_t zeros) -> int | None:
+    """Return by how much the checksum of a block changes if these bytes are added to it (XOR) and
+    so many bytes follow.
+
+    None: this processor does not append zeros faster than it reads them.
+    """
+    cdef rfp_crc32c_powers powers
+    if not rfp_crc32c_appends_zeros():
+        return None
+    rfp_crc32c_powers_fill(&powers)
+    return rfp_crc32c_zeros(&powers, rfp_crc32c_raw(0, &data[0], data.shape[0]), zeros)
 
 
 # The client's end

@@ -8,7 +8,7 @@ those bytes.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
-from rfp.core.core cimport RFP_RANDOM_STEP, rfp_random
+from rfp.core.core cimport RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
     rnvm_transaction_of)
@@ -21,8 +21,9 @@ from rnvm.frontend.writer_lock cimport locks_poll_others
 
 cdef enum:
     SAMPLE = 8
-    TRIALS_MAX = 64            # samples without a copy to evict, before eviction gives up for now
-    SLACK_BYTES = 65536        # growth after which a batch or transaction tries again
+    TRIALS_MAX = 16            # samples without a copy to evict, before eviction gives up for now
+    SLACK_BYTES = 65536        # growth after which eviction tries again
+    SLACK_SHARE = 64           # outside a batch: at most the budget's part
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
 
@@ -50,14 +51,15 @@ cdef node *cache_find(frontend *fe, uint64_t address) noexcept nogil:
 
 
 cdef bint grow(frontend *fe) noexcept nogil:
-    """Doubles the buckets and the room for nodes."""
+    """Doubles the buckets and the room for nodes: one for two buckets, since each further node in a
+    bucket is a cache miss of a lookup."""
     cdef uint64_t count = 2 * fe.cache.bucket_count if fe.cache.bucket_count else BUCKETS_MIN
     cdef uint64_t i, bucket
     cdef node **buckets = <node **> calloc(count, sizeof(node *))
-    cdef node **nodes = <node **> realloc(fe.cache.nodes, count * sizeof(node *))
+    cdef node **nodes = <node **> realloc(fe.cache.nodes, count // 2 * sizeof(node *))
     if nodes != NULL:
         fe.cache.nodes = nodes
-        fe.cache.node_room = count if buckets != NULL else fe.cache.bucket_count
+        fe.cache.node_room = (count if buckets != NULL else fe.cache.bucket_count) // 2
     if buckets == NULL or nodes == NULL:
         free(buckets)
         return False
@@ -90,7 +92,8 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     n.pinned = 0
     n.changed = 0
     n.born = 0
-    n.listed = n.freed = False
+    n.sum = 0
+    n.listed = n.freed = n.unsummed = False
     fe.cache.clock += 1
     n.used = fe.cache.clock
     n.slot = <uint32_t> fe.cache.node_count
@@ -149,18 +152,23 @@ cdef void update_applied(instance *s) noexcept nogil:
         s.applied = max(s.applied, min(rnvm_transaction_of(sequence), s.number))
 
 
-cdef node *draw_sample(frontend *fe) noexcept nogil:
-    """The copy to evict, or NULL."""
+cdef node *draw_sample(frontend *fe, instance **polled) noexcept nogil:
+    """The copy to evict, or NULL.  *polled: whose progress was read since this eviction began."""
     cdef node *best = NULL
     cdef node *n
+    cdef node *drawn[SAMPLE]
     cdef uint32_t i
+    for i in range(SAMPLE):             # the misses of all of them at once
+        drawn[i] = fe.cache.nodes[rfp_random_below(&fe.cache.random, fe.cache.node_count)]
+        rfp_prefetch(drawn[i])
     for i in range(SAMPLE):
-        n = fe.cache.nodes[rfp_random(&fe.cache.random) % fe.cache.node_count]
+        n = drawn[i]
         if n.listed:
             continue                    # in the write set, even if its former state is applied
         if n.pinned > n.owner.applied:
-            if n.pinned > n.owner.number:
+            if n.pinned > n.owner.number or polled[0] == n.owner:
                 continue
+            polled[0] = n.owner         # a READ, of a line that the back-end writes all the time
             update_applied(n.owner)
             if n.pinned > n.owner.applied:
                 continue
@@ -171,23 +179,31 @@ cdef node *draw_sample(frontend *fe) noexcept nogil:
 
 cdef void evict(frontend *fe) noexcept nogil:
     cdef uint32_t trials = 0
+    cdef instance *polled = NULL
     cdef node *n
     while fe.cache.bytes > fe.cache.budget_bytes and fe.cache.node_count and trials < TRIALS_MAX:
-        n = draw_sample(fe)
+        n = draw_sample(fe, &polled)
         if n == NULL:
             trials += 1
         else:
             cache_remove(fe, n)
             fe.cache.evictions += 1
-    fe.cache.evict_again_bytes = fe.cache.bytes + SLACK_BYTES if trials == TRIALS_MAX else 0
+    fe.cache.evict_again_bytes = fe.cache.bytes + slack_bytes(fe) if trials == TRIALS_MAX else 0
+
+
+cdef inline uint64_t slack_bytes(const frontend *fe) noexcept nogil:
+    """By how much the cache grows before eviction, which found nearly all copies pinned, samples
+    again: not after each operation in vain."""
+    if fe.scope.batching or fe.scope.transacting:
+        return SLACK_BYTES              # all that it has changed is kept until that is written
+    return min(<uint64_t> SLACK_BYTES, fe.cache.budget_bytes // SLACK_SHARE)
 
 
 cdef void cache_trim(frontend *fe) noexcept nogil:
-    # A batch or transaction keeps all that it has changed until that is written: do not sample in
-    # vain after each of its operations.
+    # A limit further away than the slack is that of a batch, which has ended.
     if fe.cache.bytes > fe.cache.budget_bytes and (
-            fe.cache.bytes > fe.cache.evict_again_bytes
-            or not fe.scope.batching and not fe.scope.transacting):
+            fe.cache.bytes >= fe.cache.evict_again_bytes
+            or fe.cache.evict_again_bytes - fe.cache.bytes > slack_bytes(fe)):
         evict(fe)
     free_removed(fe)
 

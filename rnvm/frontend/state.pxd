@@ -47,19 +47,23 @@ cdef enum:                     # indices of frontend.log, and of in_doubt
 
 
 cdef struct node:              # a local copy; its bytes follow
+    # A lookup and an eviction need only these: they are in one cache line, or in two.
     node *next                 # in its bucket
-    node *next_changed         # in write_set.nodes
-    instance *owner
     uint64_t address
+    instance *owner
+    uint64_t used              # cache.clock at its last use
+    uint64_t pinned            # number of the transaction that wrote it: kept until that is applied
     uint32_t length
     uint32_t generation        # the copy is current as long as this is the owner's generation
-    uint64_t pinned            # number of the transaction that wrote it: kept until that is applied
-    uint64_t used              # cache.clock at its last use
-    uint64_t changed           # granules that the present transaction has changed, a bit for each
     uint32_t slot              # index in cache.nodes
-    uint64_t born              # number of the operation that allocated it here
     bint listed                # is in write_set.nodes
     bint freed                 # is freed; kept until that cannot be undone
+    # Of the present transaction.
+    bint unsummed              # its CRC is not that of its bytes: stamp() computes it from them
+    uint32_t sum               # its CRC, less what the changed granules contributed to it
+    node *next_changed         # in write_set.nodes
+    uint64_t changed           # granules that the present transaction has changed, a bit for each
+    uint64_t born              # number of the operation that allocated it here
 
 cdef struct undo:              # how to undo one step of an operation
     uint32_t kind
@@ -69,6 +73,7 @@ cdef struct undo:              # how to undo one step of an operation
     uint64_t count             # of them
     uint64_t image_at          # where in write_set.before_images the old bytes are
     uint64_t changed           # the node's granules that were changed before
+    uint32_t sum               # the node's, before
     uint64_t record_bytes      # write_set.record_bytes before
 
 cdef struct run:               # consecutive blocks
@@ -168,7 +173,7 @@ cdef struct cache:             # owner: node_cache
     node *removed              # out of the tables; freed when no pointer to them is left
     uint64_t bytes
     uint64_t budget_bytes
-    uint64_t evict_again_bytes  # in a batch or transaction: no eviction below so many bytes
+    uint64_t evict_again_bytes  # nearly all copies are pinned: no eviction below so many bytes
     uint64_t clock
     uint64_t random
     uint64_t hits

@@ -13,6 +13,13 @@ rounded up to 8 bytes): a redo record carries whole granules, and neighbours in 
     record      | write: address + 0, 32 | 32 bytes | write: address + 56, 16 | 16 bytes |
                 | return: blocks |
 
+The CRC of a changed node is not computed from all of its bytes: that would fetch a whole page for a
+few changed bytes.  It is linear, so it is enough to replace the contribution of the changed
+granules (rfp/core/crc32c_zeros.h):
+
+    the first change of a granule    sum = CRC ^ the contribution of its old bytes
+    stamp()                          CRC = sum ^ the contribution of all changed granules
+
 The undo log takes back the last operation, or all operations of a transaction:
 
     undo_log        [ADDED_STRUCTURE] [LISTED n] [CHANGED n, 8 bytes at 56] [TOOK block 7] ...
@@ -28,7 +35,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from rfp.core.core cimport RFP_ASSERT
+from rfp.core.core cimport (
+    RFP_ASSERT, rfp_crc32c_appends_zeros, rfp_crc32c_powers, rfp_crc32c_powers_fill, rfp_crc32c_raw,
+    rfp_crc32c_zeros)
 from rfp.core.system cimport __builtin_ctzll, __builtin_popcountll
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address,
@@ -56,6 +65,7 @@ cdef enum:
     GRANULES = 64
     GRANT_BLOCKS = 32          # requested at once
     UNDO_ENTRIES_MIN = 64      # of the first allocation
+    SUMMED_BYTES_MIN = 256     # a node above it has a sum
 
 
 # Granules
@@ -77,12 +87,59 @@ cdef inline uint64_t mask_of(uint32_t length, uint32_t offset, uint32_t n) noexc
     return upto & ~((<uint64_t> 1 << first) - 1)
 
 
-cdef inline uint64_t record_bytes_of(uint64_t mask, uint32_t length) noexcept nogil:
-    return <uint64_t> __builtin_popcountll(mask) * (granule_bytes(length) + sizeof(rnvm_entry))
+cdef inline uint64_t record_bytes_of(uint64_t added, uint32_t length) noexcept nogil:
+    """What these granules add to a record at most: each run of them that is new is an entry."""
+    return <uint64_t> __builtin_popcountll(added) * granule_bytes(length) \
+        + <uint64_t> __builtin_popcountll(added & ~(added << 1)) * sizeof(rnvm_entry)
 
 
 cdef uint64_t change_bytes_max(uint32_t length) noexcept nogil:
-    return record_bytes_of(mask_of(length, 0, length), length)
+    # Granule by granule, each an entry of its own.
+    return <uint64_t> __builtin_popcountll(mask_of(length, 0, length)) \
+        * (granule_bytes(length) + sizeof(rnvm_entry))
+
+
+# CRCs of changed nodes
+
+cdef rfp_crc32c_powers powers
+rfp_crc32c_powers_fill(&powers)
+
+
+cdef uint32_t contribution(node *n, uint64_t mask) noexcept nogil:
+    """What these granules contribute to the node's CRC: that of the node with zeros elsewhere."""
+    cdef const char *bytes = node_bytes(n)
+    cdef uint32_t granule = granule_bytes(n.length), sum = 0, at = 0, first = 0, begin, end, run
+    while mask:
+        run = __builtin_ctzll(mask)
+        mask >>= run
+        first += run
+        run = __builtin_ctzll(~mask) if ~mask else GRANULES
+        mask = mask >> (run - 1) >> 1
+        begin = first * granule
+        first += run
+        end = min(first * granule, n.length)
+        if begin >= end:
+            break
+        if at:
+            sum = rfp_crc32c_zeros(&powers, sum, begin - at)
+        # A CRC does not cover itself.
+        at = begin if begin else <uint32_t> sizeof((<rnvm_node *> bytes).crc)
+        sum = rfp_crc32c_raw(sum, bytes + at, end - at)
+        at = end
+    return rfp_crc32c_zeros(&powers, sum, n.length - at)
+
+
+cdef inline void sum_without(node *n, uint64_t mask) noexcept nogil:
+    """Takes what these granules contribute, before they change for the first time, out of n.sum."""
+    if n.unsummed or not mask:
+        return
+    if n.length <= SUMMED_BYTES_MIN or 2 * __builtin_popcountll(mask) > GRANULES \
+            or not rfp_crc32c_appends_zeros():
+        n.unsummed = True               # reading all bytes once costs less than some of them twice
+        return
+    if not n.changed:
+        n.sum = (<rnvm_node *> node_bytes(n)).crc
+    n.sum ^= contribution(n, mask)
 
 
 # The undo log
@@ -109,6 +166,7 @@ cdef undo *undo_push(instance *s, uint32_t kind, node *subject, uint64_t first,
     u.first = first
     u.count = count
     u.changed = 0
+    u.sum = 0
     u.image_at = fe.write_set.before_images.length
     u.record_bytes = fe.write_set.record_bytes
     fe.write_set.undo_count += 1
@@ -140,11 +198,13 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
             memcpy(node_bytes(u.subject) + u.first,
                    fe.write_set.before_images.bytes + u.image_at, u.count)
             u.subject.changed = u.changed
+            u.subject.sum = u.sum
         elif u.kind == UNDO_LISTED or u.kind == UNDO_ADDED:
             RFP_ASSERT(fe.write_set.nodes == u.subject)
             RFP_ASSERT(u.subject.listed)
             fe.write_set.nodes = u.subject.next_changed    # it was added last, so it is the first
             u.subject.listed = False
+            u.subject.unsummed = True   # a record that was not written may have stamped it
             if u.kind == UNDO_ADDED:
                 cache_remove(fe, u.subject)
         elif u.kind == UNDO_FREED:
@@ -213,10 +273,12 @@ cdef char *node_set_changed(instance *s, node *n, uint32_t offset, uint32_t leng
     if u == NULL:
         return NULL
     u.changed = n.changed
+    u.sum = n.sum
     if not save_before_image(s, node_bytes(n) + offset, length):
         fe.write_set.undo_count -= 1
         return NULL
     mask = mask_of(n.length, offset, length) | mask_of(n.length, 0, RNVM_NODE)
+    sum_without(n, mask & ~n.changed)
     fe.write_set.record_bytes += record_bytes_of(mask & ~n.changed, n.length)
     n.changed |= mask
     return node_bytes(n)
@@ -248,6 +310,7 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
         cache_remove(fe, n)
         return NULL
     n.born = fe.write_set.operation
+    n.unsummed = True
     n.changed = ~<uint64_t> 0
     list_node(fe, n)
     fe.write_set.record_bytes += length + 2 * sizeof(rnvm_entry)
@@ -437,7 +500,9 @@ cdef bint put_blocks(writer *w, instance *s, const runs *r, uint32_t kind) noexc
 cdef inline void stamp(instance *s, node *n) noexcept nogil:
     cdef rnvm_node *header = <rnvm_node *> node_bytes(n)
     header.version = s.number + 1
-    header.crc = rnvm_node_crc(s.fe.g.seed, header)
+    header.crc = rnvm_node_crc(s.fe.g.seed, header) if n.unsummed \
+        else n.sum ^ contribution(n, n.changed)
+    RFP_ASSERT(header.crc == rnvm_node_crc(s.fe.g.seed, header))
 
 
 cdef bint put_part(writer *w, instance *s) noexcept nogil:
@@ -496,6 +561,8 @@ cdef void empty(frontend *fe, bint written) noexcept nogil:
         next = n.next_changed
         n.next_changed = NULL
         n.listed = False
+        if n.changed:
+            n.unsummed = False          # it was stamped
         n.changed = 0
         n.born = 0
         if n.freed or not written:

@@ -7,7 +7,7 @@ from pathlib import Path
 import crc32c
 import pytest
 
-from rfp.testing.ring_harness import checksum, checksum_method
+from rfp.testing.ring_harness import checksum, checksum_method, checksum_of_difference
 
 
 def test_the_checksum_of_the_standards_example_is_correct():
@@ -16,7 +16,25 @@ def test_the_checksum_of_the_standards_example_is_correct():
 
 
 @pytest.mark.parametrize(
-    "length", [*range(70), 511, 512, 513, 1535, 1536, 1537, 3071, 3072, 3080, 4096, 65537]
+    "length",
+    [
+        *range(70),
+        383,
+        384,
+        385,
+        391,
+        511,
+        512,
+        513,
+        1535,
+        1536,
+        1537,
+        3071,
+        3072,
+        3080,
+        4096,
+        65537,
+    ],
 )
 def test_the_checksum_of_every_length_equals_that_of_the_crc32c_package(length, rng):
     data = rng.randbytes(length)
@@ -29,6 +47,18 @@ def test_a_checksum_continues_that_of_the_bytes_before(rng):
     for _ in range(50):
         cut = rng.randrange(len(data) + 1)
         assert checksum(data[cut:], checksum(data[:cut])) == crc32c.crc32c(data)
+
+
+@pytest.mark.parametrize("words", [0, 1, 7, 63, 64, 65, 503, 4095, 4096, 4097, 262143])
+def test_a_changed_range_changes_the_checksum_by_that_of_the_difference(words, rng):
+    before = rng.randbytes(40) + rng.randbytes(24) + bytes(8 * words)
+    difference = rng.randbytes(24)
+    after = bytearray(before)
+    after[40:64] = (b ^ d for b, d in zip(before[40:64], difference))
+    changed = checksum_of_difference(difference, 8 * words)
+    if changed is None:
+        pytest.skip("this processor does not append zeros")
+    assert checksum(after) == checksum(before) ^ changed
 
 
 def test_the_processors_instruction_is_used_if_there_is_one():
