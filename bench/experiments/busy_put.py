@@ -15,6 +15,7 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.experiments.timing import CHUNK, clock
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
+from rfp.core.choices import IDLES
 
 QUESTION = (
     "How fast is a put of 32 B while one other process spins on each CPU, with a server that "
@@ -68,7 +69,7 @@ def measure(setting: Setting) -> list[Row]:
     """Measure all sides by turns; pylibmc may be missing."""
     why = ""
     with ExitStack() as stack:
-        sides = {idle: kv_put(setting, idle) for idle in ("adaptive", "spin")}
+        sides = {idle: kv_put(setting, idle) for idle in IDLES}
         try:
             sides["pylibmc"] = stack.enter_context(pylibmc_set(setting))
         except PeerMissing as error:

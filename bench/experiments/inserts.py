@@ -20,7 +20,6 @@ QUESTION = (
     "compared with RocksDB with a synced log?"
 )
 KEYS_PER_TURN = 150_000
-POOL = "1GiB"
 
 
 def inserts(setting: Setting, target: Any, *, ascending: bool) -> Side:
@@ -46,7 +45,7 @@ def inserts(setting: Setting, target: Any, *, ascending: bool) -> Side:
 @contextlib.contextmanager
 def mapping(setting: Setting, kind: Any) -> Iterator[Any]:
     """Yield an empty mapping of this kind in a pool of its own."""
-    with pool.served(setting, size=POOL) as backend, rnvm.connect(backend.address) as fe:
+    with pool.served(setting, size="1GiB") as backend, rnvm.connect(backend.address) as fe:
         yield kind(fe, "mapping")
 
 

@@ -8,7 +8,7 @@ those bytes.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
-from rfp.core.core cimport RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
+from rfp.core.core cimport RFP_ASSERTS, RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
     rnvm_transaction_of)
@@ -23,9 +23,10 @@ cdef enum:
     SAMPLE = 8
     TRIALS_MAX = 16            # samples without a copy to evict, before eviction gives up for now
     SLACK_BYTES = 65536        # growth after which eviction tries again
-    SLACK_SHARE = 64           # outside a batch: at most the budget's part
+    TRIMS_SKIPPED = 16         # the same in operations, outside a batch
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
+    SPARE_MAX = 16             # removed copies that are kept for the next ones
 
 
 cdef void cache_init(frontend *fe, uint64_t budget_bytes, uint64_t seed) noexcept nogil:
@@ -79,7 +80,12 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     cdef uint64_t bucket
     if fe.cache.node_count == fe.cache.node_room and not grow(fe):
         return NULL
-    n = <node *> malloc(sizeof(node) + length)
+    n = fe.cache.spare
+    if n != NULL and n.length == length:
+        fe.cache.spare = n.next
+        fe.cache.spare_count -= 1
+    else:
+        n = <node *> malloc(sizeof(node) + length)
     if n == NULL:
         return NULL
     bucket = bucket_of(fe, address)
@@ -117,11 +123,29 @@ cdef void cache_remove(frontend *fe, node *n) noexcept nogil:
     fe.cache.removed = n
 
 
+cdef void free_spare(frontend *fe) noexcept nogil:
+    cdef node *n = fe.cache.spare
+    fe.cache.spare = n.next
+    fe.cache.spare_count -= 1
+    free(n)
+
+
 cdef void free_removed(frontend *fe) noexcept nogil:
+    """Frees removed copies, but for some of one length: most copies of a structure have the same,
+    and the next READ needs one.  With assertions all are freed, so that a sanitizer sees their use.
+    """
     cdef node *n
     while fe.cache.removed != NULL:
         n = fe.cache.removed
         fe.cache.removed = n.next
+        if not RFP_ASSERTS and fe.cache.spare_count < SPARE_MAX \
+                and (fe.cache.spare == NULL or fe.cache.spare.length == n.length):
+            n.next = fe.cache.spare
+            fe.cache.spare = n
+            fe.cache.spare_count += 1
+            continue
+        if fe.cache.spare != NULL and fe.cache.spare.length != n.length:
+            free_spare(fe)              # the length in demand is another one now
         free(n)
 
 
@@ -137,6 +161,8 @@ cdef void cache_clear(frontend *fe, const instance *s) noexcept nogil:
 
 cdef void cache_free(frontend *fe) noexcept nogil:
     cache_clear(fe, NULL)
+    while fe.cache.spare != NULL:
+        free_spare(fe)
     free(fe.cache.buckets)
     free(fe.cache.nodes)
 
@@ -188,23 +214,21 @@ cdef void evict(frontend *fe) noexcept nogil:
         else:
             cache_remove(fe, n)
             fe.cache.evictions += 1
-    fe.cache.evict_again_bytes = fe.cache.bytes + slack_bytes(fe) if trials == TRIALS_MAX else 0
-
-
-cdef inline uint64_t slack_bytes(const frontend *fe) noexcept nogil:
-    """By how much the cache grows before eviction, which found nearly all copies pinned, samples
-    again: not after each operation in vain."""
-    if fe.scope.batching or fe.scope.transacting:
-        return SLACK_BYTES              # all that it has changed is kept until that is written
-    return min(<uint64_t> SLACK_BYTES, fe.cache.budget_bytes // SLACK_SHARE)
+    # Nearly all copies are pinned: do not sample in vain after each operation.
+    fe.cache.evict_again_bytes = fe.cache.bytes + SLACK_BYTES if trials == TRIALS_MAX else 0
+    fe.cache.evict_again_trims = TRIMS_SKIPPED if trials == TRIALS_MAX else 0
 
 
 cdef void cache_trim(frontend *fe) noexcept nogil:
-    # A limit further away than the slack is that of a batch, which has ended.
-    if fe.cache.bytes > fe.cache.budget_bytes and (
-            fe.cache.bytes >= fe.cache.evict_again_bytes
-            or fe.cache.evict_again_bytes - fe.cache.bytes > slack_bytes(fe)):
-        evict(fe)
+    cdef bint keeps_changes = fe.scope.batching or fe.scope.transacting
+    if fe.cache.bytes > fe.cache.budget_bytes:
+        # A batch or transaction keeps all that it has changed until that is written.  Outside, the
+        # back-end's progress unpins copies.
+        if fe.cache.bytes > fe.cache.evict_again_bytes \
+                or not keeps_changes and not fe.cache.evict_again_trims:
+            evict(fe)
+        elif fe.cache.evict_again_trims:
+            fe.cache.evict_again_trims -= 1
     free_removed(fe)
 
 

@@ -171,9 +171,12 @@ cdef struct cache:             # owner: node_cache
     uint64_t node_count
     uint64_t node_room
     node *removed              # out of the tables; freed when no pointer to them is left
+    node *spare                # freed copies of one length, for the next ones
+    uint32_t spare_count
     uint64_t bytes
     uint64_t budget_bytes
     uint64_t evict_again_bytes  # nearly all copies are pinned: no eviction below so many bytes
+    uint32_t evict_again_trims  # or outside a batch, in the next so many operations
     uint64_t clock
     uint64_t random
     uint64_t hits

@@ -108,15 +108,15 @@ rfp_crc32c_powers_fill(&powers)
 cdef uint32_t contribution(node *n, uint64_t mask) noexcept nogil:
     """What these granules contribute to the node's CRC: that of the node with zeros elsewhere."""
     cdef const char *bytes = node_bytes(n)
-    cdef uint32_t granule = granule_bytes(n.length), sum = 0, at = 0, first = 0, begin, end, run
+    cdef uint32_t granule = granule_bytes(n.length), sum = 0, at = 0, first = 0, begin, end, count
     while mask:
-        run = __builtin_ctzll(mask)
-        mask >>= run
-        first += run
-        run = __builtin_ctzll(~mask) if ~mask else GRANULES
-        mask = mask >> (run - 1) >> 1
+        count = __builtin_ctzll(mask)
+        mask >>= count
+        first += count
+        count = __builtin_ctzll(~mask) if ~mask else GRANULES
+        mask = mask >> (count - 1) >> 1
         begin = first * granule
-        first += run
+        first += count
         end = min(first * granule, n.length)
         if begin >= end:
             break
@@ -131,7 +131,7 @@ cdef uint32_t contribution(node *n, uint64_t mask) noexcept nogil:
 
 cdef inline void sum_without(node *n, uint64_t mask) noexcept nogil:
     """Takes what these granules contribute, before they change for the first time, out of n.sum."""
-    if n.unsummed or not mask:
+    if n.unsummed:
         return
     if n.length <= SUMMED_BYTES_MIN or 2 * __builtin_popcountll(mask) > GRANULES \
             or not rfp_crc32c_appends_zeros():
@@ -261,7 +261,7 @@ cdef bint add_to_write_set(instance *s, node *n) noexcept nogil:
 
 cdef char *node_set_changed(instance *s, node *n, uint32_t offset, uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe
-    cdef uint64_t mask
+    cdef uint64_t mask, added
     cdef undo *u
     if not length or n.born == fe.write_set.operation:
         return node_bytes(n)            # allocated by this operation: it is undone as a whole
@@ -278,9 +278,11 @@ cdef char *node_set_changed(instance *s, node *n, uint32_t offset, uint32_t leng
         fe.write_set.undo_count -= 1
         return NULL
     mask = mask_of(n.length, offset, length) | mask_of(n.length, 0, RNVM_NODE)
-    sum_without(n, mask & ~n.changed)
-    fe.write_set.record_bytes += record_bytes_of(mask & ~n.changed, n.length)
-    n.changed |= mask
+    added = mask & ~n.changed
+    if added:
+        sum_without(n, added)
+        fe.write_set.record_bytes += record_bytes_of(added, n.length)
+        n.changed |= added
     return node_bytes(n)
 
 

@@ -221,9 +221,9 @@ def without_peers(monkeypatch):
     def missing(*arguments, **options):
         raise PeerMissing("redis-benchmark is not installed", hint="apt-get install redis-tools")
 
-    for peer in ("redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get"):
+    for peer in ("redis_benchmark", "pylibmc_client", "lmdb_get"):
         monkeypatch.setattr(baselines, peer, missing)
-    monkeypatch.setattr(durable_peers, "rocksdb_put", missing)
+    monkeypatch.setattr(durable_peers, "rocksdb", missing)
 
 
 @pytest.mark.parametrize("name", command.NAMES)
