@@ -4,6 +4,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slower import examples
 
 from bench._histogram import Histogram
 from rfp.errors import InvalidArgument
@@ -26,7 +27,7 @@ def test_percentiles_are_numpys_to_three_digits(p, scale):
     assert exact <= filled(values).percentile(p) <= exact * 1.001
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.integers(0, NS_MAX), min_size=1, max_size=50), st.integers(0, 1000))
 def test_any_values_are_kept_to_within_a_thousandth(values, tenths):
     histogram = filled(values)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slower import examples
 
 from bench._generators import key_name
 from bench._workload import KINDS, Stream, Workload
@@ -79,7 +80,7 @@ def test_a_run_inserts_after_the_records_and_reads_acknowledged_inserts():
     assert max(stream.draw()[3] for _ in range(1000)) > 50
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.permutations(list(range(12))))
 def test_acknowledgements_in_any_order_count_up_to_the_first_gap(order):
     running = workload("d", recordcount=5)
@@ -149,7 +150,7 @@ def test_replacing_a_field_keeps_the_others():
     assert before[:2] + before[3:] == after[:2] + after[3:]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=80))
 def test_bytes_that_are_no_record_are_not_changed(data):
     stream = Stream(workload(fieldcount=3, fieldlength=10))

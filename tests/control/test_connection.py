@@ -27,6 +27,7 @@ from control_tools import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from slower import examples
 
 from rfp.address import EMBEDDED, parse
 from rfp.control import (
@@ -270,7 +271,9 @@ def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(200),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=3), st.booleans())
 def test_random_bytes_at_most_end_the_connection(data, cuts, with_fd):
@@ -280,7 +283,9 @@ def test_random_bytes_at_most_end_the_connection(data, cuts, with_fd):
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
 def test_a_damaged_message_at_most_ends_the_connection(data):
@@ -291,7 +296,7 @@ def test_a_damaged_message_at_most_ends_the_connection(data):
     feed(bytes(good), data.draw(st.lists(st.integers(0, 1000), max_size=2)), [])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     st.integers(0, 255),
     st.integers(0, 4),

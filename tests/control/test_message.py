@@ -7,6 +7,7 @@ import pytest
 from control_tools import attach, attached, hello, memory, welcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slower import examples
 
 from rfp import errors
 from rfp.control import (
@@ -264,7 +265,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(sorted(Message.KINDS)), st.data())
 def test_any_json_object_is_a_message_or_raises_handshake_failed(number, data):
     kind = Message.KINDS[number]

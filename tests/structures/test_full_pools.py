@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slower import examples
 
 import rnvm
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, OutOfMemory, TooLarge
@@ -24,7 +25,7 @@ from rnvm import pools, sizes
 from rnvm.check import check
 from structures import BPlusTree, HashTable, Queue
 
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=examples(15), deadline=None)
 KIB = 1024
 LONG = 3600.0
 
