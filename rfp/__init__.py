@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rfp.rpc.server import RpcServer
     from rfp.server import Server
     from rfp.store.client.client import Client, Item
+    from rfp.store.client.views import View
 elif os.path.exists(os.path.join(__path__[0], "meson.build")):
     from rfp.core.source_tree import import_installed
 
@@ -34,11 +35,22 @@ else:
             "RpcClient": "rfp.rpc.rpc",
             "RpcServer": "rfp.rpc.server",
             "Server": "rfp.server",
+            "View": "rfp.store.client.views",
             "connect": "rfp.connecting",
         },
     )
 
-__all__ = ["Client", "Item", "RfpError", "RpcClient", "RpcServer", "Server", "connect", "errors"]
+__all__ = [
+    "Client",
+    "Item",
+    "RfpError",
+    "RpcClient",
+    "RpcServer",
+    "Server",
+    "View",
+    "connect",
+    "errors",
+]
 __version__ = "0.1.0"
 
 

@@ -11,7 +11,7 @@ from rfp.core.choices import MODES
 from rfp.core.limits import LINE, SLOT_BYTES_MAX
 from rfp.errors import bad_choice, out_of_bounds
 from rfp.protocol.client.opener import Opener
-from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES
+from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES, VIEWS
 from rfp.store.client.client import Client
 from rfp.store.client.location_cache import LOCATIONS_MAX
 from rfp.tools import tune
@@ -78,7 +78,7 @@ def connect(
         if value is not None and not (isinstance(value, int) and least <= value <= most):
             raise out_of_bounds(option, value, least, most)
     place = addresses.default() if address is None else addresses.parse(address)
-    features = DIRECT_READS if mode in ("auto", "bypass") else 0
+    features = VIEWS | (DIRECT_READS if mode in ("auto", "bypass") else 0)
     features |= NAMED_PLACES if mode == "auto" and location_cache else 0
     credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
     opener = Opener(place, "kv", features=features, credentials=credentials)

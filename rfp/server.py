@@ -18,8 +18,9 @@ from rfp.fabric.fabric import REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import DEFAULT_SLOT_BYTES, Host
 from rfp.protocol.server.server_base import ServerBase
-from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES, RESPONSE_CRC
+from rfp.protocol.wire import DIRECT_READS, NAMED_PLACES, RESPONSE_CRC, VIEWS
 from rfp.store.server.partition import Partition
+from rfp.store.server.view_tables import ViewTables
 
 WORKER_BYTES_MIN = 1 << 20  # bytes, per worker
 STAGING_BYTES = 512 << 10  # bytes for each client thread: four pieces of a large value
@@ -46,8 +47,10 @@ class Server(ServerBase):
         direct_memory: over RDMA, bytes of memory that may be registered for direct reads, the sum
             over all client processes; None for four times memory=.
         lease: seconds for which a large value stays readable for a client that requested it.
-        quota: bytes of large values that one client thread may hold at one worker, and that all
-            threads of a client may be uploading there; None for half of the worker's memory.
+        quota: bytes of large values that one client thread may hold at one worker, that all
+            threads of a client may be uploading there, and that its views may keep there (at most
+            a quarter of the worker's memory, which is the limit of all views together); None for
+            half of the worker's memory, and an eighth for views.
         rings: bytes that all clients' threads may have beside memory=, each client half of that:
             0.5 MiB a thread and 0.28 MiB for each worker; None for as much as memory=, at least
             1GiB and the need of 256 threads.
@@ -138,9 +141,11 @@ class Server(ServerBase):
                     lease_ns=int(lease * 1e9),
                     session_quota=held,
                     max_value=largest,
+                    view_quota=0 if quota is None else held,
                 )
                 for arena in arenas
             ]
+            views = None if used.closing_revokes else ViewTables(used, self._partitions)
             self._host = Host(
                 place,
                 used,
@@ -151,11 +156,14 @@ class Server(ServerBase):
                 staging_size=STAGING_BYTES,
                 lease_ns=int(lease * 1e9),
                 max_value=largest,
-                features=RESPONSE_CRC | (DIRECT_READS | NAMED_PLACES if direct_reads else 0),
+                features=RESPONSE_CRC
+                | (DIRECT_READS | NAMED_PLACES if direct_reads else 0)
+                | (VIEWS if views is not None else 0),
                 direct_memory=for_direct if direct_reads else 0,
                 idle=idle,
                 cpus=cpus,
                 describe=_description(self.memory, eviction),
+                process_memory=views,
                 rings=for_rings,
                 store=self.memory,
                 credentials=credentials,

@@ -17,7 +17,7 @@ from rfp.errors import RfpError
 
 # In the order of the table.
 NAMES = (
-    "direct_reads", "event_loop", "busy_put", "python_get", "python_get_many", "window",
+    "direct_reads", "views", "event_loop", "busy_put", "python_get", "python_get_many", "window",
     "large_values", "large_put", "idle", "capacity", "growth", "durable_writes", "inserts",
     "large_working_set", "cached_read", "disk_file", "ablation",
 )  # fmt: skip

@@ -47,6 +47,67 @@ def pack(array: NDArray[Any]) -> bytearray:
     Cost:
         One copy of the data.
     """
+    header, order = _header(array)
+    value = bytearray(len(header) + array.nbytes)
+    _fill(array, header, order, memoryview(value))
+    return value
+
+
+def packed_size(array: NDArray[Any]) -> int:
+    """Return the length of the value that contains an array, for `Client.reserve`.
+
+    Args:
+        array: as for pack().
+
+    Raises:
+        WrongType, InvalidArgument: as pack().
+
+    Cost:
+        No copy.
+    """
+    return len(_header(array)[0]) + array.nbytes
+
+
+def pack_into(array: NDArray[Any], buffer: Buffer) -> None:
+    """Write the value that contains an array into a buffer.
+
+    Args:
+        array: as for pack().
+        buffer: contiguous and writable, of packed_size(array) bytes.
+
+    Raises:
+        WrongType: as pack(), or the object is no buffer.
+        InvalidArgument: as pack(), or the buffer is not writable or has another length.
+
+    Cost:
+        One copy of the data.
+
+    >>> import numpy as np, rfp
+    >>> from rfp.codec import numpy as codec
+    >>> grid = np.eye(2)
+    >>> with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
+    ...     with kv.reserve(b"grid", codec.packed_size(grid)) as buffer:
+    ...         codec.pack_into(grid, buffer)
+    ...     codec.unpack(kv.view(b"grid"))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    header, order = _header(array)
+    try:
+        target = memoryview(buffer).cast("B")
+    except TypeError as error:
+        raise WrongType(f"pack_into needs a contiguous buffer: {error}") from None
+    size = len(header) + array.nbytes
+    if target.readonly or len(target) != size:
+        raise InvalidArgument(
+            f"the buffer must be writable and have {size} bytes, got {len(target)}",
+            hint="reserve packed_size(array) bytes",
+        )
+    _fill(array, header, order, target)
+
+
+def _header(array: NDArray[Any]) -> tuple[bytes, Literal["C", "F"]]:
+    """Return the header of the value that contains an array, and the order of the data."""
     if not isinstance(array, np.ndarray):
         raise WrongType(
             f"pack needs a numpy array, not {type(array).__name__}",
@@ -69,20 +130,22 @@ def pack(array: NDArray[Any]) -> bytearray:
             f"the description of dtype must have at most {HEADER_BYTES_MAX} bytes, got {size}",
             hint="use a type with fewer or shorter field names",
         )
-    value = bytearray(size + array.nbytes)
-    value[:size] = header.getbuffer()
-    order: Literal["C", "F"] = "F" if description["fortran_order"] else "C"
-    target = np.frombuffer(value, array.dtype, array.size, size).reshape(array.shape, order=order)
-    target[...] = array
-    return value
+    return header.getvalue(), "F" if description["fortran_order"] else "C"
+
+
+def _fill(array: NDArray[Any], header: bytes, order: Literal["C", "F"], target: memoryview) -> None:
+    size = len(header)
+    target[:size] = header
+    data = np.frombuffer(target, array.dtype, array.size, size).reshape(array.shape, order=order)
+    data[...] = array
 
 
 def unpack(value: Buffer) -> NDArray[Any]:
     """Return the array that a value contains, without a copy.
 
     Args:
-        value: bytes of `get`, or a buffer that `get_into` filled; the array uses its memory, and
-            can be written if the buffer can.
+        value: bytes of `get`, a view, or a buffer that `get_into` filled; the array uses its
+            memory, which it keeps, and can be written if the buffer can.
 
     Returns:
         An array with the stored dtype, shape and order.

@@ -52,6 +52,7 @@ _Static_assert(sizeof(void *) == 8,
 /* a client thread may sleep on a descriptor (core/eventcount.h, POLLED) */
 #define RFP_FEATURE_WAKEUP 4u
 #define RFP_FEATURE_PLACES 8u             /* responses name the places of results */
+#define RFP_FEATURE_VIEWS 16u             /* clients may use values in the server's memory */
 
 /* How the client gets the result: a field of each request, fixed for that request. */
 #define RFP_MODE_FETCH 0 /* the client READs it from the server's response slot */

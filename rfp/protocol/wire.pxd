@@ -10,6 +10,7 @@ cdef extern from "rfp/protocol/wire.h" nogil:
         RFP_FEATURE_DIRECT_READS
         RFP_FEATURE_WAKEUP
         RFP_FEATURE_PLACES
+        RFP_FEATURE_VIEWS
         RFP_MODE_FETCH
         RFP_MODE_REPLY
         RFP_KIND_INLINE

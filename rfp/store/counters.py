@@ -20,4 +20,6 @@ COUNTERS = (
     "bytes_reserved",
     "value_bytes",
     "unknown_pins",
+    "views",
+    "view_bytes",
 )

@@ -41,6 +41,9 @@ enum kv_opcode {            /* request payload                -> response payloa
     KV_SCAN = 35,           /* kv_scan, prefix                -> kv_scanned, then kv_key, key for
                                                                   each key; 0 */
     KV_CLEAR = 36,          /* kv_scan, prefix                -> kv_scanned; keys deleted */
+    KV_VIEW = 40,           /* key                            -> kv_viewed (KV_KIND_VIEW); a value
+                                                                  below KV_VIEW_MIN as KV_GET;
+                                                                  version */
 };
 
 enum kv_flag {              /* request flags */
@@ -60,7 +63,7 @@ enum kv_status {            /* response status */
     KV_NOT_A_NUMBER = 6,    /* incr of a value that is not a decimal int64 */
     KV_OVERFLOW = 7,        /* incr beyond int64 */
     KV_BAD_REQUEST = 8,     /* the payload does not fit its opcode */
-    KV_QUOTA = 9,           /* this client's pins or uploads are used up */
+    KV_QUOTA = 9,           /* this client's pins, views or uploads are used up */
     KV_DEFERRED = 10,       /* batch item: its bytes did not fit into the response; request it
                                alone.  KV_PUT_BEGIN: the server is still making room; the same
                                request, sent again, continues */
@@ -128,6 +131,19 @@ struct kv_place {
 };
 #define KV_PLACE_EXPIRES 1u /* the record has an expiry */
 #define KV_PLACE_EVICTS 2u  /* memory runs short: report uses (KV_REFER) */
+#define KV_KIND_VIEW 16     /* kind of a response that contains a kv_viewed */
+#define KV_VIEW_MIN (64u << 10) /* bytes of the shortest value that is viewed in place */
+#define KV_MEMORY_VIEWS 1   /* GetMemory: the view table of the client's process */
+
+/* The place of a value for views, and the pin that keeps it there while a view holds it
+ * (view_table.h). */
+struct kv_viewed {
+    uint64_t offset;        /* of the value in the arena region */
+    uint64_t length;
+    uint64_t record;        /* offset of its record */
+    uint32_t pin;           /* number of the pin's word in this partition's part of the table */
+    uint32_t generation;
+};
 
 /* One step over all keys of a partition (server/scan.pyx).  position and version: 0 to begin, then
  * from the last response. */
@@ -152,6 +168,7 @@ _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
 _Static_assert(sizeof(struct kv_use) == 16, "kv_use");
 _Static_assert(sizeof(struct kv_place) == 16, "kv_place");
+_Static_assert(sizeof(struct kv_viewed) == 32, "kv_viewed");
 _Static_assert(sizeof(struct kv_scan) == 24, "kv_scan");
 _Static_assert(sizeof(struct kv_scanned) == 16, "kv_scanned");
 
@@ -164,6 +181,8 @@ enum kv_counter {
     KV_C_PINS, KV_C_UPLOADS, KV_C_BYTES_RESERVED,
     KV_C_VALUE_BYTES, /* sum of the lengths of the values stored: the mean size is this / records */
     KV_C_UNKNOWN_PINS, /* releases of pins that this session does not hold (any more) */
+    KV_C_VIEWS,        /* pins of views */
+    KV_C_VIEW_BYTES,   /* memory of the records that they keep */
     KV_COUNTERS
 };
 

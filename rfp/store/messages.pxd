@@ -8,6 +8,9 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_MAX_VALUE
         KV_MAX_PIECE
         KV_USES_MAX
+        KV_KIND_VIEW
+        KV_VIEW_MIN
+        KV_MEMORY_VIEWS
         KV_GET
         KV_EXISTS
         KV_PUT
@@ -28,6 +31,7 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_GET_RANGES
         KV_SCAN
         KV_CLEAR
+        KV_VIEW
         KV_IF_ABSENT
         KV_IF_VERSION
         KV_NAME_PLACE
@@ -67,6 +71,8 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_C_BYTES_RESERVED
         KV_C_VALUE_BYTES
         KV_C_UNKNOWN_PINS
+        KV_C_VIEWS
+        KV_C_VIEW_BYTES
         KV_COUNTERS
 
     struct kv_put:
@@ -84,6 +90,13 @@ cdef extern from "rfp/store/messages.h" nogil:
     struct kv_range:
         uint64_t offset
         uint64_t length
+
+    struct kv_viewed:
+        uint64_t offset
+        uint64_t length
+        uint64_t record
+        uint32_t pin
+        uint32_t generation
 
     struct kv_scan:
         uint64_t position

@@ -26,6 +26,9 @@ from rfp.store.server.arena cimport (
 from rfp.store.server.index cimport index_chain
 from rfp.store.server.partition cimport Partition
 from rfp.store.server.records cimport record_at
+from rfp.store.view_table cimport (
+    KV_VIEW_PINS, kv_view_drop, kv_view_hold, kv_view_table_size, kv_view_words,
+)
 
 cdef enum:
     GUARD = 64                 # bytes behind the space for a response that must stay unchanged
@@ -64,6 +67,32 @@ cdef class Memory(Region):
 
     def __dealloc__(self):
         free(self.c.base)
+
+
+cdef class ViewTable(Memory):
+    """A view table for one partition, with the client's operations on its words."""
+
+    def __init__(self):
+        Memory.__init__(self, kv_view_table_size(1))
+
+    cdef uint64_t *word(self, uint32_t pin) except NULL:
+        if pin >= KV_VIEW_PINS:
+            raise ValueError("beyond the table")
+        return kv_view_words(self.c.base, 0) + pin
+
+    def hold(self, uint32_t pin, uint32_t generation):
+        """Add a view; return False if the pin has ended."""
+        return bool(kv_view_hold(self.word(pin), generation))
+
+    def drop(self, uint32_t pin):
+        """Subtract a view."""
+        kv_view_drop(self.word(pin))
+
+    def __getitem__(self, uint32_t pin):
+        return self.word(pin)[0]
+
+    def __setitem__(self, uint32_t pin, uint64_t content):
+        self.word(pin)[0] = content
 
 
 cdef class Session:

@@ -120,3 +120,30 @@ def test_a_damaged_value_raises_invalid_argument_or_is_an_array(flipped) -> None
         codec.unpack(value)
     except InvalidArgument:
         pass
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_goes_into_a_reserved_buffer_and_comes_out_of_a_view(order: str) -> None:
+    array = np.asarray(np.arange(60_000, dtype="<i4").reshape(200, 300), order=order)
+    with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
+        with kv.reserve(b"a", codec.packed_size(array)) as buffer:
+            codec.pack_into(array, buffer)
+        assert kv.get(b"a") == codec.pack(array)
+        view = kv.view(b"a")
+        back = codec.unpack(view)
+        same(back, array)
+        assert not view.copied and not back.flags.writeable
+        assert np.shares_memory(back, np.frombuffer(view, "u1"))
+        kv.put(b"a", bytes(len(view)))
+        view.release()
+        same(back, array)
+
+
+def test_pack_into_refuses_a_buffer_that_does_not_fit() -> None:
+    array = np.arange(100)
+    size = codec.packed_size(array)
+    for buffer in (bytearray(size - 1), bytearray(size + 1), bytes(size)):
+        with pytest.raises(InvalidArgument, match=f"{size} bytes"):
+            codec.pack_into(array, buffer)
+    with pytest.raises(WrongType):
+        codec.pack_into(array, [1])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
 
 from rfp.address import Address
 from rfp.control import (
@@ -23,11 +24,13 @@ from rfp.control import (
     Welcome,
 )
 from rfp.control.uninterrupted import Descriptor, duplicate
+from rfp.core import clock
 from rfp.core.limits import LINE, SLOT_BYTES_MAX, SLOTS_MAX
 from rfp.core.process import time_namespace
 from rfp.errors import (
     Closed,
     ConnectionFailed,
+    DeadlineExceeded,
     FabricError,
     HandshakeFailed,
     RfpError,
@@ -42,6 +45,15 @@ from rfp.protocol.handshake_layout import KEY_HASH, REPLIES
 from rfp.protocol.wire import RESPONSE_CRC, WAKEUP
 
 BOUNCE_BYTES = 1 << 20  # of a bounce buffer
+
+
+class LentRegions(Protocol):
+    """The owner of regions that may outlive their connection."""
+
+    regions: list[Any]
+
+    def close(self) -> None:
+        """Close the regions as soon as they are not used any more."""
 
 
 class Connection:
@@ -81,6 +93,8 @@ class Connection:
         self._mapping = threading.Lock()
         self.bounce_buffers: list[Region] = []
         self._watched: list[Descriptor] = []
+        # Regions of this connection that another object uses and closes, perhaps later.
+        self.lent: LentRegions | None = None
         self.control = control
         try:
             if not fabric.reads_ordered:
@@ -270,6 +284,29 @@ class Connection:
         with self.control.call(GetMemory(number), SharedMemory, deadline) as answer:
             return self._keep(answer.region, rights, files)
 
+    def lend(
+        self, number: int, borrow: Callable[[Connection, RemoteRegion], LentRegions], deadline: int
+    ) -> LentRegions:
+        """Return the owner of regions that may outlive the connection; the same at each call.
+
+        Args:
+            number: of the memory that the service shares for them.
+            borrow: called once with this connection and that memory, which peers may write.
+            deadline: ns of the monotonic clock.
+        """
+        if self.lent is None:
+            if not self._mapping.acquire(timeout=max(0, (deadline - clock.now_ns()) / 1e9)):
+                raise DeadlineExceeded("timed out waiting for another thread that maps memory")
+            try:
+                if self.lent is None:
+                    region = self.memory(number, REMOTE_WRITE, deadline)
+                    if self._closed:  # by a signal handler
+                        raise Closed("the connection is closed")
+                    self.lent = borrow(self, region)
+            finally:
+                self._mapping.release()
+        return self.lent
+
     def attach(self, deadline: int, *, polled: bool = False) -> Channel:
         """Return a channel for one more thread.
 
@@ -399,8 +436,12 @@ class Connection:
             channel.close()
             self._detach(channel.number)
         self.control.close()
+        lent = [] if self.lent is None else self.lent.regions
         for region in self.regions:
-            region.close()
+            if not any(region is each for each in lent):
+                region.close()
+        if self.lent is not None:
+            self.lent.close()
         self._close_copies()
 
     def _close_copies(self) -> None:

@@ -62,6 +62,7 @@ from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, KEY_HASH
 from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
 from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.protocol.server.incarnation import Incarnation, kernel_marks_dead_owners
+from rfp.protocol.server.process_memory import MEMORY_NUMBER, KeptMemory, ProcessMemory
 from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, CLIENTS_BYTES_MIN, Cost, Shares
@@ -107,6 +108,7 @@ class Host:
         features: features that the server grants.
         idle, cpus: see Worker.
         describe: called for the service's part of the figures.
+        process_memory: gives each client process memory of its own, if the service has such.
         memory: returns the region that a client requests by number, made with that client's fabric,
             or refuses.
         direct_memory: bytes of arenas that may be registered for direct reads of all clients.
@@ -141,6 +143,7 @@ class Host:
         describe: Callable[[], dict[str, Any]] = dict,
         memory: Callable[[int, Fabric], Region] | None = None,
         direct_memory: int = 0,
+        process_memory: ProcessMemory | None = None,
         rings: int | None = None,
         store: int = 0,
         credentials: Credentials | None = None,
@@ -190,6 +193,7 @@ class Host:
             rings or max(CLIENTS_BYTES_MIN, CHANNELS_MIN * cost.memory, store),
             STRANGERS_MAX if isolated else 0,
         )
+        self.kept = KeptMemory(process_memory, self.shares)
         self.turned_away = 0
         self.eventcounts: Region | None = None  # the workers' eventcounts
         self.heartbeat_region: Region | None = None  # contains the heartbeat word
@@ -301,11 +305,13 @@ class Host:
             until = [self.departing[0][0]] if self.departing else []
             until += [self.listener.expires] if self.listener.expires is not None else []
             pauses = [max(0, (min(until) - clock.now_ns()) // 1_000_000 + 1)] if until else []
-            pauses += [RETIRE_POLL_MS] if self.ending else []
+            pauses += [RETIRE_POLL_MS] if self.ending or self.kept.ending else []
+            self.kept.watch(poll)
             # poll() does not report data that TLS has already read from a socket.
             heard = [client.control_fd for client in self.clients if client.control.pending]
             ready = [fd for fd, _ in poll.poll(0 if heard else min(pauses, default=None))]
             for fd in dict.fromkeys([*ready, *heard]):
+                self.kept.end(fd)
                 client = owners.get(fd)
                 if client is not None and not self._hear(client, fd):
                     self._part(client, poll, owners)
@@ -320,6 +326,7 @@ class Host:
                 del owners[client.pidfd]
                 self._free(client)
             self._end_retired()
+            self.kept.reap()
 
     def _report(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -481,6 +488,13 @@ class Host:
             client.control.answer(message, Mapped(handle(self._chunk(client, message))), 0)
         elif isinstance(message, GetStats):
             client.control.answer(message, Stats(self.figures()), 0)
+        elif (
+            isinstance(message, GetMemory)
+            and self.kept.source is not None
+            and message.which & MEMORY_NUMBER == self.kept.source.number
+        ):
+            region = self.kept.give(client, message.which & ~MEMORY_NUMBER)
+            client.control.answer(message, SharedMemory(handle(region)), 0)
         elif isinstance(message, GetMemory):
             if self.memory is None or len(client.regions) >= REGIONS_MAX:
                 raise QuotaExceeded("this server has no more memory to share")
@@ -710,6 +724,7 @@ class Host:
         for client in [*self.clients, *(client for _, client in self.departing)]:
             self._free(client)
         self._end_retired()
+        self.kept.close()
         self.clients.clear()
         self.departing.clear()
         for worker in self.workers:
@@ -730,6 +745,7 @@ class Host:
         wake, self._wake = self._wake, -1
         if wake >= 0:
             os.close(wake)
+        self.kept.forked()
         for client in [*self.clients, *(client for _, client in self.departing), *self.ending]:
             client.close()
 

@@ -89,6 +89,11 @@ class Shares:
         self._add(peer, cost, -1)
         self._forget(peer)
 
+    def retire(self, peer: Peer) -> None:
+        """Forget a process that has ended: the next one with its PID is another peer."""
+        if self.peers.get(peer.key) is peer:
+            del self.peers[peer.key]
+
     def _check(self, peer: Peer, cost: Cost) -> None:
         if peer.channels + cost.channels > CHANNELS_MAX:
             raise QuotaExceeded(

@@ -56,6 +56,9 @@ cdef class Client(ClientBase):
     cdef uint64_t chosen_identity   # of the connection for which the choice was made
     cdef uint64_t direct_ns         # the quickest direct read at that time; 0: not measured
     cdef object location_cache      # places to remember; 0: none
+    cdef bint views_in_place        # the server's memory is mapped, and it offers views
+    cdef object view_memory         # ViewMemory of the connection `view_identity`
+    cdef uint64_t view_identity     # 0: none yet
 
     # Sends the uses of records by direct reads, if a request is about to be sent anyway.
     cdef void report_uses(self) noexcept

@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 from rfp.protocol.client.caller_memory import Registration as Registration
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.client_base import ClientBase, _Opener
+from rfp.store.client.reservation import Reservation as Reservation
+from rfp.store.client.views import View
 
 COUNTERS: tuple[str, ...]
 
@@ -50,6 +52,20 @@ class Client(ClientBase):
         if_version: int | None = None,
         timeout: float | None = None,
     ) -> int: ...
+    def view(self, key: Buffer, *, timeout: float | None = None) -> View | None: ...
+    def view_many(
+        self, keys: Iterable[Buffer], *, timeout: float | None = None
+    ) -> list[View | None]: ...
+    def reserve(
+        self,
+        key: Buffer,
+        nbytes: int,
+        *,
+        ttl: float | None = None,
+        if_absent: bool = False,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Reservation: ...
     def delete(self, key: Buffer, *, timeout: float | None = None) -> bool: ...
     def exists(self, key: Buffer, *, timeout: float | None = None) -> bool: ...
     def __contains__(self, key: Buffer, /) -> bool: ...

@@ -25,8 +25,9 @@ from rfp.protocol.client.client_ring cimport (
     client_ring,
 )
 from rfp.protocol.wire cimport (
-    RFP_FEATURE_DIRECT_READS, RFP_FEATURE_PLACES, RFP_KIND_INLINE, RFP_KIND_REFERENCE,
-    RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_response_header,
+    RFP_FEATURE_DIRECT_READS, RFP_FEATURE_PLACES, RFP_FEATURE_VIEWS, RFP_KIND_INLINE,
+    RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_RESPONSE_HEADER,
+    rfp_response_header,
 )
 from rfp.store.client.batch cimport delete_many, exists_many, get_many, get_ranges, put_many
 from rfp.store.client.bypass cimport bypass, bypass_get
@@ -42,6 +43,7 @@ from rfp.store.client.requests cimport (
 )
 from rfp.store.client.scan cimport clear, scan, scan_iter
 from rfp.store.client.transfers cimport get_into_many
+from rfp.store.client.views cimport view, view_many
 from rfp.store.messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
     KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
@@ -56,6 +58,7 @@ from rfp.errors import (
 )
 from rfp.protocol.client.caller_memory import Registration, checked
 from rfp.protocol.client.client_base import TIME_S_MAX
+from rfp.store.client.reservation import Reservation
 from rfp.store.counters import COUNTERS
 
 cdef enum:
@@ -434,6 +437,8 @@ cdef class Client(ClientBase):
             if self.fetch is not None:
                 ring.fetch = min(<uint32_t> self.fetch, ring.slot_size)
                 ring.fixed_fetch = True
+        self.views_in_place = not emulated and not self.connection.needs_registration and \
+            self.connection.features & RFP_FEATURE_VIEWS
         if self.mode != "auto":
             return
         if self.chosen_identity != self.identity:
@@ -690,6 +695,97 @@ cdef class Client(ClientBase):
             return self.run(&put.k.c)
         finally:
             PyBuffer_Release(&view)
+
+    def view(self, key, *, timeout=None):
+        """Return a View of the value of a key, or None if it has none: a read-only buffer.
+
+        On the server's host the view is the value itself, in the server's memory: nothing is
+        copied, and it stays as it is when the key is overwritten or deleted.  Values below 64 KiB,
+        and all values over a network, are copied (`View.copied`).
+
+        Args:
+            key: 1 to 1024 bytes.
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            QuotaExceeded: the views of this process keep `quota=` bytes of the worker's memory, or
+                those of all processes a quarter of it.
+
+        Cost:
+            2 network round trips.  None for a value that this process views or has viewed a moment
+            ago, with mode="auto".  Over a network as get().
+
+        >>> version = kv.put(b"k", bytes(1 << 20))
+        >>> with kv.view(b"k") as view:
+        ...     view.nbytes, view.version == version, memoryview(view).readonly
+        (1048576, True, True)
+        """
+        return view(self, key, timeout)
+
+    def view_many(self, keys, *, timeout=None):
+        """Return views of the values of many keys, as a list; None for a key without one.
+
+        The call is not atomic.  After an exception it keeps no view.
+
+        Args:
+            keys: an iterable of keys.
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            QuotaExceeded: as view().
+
+        Cost:
+            That of view() for each key; the requests overlap.
+
+        >>> version = kv.put(b"k", bytes(100_000))
+        >>> [view and view.nbytes for view in kv.view_many([b"k", b"nobody"])]
+        [100000, None]
+        """
+        return view_many(self, keys, timeout)
+
+    def reserve(self, key, nbytes, *, ttl=None, bint if_absent=False, if_version=None,
+                timeout=None):
+        """Return a Reservation: a writable buffer that becomes the value at the end of a `with`.
+
+        The buffer is in this process's memory and contains zeros.  Nothing exists at the server
+        before the block ends; then the value is put, and visible as a whole.  An exception in the
+        block gives it up.  Writes into the buffer after the block do not reach the value.
+
+        Args:
+            key: 1 to 1024 bytes.
+            nbytes: length of the value.
+            ttl, if_absent, if_version, timeout: as for put(), which the end of the block makes.
+
+        Raises:
+            InvalidArgument, WrongType: as put().
+            TooLarge: the value is longer than 256 MiB or the server's limit.
+
+        Cost:
+            None; the end of the block costs what put() costs, and raises what it raises.
+
+        >>> with kv.reserve(b"k", 5) as buffer:
+        ...     buffer[:] = b"value"
+        >>> kv.get(b"k")
+        b'value'
+        """
+        key = as_key(key)
+        nbytes = whole_number("nbytes", nbytes, 0, INT64_MAX)
+        if nbytes > KV_MAX_VALUE:
+            raise TooLarge(f"a value of {nbytes} bytes exceeds the limit of 256 MiB",
+                           hint="split it into several values")
+        if if_absent and if_version is not None:
+            raise InvalidArgument("cannot use both if_absent and if_version")
+        if nbytes > self.connection.max_value:
+            raise TooLarge(f"a value of {nbytes} bytes exceeds the server's limit of "
+                           f"{self.connection.max_value}",
+                           hint="split it into several values, or start the server with more memory=")
+        milliseconds(ttl)
+        if if_version is not None:
+            whole_number("if_version", if_version, 0, 0xFFFFFFFFFFFFFFFF)
+        if timeout is not None:
+            seconds_of(timeout)
+        return Reservation(self, key, nbytes, ttl=ttl, if_absent=if_absent, if_version=if_version,
+                           timeout=timeout)
 
     def delete(self, key, *, timeout=None):
         """Delete a key; return whether it had a value.

@@ -95,6 +95,13 @@ cdef class DirectReads:
                              list values, list rest) except -1
     # Reads without a value to take, as a measure of what a read costs; False: it failed.
     cdef bint probe(self, channel *ch) noexcept
+    # Finds the record of a key, and who has it: the hash and the worker; counts a proven miss.
+    # DIRECT_FOUND: the record is only described.
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+                              direct_record *record) noexcept
+    # Counts a use of a record that locate() has found, and that was proven since.
+    cdef void used_record(self, channel *ch, uint32_t worker, uint64_t hash,
+                          const direct_record *record) noexcept
     cdef uint32_t worker_of(self, uint64_t hash) noexcept
     cdef bint server_runs(self, channel *ch) noexcept
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,

@@ -328,6 +328,30 @@ cdef class DirectReads:
         self.until_liveness_check = READS_PER_LIVENESS_CHECK
         return pair.ops.alive(pair)
 
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+                              direct_record *record) noexcept:
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
+        cdef direct_result result
+        hash[0] = rfp_hash(text, length, self.seed)
+        worker[0] = self.worker_of(hash[0])
+        self.until_liveness_check -= 1
+        if not self.until_liveness_check and not self.server_runs(ch):
+            return DIRECT_UNSURE
+        if ch.rings[worker[0]].unsettled:
+            return DIRECT_UNSURE
+        result = direct_find(&self.arenas[worker[0]], text, length, hash[0], record)
+        if result == DIRECT_ABSENT:
+            self.absent += 1
+        elif result == DIRECT_UNSURE:
+            self.unsure += 1
+        return result
+
+    cdef void used_record(self, channel *ch, uint32_t worker, uint64_t hash,
+                          const direct_record *record) noexcept:
+        self.found += 1
+        direct_use(&self.arenas[worker], &self.uses, ch, worker, hash, record)
+
     cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
                     direct_result *result):
         cdef const char *text = PyBytes_AS_STRING(key)

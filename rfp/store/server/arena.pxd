@@ -29,6 +29,10 @@ cdef struct arena:
 cdef void arena_open(arena *a, char *base, uint64_t start, uint64_t end) noexcept nogil
 # Returns a block of at least `size` bytes, or 0.
 cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept nogil
+# Returns one of the lowest such blocks among a bounded number of candidates, if it ends below
+# `limit`; else 0.
+cdef uint64_t arena_allocate_low(arena *a, uint64_t size, uint32_t kind,
+                                 uint64_t limit) noexcept nogil
 cdef void arena_free(arena *a, uint64_t block) noexcept nogil
 # Turns a free block into a reserved one of at most `most` bytes.
 cdef void arena_take(arena *a, uint64_t block, uint64_t most) noexcept nogil

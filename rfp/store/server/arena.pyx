@@ -58,6 +58,7 @@ cdef enum:
     # Blocks tried in the list whose blocks may fit, if the lists whose blocks certainly fit are
     # empty.
     TRIES = 16
+    LOW_TRIES = 64             # blocks that arena_allocate_low() examines
 
 
 cdef inline uint64_t load(arena *a, uint64_t offset) noexcept nogil:
@@ -200,6 +201,36 @@ cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept no
         RFP_ASSERT(kind != KV_BLOCK_FREE)
         RFP_ASSERT(arena_size(a, block) >= size)
     return block
+
+
+cdef uint64_t arena_allocate_low(arena *a, uint64_t size, uint32_t kind,
+                                 uint64_t limit) noexcept nogil:
+    cdef uint32_t level, number, tries = LOW_TRIES
+    cdef uint64_t block, lowest = 0, word
+    cdef int _
+    size = ARENA_LEAST if size < ARENA_LEAST else (size + KV_UNIT - 1) & ~<uint64_t> (KV_UNIT - 1)
+    if size > KV_MAX_BLOCK - ARENA_LEAST:
+        return 0
+    place(size, &level, &number)
+    while level < ARENA_LEVELS and tries:
+        while number < ARENA_LISTS and tries:
+            block = a.heads[level][number] if a.lists[level] >> number & 1 else 0
+            for _ in range(TRIES):
+                if not block or not tries:
+                    break
+                tries -= 1
+                if arena_size(a, block) >= size and block + size <= limit \
+                        and (not lowest or block < lowest):
+                    lowest = block
+                block = load(a, block + 8)
+            number += 1
+        level += 1
+        number = 0
+    if lowest:
+        word = arena_word(a, lowest)
+        unlink_free(a, lowest, kv_block_size(word))
+        occupy(a, lowest, kv_block_size(word), size, kv_block_before(word), kind)
+    return lowest
 
 
 cdef void arena_free(arena *a, uint64_t block) noexcept nogil:

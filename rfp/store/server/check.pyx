@@ -10,7 +10,7 @@ from rfp.store.layout cimport (
     kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
 )
 from rfp.store.messages cimport (
-    KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY,
+    KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_C_VIEWS, KV_MAX_KEY,
 )
 from rfp.store.server.arena cimport arena, arena_check, arena_kind, arena_size
 from rfp.store.server.index cimport (
@@ -20,6 +20,7 @@ from rfp.store.server.records cimport (
     EVICT_BUCKET, MAX_PINS, MAX_UPLOADS, account, partition, pin, record_at, session_resources,
     upload,
 )
+from rfp.store.server.views cimport views_check
 
 
 cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
@@ -91,7 +92,7 @@ cdef const char *check_blocks(partition *p) noexcept nogil:
         return "value byte count does not match the records found"
     if expiring != p.expiring:
         return "count of expiring records does not match the records found"
-    if pins != p.counters[KV_C_PINS]:
+    if pins != p.counters[KV_C_PINS] + p.counters[KV_C_VIEWS]:
         return "the records' pin counts do not match the pins granted"
     u = <upload *> p.uploads.first
     while u != NULL:
@@ -219,4 +220,6 @@ cdef const char *partition_check(partition *p) noexcept nogil:
         problem = check_blocks(p)
     if problem == NULL:
         problem = check_sessions(p)
+    if problem == NULL:
+        problem = views_check(p)
     return problem

@@ -17,5 +17,8 @@ cdef void eviction_abandon(partition *p, eviction *r) noexcept nogil
 # in its place.
 cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size,
                                  uint64_t exempt) noexcept nogil
+# Returns a reserved block that ends below `limit`, or 0; the record `exempt` stays in its place.
+cdef uint64_t eviction_make_low_room(partition *p, uint64_t size, uint64_t limit,
+                                     uint64_t exempt) noexcept nogil
 # Replaces a record in the chain of this hash by another slot, if the chain cannot grow.
 cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil

@@ -19,6 +19,7 @@ from rfp.store.server.records cimport (
     EVICT_BUCKET, EVICT_NOTHING, eviction, need_uses, partition, record_at, record_evict,
     record_expired, record_left,
 )
+from rfp.store.server.views cimport views_reap
 
 cdef enum:
     # Second chances in one call: if all records are in use, the sweep evicts one of them soon all
@@ -29,6 +30,9 @@ cdef enum:
     # Buckets from which one call evicts their oldest record before it stops hoping for a hole that
     # is large enough.
     NEIGHBOUR_BUCKETS_MAX = 64
+    # Of eviction_make_low_room(): blocks visited at a time, and how often.
+    LOW_STEP_BLOCKS = 512
+    LOW_STEPS_MAX = 32
 
 
 cdef void eviction_abandon(partition *p, eviction *r) noexcept nogil:
@@ -128,7 +132,13 @@ cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size,
                                  uint64_t exempt) noexcept nogil:
     cdef eviction r
     cdef uint64_t block
-    if p.policy == EVICT_NOTHING or size > p.memory.end - p.memory.start:
+    if size > p.memory.end - p.memory.start:
+        return 0
+    if views_reap(p, p.policy == EVICT_NOTHING):
+        block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
+        if block:
+            return block
+    if p.policy == EVICT_NOTHING:
         return 0
     if p.policy == EVICT_BUCKET:
         block = evict_neighbours(p, hash, size, exempt)
@@ -138,7 +148,34 @@ cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size,
     r.size = size
     r.exempt = exempt
     r.scanned = 0
-    return r.block if eviction_sweep(p, &r, <uint64_t> -1) == EVICTION_DONE else 0
+    if eviction_sweep(p, &r, <uint64_t> -1) == EVICTION_DONE:
+        return r.block
+    return arena_allocate(&p.memory, size, KV_BLOCK_RESERVED) if views_reap(p, True) else 0
+
+
+cdef uint64_t eviction_make_low_room(partition *p, uint64_t size, uint64_t limit,
+                                     uint64_t exempt) noexcept nogil:
+    cdef eviction r
+    cdef uint64_t at
+    cdef int made, _
+    r.block = 0
+    r.size = size
+    r.exempt = exempt
+    r.scanned = 0
+    p.memory.cursors[0] = p.memory.start
+    for _ in range(LOW_STEPS_MAX):
+        made = eviction_sweep(p, &r, LOW_STEP_BLOCKS)
+        if made == EVICTION_IMPOSSIBLE:
+            return 0
+        at = r.block if r.block else p.memory.cursors[0]
+        if made == EVICTION_DONE and at + size <= limit:
+            return at
+        if at + size > limit:
+            # The first round has taken the marks of the records in use.
+            eviction_abandon(p, &r)
+            p.memory.cursors[0] = p.memory.start
+    eviction_abandon(p, &r)
+    return 0
 
 
 cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:

@@ -65,6 +65,8 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
     index_open(&p.index, &p.memory, base, length, seed, buckets,
                KV_EVICTS if policy == EVICT_BUCKET else KV_COUNTS_REARRANGEMENTS)
     p.evicts_from = (p.memory.end - p.memory.start) // 4 * 3
+    p.view_quota = (p.memory.end - p.memory.start) // 4
+    p.process_view_quota = p.view_quota // 2
 
 
 cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key,

@@ -8,3 +8,4 @@ from rfp.store.server.records cimport partition
 cdef class Partition(Service):
     cdef partition *p
     cdef readonly Region region
+    cdef dict holders          # of views, by client process

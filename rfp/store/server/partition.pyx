@@ -13,10 +13,11 @@ from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_CLEAR, KV_COUNTERS, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES,
     KV_C_RECORDS, KV_C_REFUSED, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_EXISTS_MANY,
     KV_GET, KV_GET_MANY, KV_GET_RANGE, KV_GET_RANGES, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR,
-    KV_MAX_KEY, KV_MAX_VALUE, KV_NAME_PLACE, KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PLACED, KV_PUT,
-    KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA, KV_REFER, KV_RELEASE, KV_SCAN,
-    KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX, KV_VERSION_MISMATCH, kv_number,
-    kv_piece, kv_put, kv_range, kv_use,
+    KV_KIND_VIEW, KV_MAX_KEY, KV_MAX_VALUE, KV_MEMORY_VIEWS, KV_NAME_PLACE, KV_NOT_FOUND, KV_OK,
+    KV_PIECE_CRC, KV_PLACED, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE,
+    KV_QUOTA, KV_REFER, KV_RELEASE, KV_SCAN, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED,
+    KV_USES_MAX, KV_VERSION_MISMATCH, KV_VIEW, KV_VIEW_MIN, kv_number, kv_piece, kv_put, kv_range,
+    kv_use, kv_viewed,
 )
 from rfp.store.server.batch_ops cimport (
     batch_delete, batch_exists, batch_get, batch_get_ranges, batch_put,
@@ -33,12 +34,16 @@ from rfp.store.server.pins cimport (
 )
 from rfp.store.server.records cimport (
     EVICT_BUCKET, EVICT_CLOCK, EVICT_NOTHING, account, list_unlink, partition, pin,
-    session_resources,
+    session_resources, view_holder,
 )
 from rfp.store.server.scan cimport scan_delete, scan_keys
 from rfp.store.server.uploads cimport (
     upload_abort, upload_begin, upload_piece, uploads_close, uploads_tick,
 )
+from rfp.store.server.views cimport (
+    holders_end, holders_ended, holders_open, view_grant, views_tick,
+)
+from rfp.store.view_table cimport kv_view_table_size, kv_view_words
 
 from rfp.core.choices import EVICTIONS
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
@@ -51,6 +56,15 @@ cdef enum:
     # A response that copies as many bytes lets the worker serve the other clients next.
     YIELD_BYTES = 64 << 10
     HASHED = 1                 # value of scratch[1] if scratch[0] is the key's hash
+
+VIEW_TABLE_NUMBER = KV_MEMORY_VIEWS
+VIEW_HOLDER_BYTES = sizeof(view_holder)
+
+
+def view_table_bytes(uint32_t partitions):
+    """Return the length of a view table."""
+    return kv_view_table_size(partitions)
+
 
 POLICIES = dict(zip(EVICTIONS, (EVICT_CLOCK, EVICT_BUCKET, EVICT_NOTHING)))
 
@@ -69,7 +83,8 @@ cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length
         fixed = sizeof(kv_put)
     elif r.opcode == KV_GET_RANGE:
         fixed = sizeof(kv_range)
-    elif r.opcode != KV_GET and r.opcode != KV_EXISTS and r.opcode != KV_DELETE:
+    elif r.opcode != KV_GET and r.opcode != KV_EXISTS and r.opcode != KV_DELETE \
+            and r.opcode != KV_VIEW:
         return KV_UNSUPPORTED
     if length <= fixed:
         return KV_BAD_REQUEST
@@ -108,14 +123,36 @@ cdef uint8_t check_flags(const request *r) noexcept nogil:
 cdef void get(partition *p, const request *r, response *out, uint64_t hash, const char *key,
               uint32_t key_length) noexcept nogil:
     cdef kv_record *record = partition_get(p, hash, key, key_length)
+    if record == NULL:
+        out.status = KV_NOT_FOUND
+    elif r.opcode == KV_VIEW and record.value_length >= KV_VIEW_MIN:
+        view(p, r, out, record)
+    else:
+        deliver(p, r, out, hash, record, key_length)
+
+
+cdef void view(partition *p, const request *r, response *out, kv_record *record) noexcept nogil:
+    cdef uint64_t version = record.version
+    cdef kv_viewed granted
+    if out.capacity < sizeof(kv_viewed):
+        out.status = KV_TOO_LARGE
+        return
+    out.status = view_grant(p, r.session.peer, record, &granted)
+    if out.status == KV_OK:
+        rfp_copy_out(out.payload, &granted, sizeof(kv_viewed))
+        out.length = sizeof(kv_viewed)
+        out.kind = KV_KIND_VIEW
+        out.result = version
+        out.yield_after = True     # it may have been moved
+
+
+cdef void deliver(partition *p, const request *r, response *out, uint64_t hash, kv_record *record,
+                  uint32_t key_length) noexcept nogil:
     cdef rfp_reference reference
     cdef kv_range part
     cdef uint64_t value
     cdef uint32_t added
     cdef pin *held
-    if record == NULL:
-        out.status = KV_NOT_FOUND
-        return
     part.offset = 0
     part.length = record.value_length
     if r.opcode == KV_GET_RANGE:
@@ -171,7 +208,7 @@ cdef void dispatch_single_key(partition *p, request *r, response *out, const cha
     cdef kv_number number
     cdef kv_record *record
     cdef kv_put put
-    if r.opcode == KV_GET or r.opcode == KV_GET_RANGE:
+    if r.opcode == KV_GET or r.opcode == KV_GET_RANGE or r.opcode == KV_VIEW:
         get(p, r, out, hash, key, key_length)
     elif r.opcode == KV_PUT:
         memcpy(&put, r.payload, sizeof(kv_put))
@@ -316,12 +353,23 @@ cdef void execute(void *context, request *r, response *out) noexcept nogil:
 
 cdef bint tick(void *context, uint64_t now) noexcept nogil:
     cdef partition *p = <partition *> context
+    cdef bint more
     if now > p.now:
         p.now = now
         p.now_ms = now // 1000000
     pins_tick(p)
     uploads_tick(p)
-    return expiry_tick(p)
+    more = views_tick(p)
+    return expiry_tick(p) or more
+
+
+cdef class Holder:
+    """Owns a view_holder; it exists at least until the worker does not use that any more."""
+    cdef view_holder *h
+    cdef Region table
+
+    def __dealloc__(self):
+        free(self.h)
 
 
 cdef class Partition(Service):
@@ -339,6 +387,8 @@ cdef class Partition(Service):
         session_quota: bytes that one session may have pinned and uploading, and that all sessions
             of one client may be uploading.
         max_value: bytes of the longest value.
+        view_quota: bytes that the views of one process may keep, at most a quarter of the arena;
+            0: an eighth.
 
     Raises:
         InvalidArgument: an argument is outside its range.
@@ -347,7 +397,7 @@ cdef class Partition(Service):
 
     def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock",
                   uint64_t first_version, uint64_t lease_ns, uint64_t session_quota,
-                  uint64_t max_value):
+                  uint64_t max_value, uint64_t view_quota=0):
         cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
         if eviction not in EVICTIONS:
             raise bad_choice("eviction", eviction, EVICTIONS)
@@ -364,8 +414,11 @@ cdef class Partition(Service):
         if self.p == NULL:
             raise MemoryError
         self.region = region
+        self.holders = {}
         partition_open(self.p, region.c.base, length, seed, POLICIES[eviction], first_version,
                        lease_ns, session_quota, max_value)
+        if view_quota:
+            self.p.process_view_quota = min(view_quota, self.p.view_quota)
         self.c.context = self.p
         self.c.opened = opened
         self.c.closed = closed
@@ -386,6 +439,41 @@ cdef class Partition(Service):
                 self.p.accounts = a.next
                 free(a)
             free(self.p)
+
+    def open_views(self, uint64_t peer, Region table not None, uint32_t index):
+        """Let a client process hold views.
+
+        Args:
+            peer: number of the process, as in its sessions.
+            table: its view table, which it may write at any time.
+            index: of this partition in the table.
+
+        Raises:
+            InvalidArgument: the table is too short, or the process has one already.
+            MemoryError: out of memory.
+        """
+        cdef Holder holder
+        if not peer or peer in self.holders or table.c.base == NULL \
+                or table.c.length < kv_view_table_size(index + 1):
+            raise InvalidArgument(f"cannot hold views of client {peer} in a table of "
+                                  f"{table.c.length} bytes")
+        holder = Holder.__new__(Holder)
+        holder.table = table
+        holder.h = holders_open(self.p, peer, kv_view_words(table.c.base, index))
+        if holder.h == NULL:
+            raise MemoryError
+        self.holders[peer] = holder
+
+    def end_views(self, uint64_t peer):
+        """Begin to end the views of a client process; views_ended() returns True at the end."""
+        holders_end(self.p, (<Holder> self.holders[peer]).h)
+
+    def views_ended(self, uint64_t peer):
+        """Return whether no view of an ended process keeps memory any more; forget it then."""
+        if peer in self.holders and not holders_ended((<Holder> self.holders[peer]).h):
+            return False
+        self.holders.pop(peer, None)
+        return True
 
     def stats(self):
         """Return the partition's counters by name: the same as the response to KV_STATS."""

@@ -10,6 +10,7 @@ from rfp.store.layout cimport (
 from rfp.store.messages cimport KV_COUNTERS, KV_MAX_KEY, kv_put
 from rfp.store.server.arena cimport arena
 from rfp.store.server.index cimport index
+from rfp.store.view_table cimport KV_VIEW_PINS
 
 cdef enum:                     # the record to evict when memory is used up
     # one not used since the clock hand passed it last, over the whole arena
@@ -20,6 +21,7 @@ cdef enum:                     # the record to evict when memory is used up
 cdef enum:
     MAX_PINS = 256             # of one session
     MAX_UPLOADS = 8
+    VIEWED_BUCKETS = 1024      # a power of two
 
 cdef struct link:              # the first field of an item of a doubly linked list
     link *next
@@ -63,6 +65,27 @@ cdef struct account:           # the sum over all sessions of one client
     uint64_t uploading         # bytes
     account *next
 
+cdef struct view_pin:          # one for each record and client process (views.pxd)
+    view_pin *next             # in the chain of the record; of the owner's unused pins
+    uint64_t record            # its offset; 0: not in use
+    uint64_t bytes
+    uint64_t granted           # time of the last grant
+    uint32_t generation
+    bint high                  # the record is above the lowest quarter of the arena
+    view_holder *owner
+
+cdef struct view_holder:       # the pins of one client process
+    view_holder *next
+    uint64_t peer              # session.peer
+    uint64_t *words            # its part of the process's view table, which the process may write
+    uint64_t bytes
+    uint64_t count
+    uint32_t fresh             # pins from here on were never used
+    uint32_t ending            # set by the control thread: the process has ended
+    uint32_t ended             # set by the worker: it uses this no more
+    view_pin *unused
+    view_pin[KV_VIEW_PINS] pins
+
 cdef struct session_resources:  # the resources of one session; session.state
     link links
     uint64_t bytes             # pinned and uploading
@@ -92,6 +115,18 @@ cdef struct partition:
     linked_list pins           # in the order of the grants, which is that of their deadlines
     pin *new_pin               # the first without a deadline
     linked_list uploads        # in the order of the last piece
+    uint64_t handed            # view_holder *: those that the worker has not seen; atomic
+    uint64_t endings           # holders that have been ended, and are in use still; atomic
+    view_holder *holders
+    view_holder *scanning      # where the pass over the pins of views is; NULL: none in progress
+    uint32_t scanned           # its pins before this one were examined
+    uint64_t next_pass         # ns
+    uint64_t next_reap         # ns: earliest pass for a request
+    uint64_t high_views        # records that have views and are `high`
+    # bytes that all views together, and those of one process, may keep
+    uint64_t view_quota
+    uint64_t process_view_quota
+    view_pin *viewed[VIEWED_BUCKETS]    # by record
     uint64_t serial            # last serial number of pins and uploads
     uint64_t expiring          # records with an expiry
     uint64_t soonest           # ms: nothing expires before

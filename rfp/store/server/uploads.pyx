@@ -21,6 +21,7 @@ from rfp.store.server.records cimport (
     EVICT_NOTHING, MAX_UPLOADS, expiry_of, list_append, list_unlink, partition, record_begin,
     record_find, session_resources, upload,
 )
+from rfp.store.server.views cimport views_reap
 
 cdef enum:
     # Blocks that one request visits to make room: less than a millisecond.
@@ -154,6 +155,11 @@ cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, con
         made = EVICTION_IMPOSSIBLE
         if p.policy != EVICT_NOTHING:
             made = eviction_sweep(p, &u.place, SWEEP_SLICE)
+        if made == EVICTION_IMPOSSIBLE and views_reap(p, True):
+            u.place.scanned = 0
+            u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
+            if u.place.block:
+                made = EVICTION_DONE
         if made == EVICTION_IMPOSSIBLE:
             if not take_quiet(p, u):
                 finish(p, u)

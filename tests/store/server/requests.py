@@ -14,7 +14,8 @@ GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS
     23, 32
 )
 EXISTS_MANY, GET_RANGE, GET_RANGES, SCAN, CLEAR = range(32, 37)
-OPCODES = range(16, 37)
+VIEW = 40
+OPCODES = range(16, 41)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 
@@ -31,6 +32,8 @@ IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 BAD_REQUEST, QUOTA, DEFERRED, UNKNOWN_UPLOAD, UNSUPPORTED = range(8, 13)
 
 INLINE, REFERENCE = 0, 1
+VIEWED = 16
+VIEW_MIN = 64 << 10
 MS = 1_000_000  # ns
 SECOND = 1000 * MS
 MAX_PIECE = 256 << 10
@@ -50,6 +53,14 @@ class Reference(NamedTuple):
     lease: int
 
 
+class Viewed(NamedTuple):
+    offset: int
+    length: int
+    record: int
+    pin: int
+    generation: int
+
+
 class Result(NamedTuple):
     status: int
     version: int
@@ -65,6 +76,7 @@ def partition(
     quota: int = 1 << 30,
     max_value: int = 256 << 20,
     seed: int = 7,
+    view_quota: int = 0,
 ) -> Partition:
     return Partition(
         Memory(size),
@@ -74,6 +86,7 @@ def partition(
         lease_ns=lease,
         session_quota=quota,
         max_value=max_value,
+        view_quota=view_quota,
     )
 
 
@@ -96,6 +109,9 @@ class Client:
         assert answer.status in (OK, NOT_FOUND), answer
         assert answer.kind == INLINE, answer
         return answer.payload if answer.status == OK else None
+
+    def view(self, key: bytes, **options: int) -> Answer:
+        return self.request(VIEW, key, **options)
 
     def get_range(self, key: bytes, offset: int, length: int, **options: int) -> Answer:
         return self.request(GET_RANGE, struct.pack("<QQ", offset, length) + key, **options)
@@ -252,3 +268,9 @@ def reference(answer: Answer) -> Reference:
     assert answer.status == OK, answer
     assert answer.kind == REFERENCE, answer
     return Reference(*struct.unpack("<QQQQ", answer.payload))
+
+
+def viewed(answer: Answer) -> Viewed:
+    assert answer.status == OK, answer
+    assert answer.kind == VIEWED, answer
+    return Viewed(*struct.unpack("<QQQII", answer.payload))
