@@ -610,9 +610,9 @@ cdef class Get:
     """One get, item or get_into: a coroutine that usually never suspends."""
     cdef DirectClient client
     cdef object key
-    cdef object buffer
-    cdef object timeout
-    cdef object value              # YIELDED: the result; ASKED: the coroutine
+    # FRESH: None, or the other arguments (buffer, timeout); YIELDED: the result; ASKED: the
+    # coroutine.  One field for all: each costs as much as a check of the key.
+    cdef object value
     cdef read_kind kind
     cdef read_state state
 
@@ -633,8 +633,8 @@ cdef class Get:
                 Py_INCREF(None)
                 result[0] = <PyObject *> None
                 return PYGEN_NEXT
-            self.value = self.client._get(self.key, METHODS[self.kind], self.buffer,
-                                          self.timeout)
+            buffer, timeout = self.value or (None, None)
+            self.value = self.client._get(self.key, METHODS[self.kind], buffer, timeout)
             self.state = ASKED
             arg = <PyObject *> None
         if self.state == ASKED:
@@ -654,22 +654,28 @@ cdef class Get:
     cdef object read(self):
         """Return the value if a direct read finds it or proves a miss, else Ellipsis."""
         cdef DirectClient owner = self.client
-        cdef Client client = owner._sync
+        cdef Client client
         cdef DirectReads direct
         cdef direct_result result = DIRECT_UNSURE
         cdef uint64_t version = 0
         cdef Py_buffer view
-        if owner._rings is None or not owner._rings.is_ready() or type(self.key) is not bytes or \
+        cdef object buffer = None
+        if owner is None or owner._rings is None or not owner._rings.is_ready():
+            return Ellipsis
+        client = owner._sync
+        if type(self.key) is not bytes or \
                 not 1 <= PyBytes_GET_SIZE(self.key) <= KV_MAX_KEY or \
                 client.direct_identity != client.identity or client.direct_identity == 0:
             return Ellipsis
-        if self.timeout is not None:
-            seconds_of(self.timeout)
+        if self.value is not None:
+            buffer, timeout = self.value
+            if timeout is not None:
+                seconds_of(timeout)
         direct = client.direct
         if self.kind != GET_INTO:
             value = direct.get(&owner._rings.owner.c, <bytes> self.key, NULL, &version, &result)
         else:
-            take_buffer(self.buffer, &view, True)
+            take_buffer(buffer, &view, True)
             try:
                 value = direct.get(&owner._rings.owner.c, <bytes> self.key, &view, &version,
                                    &result)
@@ -729,8 +735,8 @@ cdef Get new_get(DirectClient client, key, read_kind kind, buffer, timeout):
     cdef Get get = Get.__new__(Get)
     get.client = client
     get.key = key
-    get.buffer = buffer
-    get.timeout = timeout
+    if kind == GET_INTO or timeout is not None:
+        get.value = (buffer, timeout)
     get.kind = kind
     get.state = FRESH
     return get

@@ -35,6 +35,7 @@ cdef enum call_state:
 cdef class Call:
     """One request and its result; awaitable once it was started."""
     cdef client_call *c            # of the subclass
+    cdef client_call unmade        # in place of a subclass that was not initialized
     cdef Rings rings
     cdef object waiter             # the future that the task waits for, or None
     cdef readonly object value
@@ -81,6 +82,7 @@ cdef class Rings:
     cdef uint64_t timer_ns
     cdef object guard              # for guarded
     cdef rfp_spin spin             # inline, for the first response
+    cdef object ready              # what the loop runs next; None: not known
     cdef uint32_t hits             # calls that completed inline since the last turn of the loop
     cdef uint64_t hits_since       # ns
     cdef uint64_t restless_ns      # since when polls have not led to a sleep; 0: they have

@@ -20,6 +20,7 @@ from collections import OrderedDict
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from cython cimport final
+from libc.string cimport memset
 from posix.unistd cimport close as close_fd
 
 from rfp.core.core cimport (
@@ -45,7 +46,7 @@ from rfp.errors import (
 
 cdef enum:
     HITS_MAX = 64                  # calls that complete inline between two turns of the loop
-    HITS_PER_CLOCK = 8
+    HITS_PER_CLOCK = 16
     HITS_NS_MAX = 100000
     BYTES_PER_CLOCK = 16384
     INLINE_NS = 5000               # in which the first response of an idle ring is polled for
@@ -61,6 +62,10 @@ cdef class Call:
 
     A call is started by Rings.start(), and can be awaited then.
     """
+
+    def __cinit__(self):
+        memset(&self.unmade, 0, sizeof(self.unmade))
+        self.c = &self.unmade
 
     cdef int choose(self, Channel owner) except -1:
         raise NotImplementedError
@@ -101,6 +106,8 @@ cdef class Call:
 
     def raise_or_retry(self):
         """Raise the error of a call without an answer; return if it must be made again."""
+        if self.rings is None:
+            raise CallerError("the call was not started")
         cdef client_call *c = self.c
         cdef ClientBase base = self.rings.base
         cdef bint repeatable = c.repeatable or not c.submitted
@@ -144,6 +151,8 @@ cdef class Call:
     def __next__(self):
         if self.state == COMPLETE:
             raise StopIteration
+        if self.rings is None:
+            raise CallerError("the call was not started")
         if self.waiter is None or self.waiter.done():
             self.waiter = self.rings.loop.create_future()
         self.waiter._asyncio_future_blocking = True
@@ -183,6 +192,8 @@ cdef class Rings:
         self.owner = owner
         self.identity = identity
         self.loop = loop
+        # asyncio's own loops have a deque of what may run now.
+        self.ready = getattr(loop, "_ready", None)
         self.thread = <uint64_t> PyThread_get_thread_ident()
         self.in_flight = {}
         self.queues = [OrderedDict() for _ in range(owner.c.count)]
@@ -270,6 +281,11 @@ cdef class Rings:
         if self.hits < HITS_MAX and (self.hits % HITS_PER_CLOCK and length < BYTES_PER_CLOCK or
                                      rfp_now() - self.hits_since < HITS_NS_MAX):
             return False
+        if self.hits >= HITS_MAX and self.ready is not None and not self.ready and \
+                rfp_now() - self.hits_since < HITS_NS_MAX:
+            # No task could run.  Descriptors and timers wait for the time limit.
+            self.hits -= HITS_PER_CLOCK
+            return False
         self.hits = 0
         return True
 
@@ -297,6 +313,8 @@ cdef class Rings:
         cdef uint32_t polls = 0
         cdef uint64_t until, spin_ns
         cdef queue_pair *pair
+        if call.c.submit == NULL or call.state != UNSENT:
+            raise CallerError("the call cannot be started")
         call.rings = self
         call.waiter = None
         call.c.submitted = False

@@ -76,7 +76,8 @@ cdef extern from "rfp/core/eventcount.h" nogil:
     int rfp_eventcount_wait_polled(uint32_t *word, int fd, uint64_t ns, int *ended)
     struct rfp_waker:
         int fd
-        uint32_t slow
+        int closed
+        uint64_t debt
     void rfp_eventcount_notify(uint32_t *word, rfp_waker *w)
 
 cdef extern from "rfp/core/adaptive_spin.h" nogil:

@@ -14,11 +14,11 @@
  * one it observed causes one superfluous check and no late wake-up.
  *
  * POLLED instead of WAITING announces that the sleeper polls a descriptor, its end of a socket
- * pair: the waker sends a byte into the other end.  The byte stays in the socket, so the sleeper may
- * check other data after the arming, or return to an event loop.  A full socket contains bytes, so a
- * send that it refuses loses no wake-up.  send() never blocks and raises no signal, whatever the peer does
- * with its end.  An eventfd was rejected: both sides share its flags, so a peer could make it
- * blocking and stop a worker.
+ * pair: the waker sends a byte into the other end.  The byte stays in the socket, so the sleeper
+ * may check other data after the arming, or return to an event loop.  A full socket contains bytes,
+ * so a send that it refuses loses no wake-up.  send() never blocks and raises no signal, whatever
+ * the peer does with its end.  An eventfd was rejected: both sides share its flags, so a peer could
+ * make it blocking and stop a worker.
  */
 #ifndef RFP_CORE_EVENTCOUNT_H
 #define RFP_CORE_EVENTCOUNT_H
@@ -85,11 +85,13 @@ static inline int rfp_eventcount_wait_polled(uint32_t *word, int fd, uint64_t ns
 /* The waker's end of a sleeper's socket pair. */
 struct rfp_waker {
     int fd;        /* -1: there is none */
-    uint32_t slow; /* sends that took too long */
+    int closed;    /* nothing is sent any more */
+    uint64_t debt; /* ns that sends took beyond their allowance */
 };
 
-#define RFP_SLOW_SEND_NS 100000
-#define RFP_SLOW_SENDS_MAX 3u
+#define RFP_SEND_NS_ALLOWED 20000
+/* Much, because the time that a hypervisor takes from this thread counts too. */
+#define RFP_SEND_DEBT_NS_MAX 50000000
 
 static inline uint64_t rfp_thread_ns(void)
 {
@@ -99,18 +101,21 @@ static inline uint64_t rfp_thread_ns(void)
 }
 
 /* The sleeper decides how long a send takes: each epoll that contains its end adds to it.  So this
- * thread's time in it is limited.  A socket that fails or is too slow is closed for writing, and the
- * end of the stream is the last wake-up. */
+ * thread's time in it is limited.  A socket that fails or is too slow is closed for writing, and
+ * the end of the stream is the last wake-up. */
 static inline void rfp_waker_send(struct rfp_waker *w)
 {
     uint64_t start;
     int failed;
-    if (w->slow >= RFP_SLOW_SENDS_MAX) return;
+    if (w->closed) return;
     start = rfp_thread_ns();
     failed = send(w->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN;
-    if (rfp_thread_ns() - start > RFP_SLOW_SEND_NS) w->slow++;
-    if (failed) w->slow = RFP_SLOW_SENDS_MAX;
-    if (w->slow >= RFP_SLOW_SENDS_MAX) shutdown(w->fd, SHUT_WR);
+    w->debt += rfp_thread_ns() - start;
+    w->debt = w->debt > RFP_SEND_NS_ALLOWED ? w->debt - RFP_SEND_NS_ALLOWED : 0;
+    if (failed || w->debt > RFP_SEND_DEBT_NS_MAX) {
+        w->closed = 1;
+        shutdown(w->fd, SHUT_WR);
+    }
 }
 
 /* w: NULL if the sleeper cannot have a descriptor. */

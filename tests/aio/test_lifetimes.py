@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 
 import pytest
 
@@ -212,3 +213,24 @@ def test_responses_that_came_before_the_end_of_the_server_count(run):
 
     with Gate() as gate:
         run(main(gate))
+
+
+def test_a_killed_server_is_noticed_although_its_child_keeps_its_descriptors(run, stoppable):
+    async def main():
+        async with rfp.aio.connect(
+            stoppable.address, mode="fetch", timeout=30, reconnect=False
+        ) as kv:
+            await kv.put(b"k", b"v")
+            stoppable.do("child = os.fork()\nif child == 0:\n    time.sleep(60)\n    os._exit(0)")
+            child = stoppable.do("child")
+            try:
+                stoppable.stop()
+                read = asyncio.ensure_future(kv.get(b"k"))
+                await turns()
+                stoppable.kill()
+                with pytest.raises(ConnectionFailed):
+                    await asyncio.wait_for(read, 10)
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    run(main())

@@ -315,7 +315,8 @@ cdef class ShmQueuePair(QueuePair):
     cpdef wake_by(self, int fd):
         """Wake a peer that sleeps on a descriptor by a byte in this socket."""
         self.state.waker.fd = fd
-        self.state.waker.slow = 0
+        self.state.waker.closed = 0
+        self.state.waker.debt = 0
 
     cdef begin(self, uint64_t *in_bound):
         if not rfp_network_emulated(&self.network):
