@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from bench.experiments import store, timing
-from bench.experiments.baselines import package
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
-from bench.peers.process import PeerMissing
+from bench.peers.process import PeerMissing, package
 from bench.placement import pinned
 
 QUESTION = (
@@ -71,11 +70,13 @@ def both(setting: Setting, size: int) -> tuple[float, float | None, str]:
         for key in KEYS:
             kv.put(key, bytes(size))
 
-        def view(key: bytes) -> None:
-            with kv.view(key) as found:
-                memoryview(found)
+        def in_place_of(key: bytes) -> None:
+            view = kv.view(key)
+            assert view is not None
+            memoryview(view)
+            view.release()
 
-        sides = {"ours": rates(setting, view if in_place else kv.get)}
+        sides = {"ours": rates(setting, in_place_of if in_place else kv.get)}
         why = ""
         try:
             environment = stack.enter_context(lmdb_values(size))

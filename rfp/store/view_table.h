@@ -15,8 +15,8 @@
  *
  * So a release needs no request, no lock and no connection, and may come from any thread, from a
  * finalizer, and after the connection is lost; a grant whose response is lost keeps nothing; and a
- * release that crosses a new grant cannot end it.  Requests for releases were rejected: clients have
- * no thread that would send the last one.
+ * release that crosses a new grant cannot end it.  Requests for releases were rejected: clients
+ * have no thread that would send the last one.
  *
  * The client may write anything here: the server compares the word with its own copy of the
  * generation and uses no other part of it, so a client can only keep or lose its own pins.

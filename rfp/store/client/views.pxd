@@ -9,8 +9,8 @@
 #   ViewMemory   the mapped arenas and the view table of a connection; it outlives the connection,
 #                until the last view is released
 #
-# The last reference to a hold ends it.  An export count was rejected: some libraries (torch) release
-# the buffer at once and keep only a reference to its owner.
+# The last reference to a hold ends it.  An export count was rejected: some libraries (torch)
+# release the buffer at once and keep only a reference to its owner.
 #
 # The end subtracts one from a word of the view table, so it may come from any thread and from a
 # finalizer.  It runs no Python code, unless the connection is closed and this was its last hold.
@@ -69,5 +69,5 @@ cdef class View:
     cdef Hold held(self)
 
 
-cdef object view(Client client, object key, object timeout)
+cdef object view_one(Client client, object key, object timeout)
 cdef list view_many(Client client, object keys, object timeout)

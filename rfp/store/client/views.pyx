@@ -57,8 +57,8 @@ cdef enum:
 
 TABLE_PAUSE_S = 0.001      # between two requests for a view table
 
-# Bytes that the kernel chose when this process executed its program: the same for all copies of this
-# module in it, and different after the next exec, which loses the views.
+# Bytes that the kernel chose when this process executed its program: the same for all copies of
+# this module in it, and different after the next exec, which loses the views.
 cdef uint64_t image = 0
 cdef const char *random_bytes = <const char *> <uintptr_t> getauxval(AT_RANDOM)
 if random_bytes != NULL:
@@ -538,7 +538,7 @@ cdef object attempt_view(ClientBase base, Channel owner, client_call *c):
     return view_of_answer(client, owner, memory, v, item) if c.result == DONE else None
 
 
-cdef object view(Client client, object key, object timeout):
+cdef object view_one(Client client, object key, object timeout):
     cdef direct_result result
     cdef view_call v
     if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
@@ -695,5 +695,5 @@ cdef list view_many(Client client, object keys, object timeout):
         call.arguments = <void *> views
         client.run(&call.c)
     for i in views.again:
-        views.results[i] = view(client, views.names[i], remaining(call.c.deadline_ns))
+        views.results[i] = view_one(client, views.names[i], remaining(call.c.deadline_ns))
     return views.results

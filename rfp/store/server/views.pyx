@@ -28,7 +28,8 @@ cdef enum:
     # the sweep, and one at the end the growth of the index.
     HIGH_VIEWS_MAX = 32
     REAP_NS = 1000000              # between two passes for requests that need memory or quota
-    # Longest record that is moved for a view, in bytes: the worker serves no other client meanwhile.
+    # Longest record that is moved for a view, in bytes: the worker serves no other client
+    # meanwhile.
     VIEW_MOVED_MAX = 8 << 20
     PASS_NS = 50000000             # between the beginnings of two passes over all pins
     # A pin that no view has held since its grant: its response may still be on the way.
