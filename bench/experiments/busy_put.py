@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,8 +19,8 @@ from bench.placement import pinned
 from rfp.core.choices import IDLES
 
 QUESTION = (
-    "How fast is a put of 32 B while one other process spins on each CPU, with a server that "
-    "sleeps and with one that spins, compared with pylibmc?"
+    "How fast is a put of 32 B while one other process spins on each CPU: pinned, not pinned, and "
+    "to a server that never sleeps, compared with pylibmc?"
 )
 
 
@@ -67,31 +68,41 @@ def pylibmc_set(setting: Setting) -> Iterator[Side]:
 
 def measure(setting: Setting) -> list[Row]:
     """Measure all sides by turns; pylibmc may be missing."""
+    sleeps, spins = IDLES
+    anywhere = dataclasses.replace(setting, placement=None)
+    # name -> our side, the peer's side, the bar
+    pairs = {
+        "not pinned": (kv_put(anywhere, sleeps), "pylibmc set", 3),
+        "pinned": (kv_put(setting, sleeps), "pylibmc set, pinned", None),
+        "pinned, idle=spin": (kv_put(setting, spins), "pylibmc set, pinned", None),
+    }
+    sides = {name: side for name, (side, _, _) in pairs.items()}
     why = ""
     with ExitStack() as stack:
-        sides = {idle: kv_put(setting, idle) for idle in IDLES}
         try:
-            sides["pylibmc"] = stack.enter_context(pylibmc_set(setting))
+            sides["pylibmc set"] = stack.enter_context(pylibmc_set(anywhere))
+            sides["pylibmc set, pinned"] = stack.enter_context(pylibmc_set(setting))
         except PeerMissing as error:
             why = str(error)
         stack.enter_context(busy_cpus())
         found = take_turns(sides, setting.rounds)
 
-    def tail(name: str) -> str:
-        if name not in found:
-            return ""
-        return f"p50 {found[name]['p50'] * 1e6:.0f} us, p99 {found[name]['p99'] * 1e6:.0f} us"
+    def tail(figures: Figures) -> str:
+        return f"p50 {figures['p50'] * 1e6:.0f} us, p99 {figures['p99'] * 1e6:.0f} us"
 
-    return [
-        Row(
-            f"put, 32 B, busy CPUs, idle={idle}",
-            found[idle]["rate"],
-            "op/s",
-            found.get("pylibmc", {}).get("rate"),
-            "pylibmc set",
-            bar,
-            note=f"{tail(idle)}; the peer: {tail('pylibmc')}",
-            why=why,
+    rows = []
+    for name, (_, peer_name, bar) in pairs.items():
+        peer = found.get(peer_name)
+        rows.append(
+            Row(
+                f"put, 32 B, busy CPUs, {name}",
+                found[name]["rate"],
+                "op/s",
+                peer["rate"] if peer else None,
+                peer_name,
+                bar,
+                note=tail(found[name]) + (f"; the peer: {tail(peer)}" if peer else ""),
+                why=why,
+            )
         )
-        for idle, bar in (("spin", 3), ("adaptive", None))
-    ]
+    return rows
