@@ -3,6 +3,7 @@
 No test here depends on speed.
 """
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -18,6 +19,7 @@ from bench._workload import Stream, Workload
 from bench.experiments import (
     ablation,
     baselines,
+    busy_put,
     command,
     durable_peers,
     growth,
@@ -230,6 +232,7 @@ def without_peers(monkeypatch):
 def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     without_peers(monkeypatch)
     monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
+    monkeypatch.setattr(busy_put, "busy_cpus", contextlib.nullcontext)
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
     assert rows
     assert all(row.measured is not None for row in rows)
