@@ -28,8 +28,8 @@ from rfp.protocol.wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_resp
 from rfp.store.client.batch cimport as_keys, take_items, take_ranges
 from rfp.store.client.client cimport (
     Client, as_key, choose_ring, finish_bool, finish_get, finish_incr, finish_put, finish_range,
-    finish_stats, get_call, key_call, milliseconds, put_call, range_call, refusal, submit_key,
-    submit_number, submit_put, submit_range, submit_stats, sum_of_workers, whole_number,
+    finish_stats, get_call, key_call, learn_place, milliseconds, put_call, range_call, refusal,
+    submit_key, submit_number, submit_put, submit_range, submit_stats, sum_of_workers, whole_number,
 )
 from rfp.store.client.direct_read cimport DIRECT_UNSURE, DirectReads, direct_result
 from rfp.store.client.recency cimport recency_before_request
@@ -126,6 +126,13 @@ cdef class StoreCall(Call):
 
 cdef class ReadCall(StoreCall):
     """get, item, get_into, get_range."""
+
+    cdef object finish(self, ClientBase base):
+        self.u.get.place.slot = 0
+        value = call_finish(base, self.c)
+        if self.u.get.place.slot:
+            learn_place(self.client, self.rings.owner, &self.u.get)
+        return value
 
     cdef void drop(self) noexcept:
         if self.u.get.by_reference:

@@ -12,8 +12,10 @@ from rfp.address import Address
 from rfp.aio import calls
 from rfp.aio.base import Connecting, LoopClient, _yield
 from rfp.aio.calls import DirectClient
+from rfp.aio.reservation import Reservation
 from rfp.core import clock
 from rfp.errors import RfpError, ServerRefused, WrongType
+from rfp.store.client.views import View
 
 SLICE = 2048  # items of a batch whose requests are under way or wait for a slot
 
@@ -265,6 +267,52 @@ class Client(DirectClient, LoopClient):
         return await self._in_thread(
             self._sync.get_into_many, calls.checked_keys(keys), list(buffers), **kwargs
         )
+
+    async def view(self, key: Any, *, timeout: float | None = None) -> View | None:
+        """Return a View of the value of a key, or None if it has none: a read-only buffer.
+
+        Runs in a thread of the client.
+
+        Cost:
+            As rfp.Client.view().
+        """
+        kwargs = {} if timeout is None else {"timeout": timeout}
+        return await self._in_thread(self._sync.view, key, **kwargs)
+
+    async def view_many(
+        self, keys: Iterable[Any], *, timeout: float | None = None
+    ) -> list[View | None]:
+        """Return views of the values of many keys, as a list; None for a key without one.
+
+        Runs in a thread of the client.
+
+        Cost:
+            As rfp.Client.view_many().
+        """
+        kwargs = {} if timeout is None else {"timeout": timeout}
+        return await self._in_thread(self._sync.view_many, calls.checked_keys(keys), **kwargs)
+
+    def reserve(
+        self,
+        key: Any,
+        nbytes: int,
+        *,
+        ttl: float | None = None,
+        if_absent: bool = False,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Reservation:
+        """Return a Reservation: a writable buffer that becomes the value at the end of an
+        `async with`.
+
+        Cost:
+            As rfp.Client.reserve().
+        """
+        options = {
+            "ttl": ttl, "if_absent": if_absent, "if_version": if_version, "timeout": timeout,
+        }  # fmt: skip
+        reserved = self._sync.reserve(key, nbytes, **options)
+        return Reservation(self, reserved, key, options)
 
     async def _all(
         self,

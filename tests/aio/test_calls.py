@@ -161,13 +161,48 @@ def test_there_is_a_coroutine_for_every_method():
                  "close_connections", "forked"}  # fmt: skip
     missing = public - LEFT_OUT - inherited - set(dir(rfp.aio.Client))
     assert missing == set()
-    for name in public & set(dir(rfp.aio.Client)) - {"closed", "timeout", "scan_iter"}:
+    for name in public & set(dir(rfp.aio.Client)) - {"closed", "timeout", "scan_iter", "reserve"}:
         method = getattr(rfp.aio.Client, name)
         if name in ("get", "item", "get_into"):
             continue  # coroutines of their own class
         assert inspect.iscoroutinefunction(method), name
         mine = list(inspect.signature(method).parameters)
         assert mine[0] == "self"
+
+
+def test_views_and_reservations_are_those_of_the_synchronous_client(run, server):
+    async def main():
+        async with rfp.aio.connect(server.address) as kv:
+            reserved = kv.reserve(b"k", 100_000)
+            async with reserved as buffer:
+                buffer[:3] = b"abc"
+            with await kv.view(b"k") as view:
+                assert (view.version, view.copied) == (reserved.version, False)
+                assert bytes(view) == b"abc" + bytes(99_997)
+            assert await kv.view(b"nobody") is None
+            views = await kv.view_many([b"k", b"nobody"])
+            assert [view and view.nbytes for view in views] == [100_000, None]
+            with pytest.raises(RuntimeError, match="given up"):
+                async with kv.reserve(b"given up", 5):
+                    raise RuntimeError("given up")
+            assert await kv.get(b"given up") is None
+
+    run(main())
+
+
+def test_over_a_network_a_hot_key_is_read_at_its_place(run):
+    async def main(address):
+        async with rfp.aio.connect(address) as kv:
+            await kv.put(b"k", b"v")
+            for _ in range(100):
+                assert await kv.get(b"k") == b"v"
+            found = (await kv.stats())["client"]["direct"]["found"]
+            await kv.put(b"k", b"w")
+            assert await kv.get(b"k") == b"w"
+        return found
+
+    with rfp.Server("16MiB", address="shm://?rtt=50us") as server:
+        assert run(main(server.address)) > 50
 
 
 def test_a_get_is_a_coroutine_for_every_helper_of_asyncio(run, server):

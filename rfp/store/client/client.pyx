@@ -778,7 +778,8 @@ cdef class Client(ClientBase):
         if nbytes > self.connection.max_value:
             raise TooLarge(f"a value of {nbytes} bytes exceeds the server's limit of "
                            f"{self.connection.max_value}",
-                           hint="split it into several values, or start the server with more memory=")
+                           hint="split it into several values, or start the server with a larger "
+                                "memory=")
         milliseconds(ttl)
         if if_version is not None:
             whole_number("if_version", if_version, 0, 0xFFFFFFFFFFFFFFFF)

@@ -15,7 +15,7 @@ from rfp.protocol.client.remote_arena cimport (
     ARENA_HERE, ARENA_MISSING, RemoteArena, remote_arena_find,
 )
 from rfp.store.client.direct_read cimport (
-    DIRECT_FOUND, DIRECT_UNSURE, direct_result,
+    DIRECT_FOUND, DIRECT_UNSURE, direct_record, direct_result,
 )
 from rfp.store.client.location_cache cimport location, location_expires, location_slot
 from rfp.store.client.recency cimport recency_note
@@ -193,6 +193,10 @@ cdef class LocatedReads(DirectReads):
                 "hits": self.found, "misses": self.misses, "stale": self.stale,
                 "entries": self.cache.used, "bytes": self.cache.bytes,
                 "read_bytes": self.read_bytes, "chunks": self.chunks}
+
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+                              direct_record *record) noexcept:
+        return DIRECT_UNSURE                    # no record is mapped
 
     cdef bint probe(self, channel *ch) noexcept:
         cdef located r
