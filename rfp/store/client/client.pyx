@@ -43,7 +43,7 @@ from rfp.store.client.requests cimport (
 )
 from rfp.store.client.scan cimport clear, scan, scan_iter
 from rfp.store.client.transfers cimport get_into_many
-from rfp.store.client.views cimport view, view_many
+from rfp.store.client.views cimport view_many, view_one
 from rfp.store.messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_GET_RANGE, KV_IF_ABSENT,
     KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
@@ -720,7 +720,7 @@ cdef class Client(ClientBase):
         ...     view.nbytes, view.version == version, memoryview(view).readonly
         (1048576, True, True)
         """
-        return view(self, key, timeout)
+        return view_one(self, key, timeout)
 
     def view_many(self, keys, *, timeout=None):
         """Return views of the values of many keys, as a list; None for a key without one.
