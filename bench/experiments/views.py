@@ -18,14 +18,14 @@ QUESTION = (
     "How fast is a view of 1 MiB, compared with LMDB's buffers, and a get of 4 KiB and 64 KiB, "
     "compared with LMDB's copies?"
 )
-KEYS = [b"value-%d" % at for at in range(16)]
+VALUE_KEYS = [b"value-%d" % at for at in range(16)]
 VIEWED_BYTES = 1 << 20
 GOT_BYTES = (4 << 10, 64 << 10)
 
 
 def rates(setting: Setting, call: Callable[[bytes], Any]) -> Side:
     """Return a side: call(key) of all keys by turns: {"rate"}."""
-    turns = KEYS * setting.count(20_000 // len(KEYS))
+    turns = VALUE_KEYS * setting.count(20_000 // len(VALUE_KEYS))
 
     def side() -> Figures:
         with pinned(setting.client):
@@ -42,7 +42,7 @@ def lmdb_values(size: int) -> Iterator[Any]:
     try:
         with lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True) as found:
             with found.begin(write=True) as transaction:
-                for key in KEYS:
+                for key in VALUE_KEYS:
                     transaction.put(key, bytes(size))
             yield found
     finally:
@@ -67,7 +67,7 @@ def both(setting: Setting, size: int) -> tuple[float, float | None, str]:
     in_place = size == VIEWED_BYTES
     with ExitStack() as stack:
         _, kv = stack.enter_context(store.served(setting))
-        for key in KEYS:
+        for key in VALUE_KEYS:
             kv.put(key, bytes(size))
 
         def in_place_of(key: bytes) -> None:

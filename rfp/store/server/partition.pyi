@@ -10,6 +10,8 @@ VIEW_HOLDER_BYTES: int
 
 def view_table_bytes(partitions: int) -> int: ...
 
+class Holder: ...
+
 class Partition(Service):
     region: Region
     def __new__(
