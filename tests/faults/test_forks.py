@@ -359,12 +359,11 @@ def test_a_child_leaves_its_parents_with_blocks_without_output(context: str) -> 
 @pytest.mark.timeout(150)
 def test_a_parents_handle_raises_forked_in_a_child_of_a_c_librarys_fork() -> None:
     program = """if True:
-        import ctypes, os, sys, tempfile
+        import ctypes, os, sys
         import rfp, rnvm, structures
         libc = ctypes.CDLL(None)
-        path = os.path.join(tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"]), "p")
         server = rfp.Server(memory="8MiB")
-        backend = rnvm.Backend(path, size="4MiB", assume_persistent=True)
+        backend = rnvm.Backend(sys.argv[1], size="4MiB", assume_persistent=True)
         kv = rfp.connect(server.address, reconnect=False)
         fe = rnvm.connect(backend.address, reconnect=False)
         table = structures.HashTable(fe, "h")
@@ -385,8 +384,8 @@ def test_a_parents_handle_raises_forked_in_a_child_of_a_c_librarys_fork() -> Non
                 sys.exit(5)                                 # runs all exit functions
             assert os.waitpid(pid, 0)[1] == 5 << 8
             assert (kv.get(b"k"), table[b"k"]) == (b"v", b"v")
-        os.unlink(path)
         print("fine")
     """
-    done = run("-c", program, seconds=140)
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        done = run("-c", program, os.path.join(folder, "p"), seconds=140)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
