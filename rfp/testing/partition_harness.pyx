@@ -76,7 +76,7 @@ cdef class ViewTable(Memory):
         Memory.__init__(self, kv_view_table_size(1))
 
     cdef uint64_t *word(self, uint32_t pin) except NULL:
-        if pin >= KV_VIEW_PINS:
+        if self.c.base == NULL or pin >= KV_VIEW_PINS:
             raise ValueError("beyond the table")
         return kv_view_words(self.c.base, 0) + pin
 

@@ -335,7 +335,7 @@ def test_memory_that_a_service_allocates_for_a_ring_counts(scene):
         connection, welcome = greeted(stack, scene.address)
         welcome.close()
         with pytest.raises(QuotaExceeded, match="no more memory to share"):
-            connection.call(GetMemory(1), Stats, soon())
+            connection.call(GetMemory(2), Stats, soon())
         assert connection.call(GetStats(), Stats, soon()).figures["shares"]["descriptors"] > 0
 
 
