@@ -230,6 +230,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     wanted = sys.argv[1:]
     types = extension_types()
+    gc.collect()
+    gc.freeze()  # else each child's collection would copy the memory of all objects
     for cls in types:
         if wanted and cls.__name__ not in wanted:
             continue
