@@ -483,7 +483,10 @@ cdef class Client(ClientBase):
 
     cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1:
         """Set the key of a call; the caller keeps `key` until run() has returned."""
-        self.report_uses()
+        if self.direct is not None:
+            self.direct.uses.reports_alone = 0
+            if self.direct.uses.used_in_all:
+                self.report_uses()
         k.opcode = opcode
         k.key = PyBytes_AS_STRING(key)
         k.key_length = <uint32_t> PyBytes_GET_SIZE(key)
