@@ -33,7 +33,7 @@ from tests.support import polling, python_programs
 
 pytestmark = pytest.mark.anywhere
 
-NETWORKS = ["emulated", "reordering"]
+NETWORKS = ["emulated", pytest.param("reordering", marks=pytest.mark.shm)]
 
 
 def emulated() -> addresses.Address:
@@ -79,8 +79,6 @@ def served(network: str, memory: str = "16MiB", **options: Any) -> Iterator[rfp.
 
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> str:
-    if request.param == "reordering" and over_rdma():
-        pytest.skip("the reordering fabric is one of shared memory")
     return str(request.param)
 
 
@@ -168,9 +166,8 @@ def test_an_update_by_another_client_costs_one_read_more(kv: rfp.Client, other: 
     assert figures["stale"] == 20 and figures["found"] >= 80
 
 
+@pytest.mark.parametrize("network", ["emulated"])  # the benchmark connects to an address
 def test_the_benchmark_counts_one_read_for_each_operation(server: rfp.Server, network: str) -> None:
-    if network == "reordering":
-        pytest.skip("the benchmark connects to an address")
     options = ["rfp-python", "-P", "c", "-p", "recordcount=20", "-p", "operationcount=4000"]
     options += ["-p", "requestdistribution=zipfian", "-p", f"rfp.address={server.address}"]
     for command in ("load", "run"):
@@ -352,10 +349,9 @@ def test_threads_share_the_places(kv: rfp.Client) -> None:
     assert wrong == []
 
 
+@pytest.mark.shm
 def test_a_read_that_does_not_complete_is_left_alone(seed: int) -> None:
     """The server is asked, and the memory is not used before the READ has completed."""
-    if over_rdma():
-        pytest.skip("the reordering fabric is one of shared memory")
     with served("reordering") as server, reordering(seed) as fabric:
         opener = Opener(server.address, "kv", features=DIRECT_READS | NAMED_PLACES, fabric=fabric)
         with Client(opener, timeout=20, location_cache=64) as kv:
