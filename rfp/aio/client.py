@@ -308,7 +308,7 @@ class Client(DirectClient, LoopClient):
         Cost:
             As rfp.Client.reserve().
         """
-        options = {
+        options: dict[str, Any] = {
             "ttl": ttl, "if_absent": if_absent, "if_version": if_version, "timeout": timeout,
         }  # fmt: skip
         reserved = self._sync.reserve(key, nbytes, **options)

@@ -451,19 +451,19 @@ cdef class ClientBase:
     def configure_channel(self, Channel owner not None):
         """Set up the rings of a new channel by the options of this handle."""
 
-    def calibrate(self, Channel channel not None, uint64_t deadline):
+    def calibrate(self, Channel owner not None, uint64_t deadline):
         """Count the polls of a round trip, ring by ring: the unit of failed fetches."""
         cdef client_call ping
         cdef uint32_t i, trial
         cdef uint64_t started, quickest = <uint64_t> -1
         self.prepare_call(&ping, None, True, attempt_each_worker, submit_ping, finish_ping)
         ping.deadline_ns = deadline
-        for i in range(channel.c.count):
+        for i in range(owner.c.count):
             ping.worker = i
             counts = []
             for trial in range(CALIBRATION_PINGS):
                 started = rfp_now()
-                ping.result = self.exchange(channel, &ping)
+                ping.result = self.exchange(owner, &ping)
                 quickest = min(quickest, rfp_now() - started)
                 if ping.result == TIMED_OUT:
                     raise DeadlineExceeded("timed out waiting for the server, "
