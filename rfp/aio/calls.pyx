@@ -658,34 +658,40 @@ cdef class Get:
             return PYGEN_RETURN
         raise RuntimeError("cannot reuse already awaited coroutine")
 
-    cdef object read(self):
-        """Return the value if a direct read finds it or proves a miss, else Ellipsis."""
+    cdef object read_value(self, Py_buffer *view, uint64_t *version, direct_result *result):
         cdef DirectClient owner = self.client
         cdef Client client
         cdef DirectReads direct
-        cdef direct_result result = DIRECT_UNSURE
-        cdef uint64_t version = 0
-        cdef Py_buffer view
-        cdef object buffer = None
-        if owner is None or owner._rings is None or not owner._rings.is_ready():
-            return Ellipsis
+        if owner._rings is None or not owner._rings.is_ready():
+            return None
         client = owner._sync
         if type(self.key) is not bytes or \
                 not 1 <= PyBytes_GET_SIZE(self.key) <= KV_MAX_KEY or \
                 client.direct_identity != client.identity or client.direct_identity == 0:
+            return None
+        direct = client.direct
+        return direct.get(&owner._rings.owner.c, <bytes> self.key, view, version, result)
+
+    cdef object read(self):
+        """Return the value if a direct read finds it or proves a miss, else Ellipsis."""
+        cdef direct_result result = DIRECT_UNSURE
+        cdef uint64_t version = 0
+        cdef Py_buffer view
+        cdef object buffer = None
+        if self.client is None:
             return Ellipsis
+        # First: the caller's timeout or buffer may run code that lets another thread close the
+        # connection.
         if self.value is not None:
             buffer, timeout = self.value
             if timeout is not None:
                 seconds_of(timeout)
-        direct = client.direct
         if self.kind != GET_INTO:
-            value = direct.get(&owner._rings.owner.c, <bytes> self.key, NULL, &version, &result)
+            value = self.read_value(NULL, &version, &result)
         else:
             take_buffer(buffer, &view, True)
             try:
-                value = direct.get(&owner._rings.owner.c, <bytes> self.key, &view, &version,
-                                   &result)
+                value = self.read_value(&view, &version, &result)
             finally:
                 PyBuffer_Release(&view)
         if result == DIRECT_UNSURE:

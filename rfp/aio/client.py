@@ -28,6 +28,7 @@ def connect(
     reconnect: bool = True,
     fetch: int | None = None,
     retries: int | None = None,
+    location_cache: int = 65536,
     secret: str | bytes | None = None,
     secret_file: str | os.PathLike[str] | None = None,
     tls_ca: str | os.PathLike[str] | None = None,
@@ -54,8 +55,8 @@ def connect(
     """
     make = functools.partial(
         connecting.connect, address, timeout=timeout, mode=mode, reconnect=reconnect,
-        fetch=fetch, retries=retries, secret=secret, secret_file=secret_file, tls_ca=tls_ca,
-        tls_cert=tls_cert, tls_key=tls_key,
+        fetch=fetch, retries=retries, location_cache=location_cache, secret=secret,
+        secret_file=secret_file, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
     )  # fmt: skip
 
     async def made() -> Client:

@@ -170,8 +170,13 @@ class ControlConnection:
 
     def _begin(self, question: Message) -> int:
         self._number = question.number = self._number % 0xFFFFFFFF + 1
-        self._send(question, 0)
+        # Record the call before it is sent, as _call() does.
         self._begun[question.number] = None
+        try:
+            self._send(question, 0)
+        except DeadlineExceeded:
+            self._begun.pop(question.number, None)
+            raise
         return question.number
 
     def finish(self, number: int) -> Message | None:

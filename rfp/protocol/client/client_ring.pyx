@@ -233,14 +233,13 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
     for i in range(n):
         if done[i].id & ONE_SIDED:
             ring.one_sided_done = True
+        if done[i].id & ONE_SIDED == 0 and done[i].id & LANDED:
+            RFP_ASSERT(ring.landing > 0)
+            ring.landing -= 1
         if done[i].status != 0:
             ring.lost = DISCONNECTED
             continue
-        if done[i].id & ONE_SIDED:
-            continue
-        if done[i].id & LANDED:
-            RFP_ASSERT(ring.landing > 0)
-            ring.landing -= 1
+        if done[i].id & (ONE_SIDED | LANDED):
             continue
         if done[i].id & HEARTBEAT:
             on_heartbeat(ring)

@@ -401,20 +401,24 @@ _DictItems = type({}.items())
 
 
 cdef list get_many(Client client, object keys, object timeout):
+    return many_directly(client, KV_GET_MANY, keys, timeout)
+
+
+cdef list many_directly(Client client, uint8_t opcode, object keys, object timeout):
+    """Read what can be read without the server, and request the rest."""
     cdef list names, values, rest
     cdef uint64_t deadline
     client.deadline(timeout, rfp_now())
     names = as_keys(keys)
     if client.direct_identity != client.identity:
-        return complete(client, KV_GET_MANY, names, None, 0, timeout)
+        return complete(client, opcode, names, None, 0, timeout)
     deadline = client.deadline(timeout, rfp_now())
     values = [None] * len(names)
-    rest = read_directly(client, names, values, deadline)
+    rest = read_directly(client, opcode, names, values, deadline)
     if not rest:
         return values
     try:
-        found = complete(client, KV_GET_MANY, [names[i] for i in rest], None, 0,
-                         remaining(deadline))
+        found = complete(client, opcode, [names[i] for i in rest], None, 0, remaining(deadline))
     except RfpError as error:
         spread(values, rest, error.results)
         error.results = values
@@ -423,10 +427,11 @@ cdef list get_many(Client client, object keys, object timeout):
     return values
 
 
-cdef list read_directly(Client client, list names, list values, uint64_t deadline):
+cdef list read_directly(Client client, uint8_t opcode, list names, list values,
+                        uint64_t deadline):
     """Set the values that can be read without the server; return the positions of the others."""
     cdef DirectReads direct
-    cdef Py_ssize_t begin = 0, n = len(names)
+    cdef Py_ssize_t begin = 0, end, n = len(names)
     cdef channel *ch
     cdef list rest = []
     while begin < n:
@@ -437,7 +442,11 @@ cdef list read_directly(Client client, list names, list values, uint64_t deadlin
         if ch == NULL or rfp_now() > deadline:
             rest.extend(range(begin, n))
             break
-        begin = direct.get_many(ch, names, begin, min(begin + DIRECT_SLICE, n), values, rest)
+        end = min(begin + DIRECT_SLICE, n)
+        if opcode == KV_GET_MANY:
+            begin = direct.get_many(ch, names, begin, end, values, rest)
+        else:
+            begin = direct.exists_many(ch, names, begin, end, values, rest)
         if begin < n:
             PyErr_CheckSignals()
             with nogil:
@@ -483,7 +492,7 @@ cdef int take_ranges(object ranges, list names, list values) except -1:
 
 
 cdef list exists_many(Client client, object keys, object timeout):
-    return many(client, KV_EXISTS_MANY, keys, timeout)
+    return many_directly(client, KV_EXISTS_MANY, keys, timeout)
 
 
 cdef list delete_many(Client client, object keys, object timeout):

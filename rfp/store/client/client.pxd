@@ -62,6 +62,8 @@ cdef class Client(ClientBase):
 
     # Sends the uses of records by direct reads, if a request is about to be sent anyway.
     cdef void report_uses(self) noexcept
+    # The calling thread's channel, if it can read the key without the server, else NULL.
+    cdef channel *direct_channel(self, bytes key, object timeout) except? NULL
     # A value read without the server; result: DIRECT_UNSURE if the server must be asked.
     cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
                              direct_result *result)

@@ -63,6 +63,10 @@ cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *k
 # DIRECT_UNSURE.  After DIRECT_UNSURE the content of `target` is undefined.
 cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
                                const direct_record *found, char *target) noexcept nogil
+# The same for a part of the value, which must be inside it; a length of 0 proves the record alone.
+cdef direct_result direct_take_part(const direct_arena *a, const char *key, uint64_t hash,
+                                    const direct_record *found, uint32_t offset, uint32_t length,
+                                    char *target) noexcept nogil
 # Prefetch the key's line of the index; and then, once that is in the cache, its record.
 cdef void direct_prefetch_line(const direct_arena *a, uint64_t hash) noexcept nogil
 cdef void direct_prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil
@@ -102,6 +106,17 @@ cdef class DirectReads:
     # Counts a use of a record that locate() has found, and that was proven since.
     cdef void used_record(self, channel *ch, uint32_t worker, uint64_t hash,
                           const direct_record *record) noexcept
+    # Whether a key has a value; it is not a use of the record.
+    cdef bint exists(self, channel *ch, bytes key, direct_result *result) noexcept
+    # The same for some of keys[begin:end], as get_many; returns where it stopped.
+    cdef Py_ssize_t exists_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
+                                list values, list rest) except -1
+    # A part of a value as bytes, as the server clips it; may release the GIL.
+    cdef object get_range(self, channel *ch, bytes key, uint64_t offset, uint64_t length,
+                          direct_result *result)
+    cdef direct_result take_part(self, channel *ch, bytes key, uint64_t hash, uint32_t worker,
+                                 const direct_record *found, uint32_t offset, uint32_t length,
+                                 char *target) noexcept
     cdef uint32_t worker_of(self, uint64_t hash) noexcept
     cdef bint server_runs(self, channel *ch) noexcept
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,

@@ -1,6 +1,7 @@
 """Direct reads (the contract is in direct_read.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
 from rfp.core.core cimport (
     rfp_copy_in, rfp_crc32c, rfp_fence_acquire, rfp_hash, rfp_load32, rfp_load64,
@@ -236,10 +237,11 @@ cdef bint copy_sealed(const direct_arena *a, const char *key, const direct_recor
 
 
 cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
-                    const direct_record *found, char *target) noexcept nogil:
-    """Copies a value that the CRC does not cover; returns whether the copy is whole."""
+                    const direct_record *found, uint32_t offset, uint32_t length,
+                    char *target) noexcept nogil:
+    """Copies a part of a value that the CRC does not cover; returns whether the copy is whole."""
     cdef const kv_record *record = record_at(a, found.offset)
-    cdef const char *value = <const char *> record + kv_value_offset(found.key_length)
+    cdef const char *value = <const char *> record + kv_value_offset(found.key_length) + offset
     cdef uint64_t buckets = bucket_count(a), count
     cdef uint32_t crc = rfp_crc32c(0, key, found.key_length), done = 0, n
     cdef const uint64_t *counter
@@ -252,21 +254,16 @@ cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
     count = rfp_load64_acquire(counter)
     if count % 2 or rfp_load64_acquire(&record.version) != found.version:
         return False
-    while done < found.value_length:
-        n = min(found.value_length - done, <uint32_t> COPY_CHUNK_BYTES)
+    while done < length:
+        n = min(length - done, <uint32_t> COPY_CHUNK_BYTES)
         rfp_copy_in(target + done, value + done, n)
         done += n
     rfp_fence_acquire()
     return rfp_load64(&record.version) == found.version and rfp_load64(counter) == count
 
 
-cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
-                               const direct_record *found, char *target) noexcept nogil:
-    cdef bint whole
-    if found.value_length <= KV_MAX_SEALED:
-        whole = copy_sealed(a, key, found, target)
-    else:
-        whole = copy_long(a, key, hash, found, target)
+cdef inline direct_result proven(const direct_arena *a, const direct_record *found,
+                                 bint whole) noexcept nogil:
     rfp_fence_acquire()
     if not whole or not rfp_owner_alive(a.owner_word, a.owner):
         return DIRECT_UNSURE
@@ -275,6 +272,26 @@ cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t 
     if found.expiry and (not a.same_clock or found.expiry <= rfp_now() // 1000000):
         return DIRECT_UNSURE
     return DIRECT_FOUND
+
+
+cdef direct_result direct_take(const direct_arena *a, const char *key, uint64_t hash,
+                               const direct_record *found, char *target) noexcept nogil:
+    if found.value_length <= KV_MAX_SEALED:
+        return proven(a, found, copy_sealed(a, key, found, target))
+    return proven(a, found, copy_long(a, key, hash, found, 0, found.value_length, target))
+
+
+cdef direct_result direct_take_part(const direct_arena *a, const char *key, uint64_t hash,
+                                    const direct_record *found, uint32_t offset, uint32_t length,
+                                    char *target) noexcept nogil:
+    cdef char[KV_MAX_SEALED] copy
+    if found.value_length > KV_MAX_SEALED:
+        return proven(a, found, copy_long(a, key, hash, found, offset, length, target))
+    if not copy_sealed(a, key, found, copy):
+        return DIRECT_UNSURE
+    if length:
+        memcpy(target, copy + offset, length)
+    return proven(a, found, True)
 
 
 cdef void direct_use(const direct_arena *a, recency *uses, channel *ch, uint32_t worker,
@@ -362,6 +379,74 @@ cdef class DirectReads:
             result[0] = DIRECT_UNSURE
             return None
         return self.read(ch, text, length, hash, view, True, version, result)
+
+    cdef bint exists(self, channel *ch, bytes key, direct_result *result) noexcept:
+        cdef direct_record found
+        cdef uint64_t hash
+        cdef uint32_t worker
+        result[0] = self.locate(ch, key, &hash, &worker, &found)
+        if result[0] == DIRECT_FOUND:
+            result[0] = self.take_part(ch, key, hash, worker, &found, 0, 0, NULL)
+        return result[0] == DIRECT_FOUND
+
+    cdef object get_range(self, channel *ch, bytes key, uint64_t offset, uint64_t length,
+                          direct_result *result):
+        cdef direct_record found
+        cdef uint64_t hash
+        cdef uint32_t worker
+        cdef object part
+        result[0] = self.locate(ch, key, &hash, &worker, &found)
+        if result[0] != DIRECT_FOUND:
+            return None
+        offset = min(offset, <uint64_t> found.value_length)
+        length = min(length, found.value_length - offset)
+        part = PyBytes_FromStringAndSize(NULL, length)
+        result[0] = self.take_part(ch, key, hash, worker, &found, offset, length,
+                                   PyBytes_AS_STRING(part))
+        if result[0] != DIRECT_FOUND:
+            return None
+        direct_use(&self.arenas[worker], &self.uses, ch, worker, hash, &found)
+        return part
+
+    cdef direct_result take_part(self, channel *ch, bytes key, uint64_t hash, uint32_t worker,
+                                 const direct_record *found, uint32_t offset, uint32_t length,
+                                 char *target) noexcept:
+        cdef const direct_arena *a = &self.arenas[worker]
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef direct_result result
+        cdef uint32_t busy = ch.busy
+        if length <= GIL_BYTES_MAX:
+            result = direct_take_part(a, text, hash, found, offset, length, target)
+        else:                  # a busy channel keeps the arena mapped
+            ch.busy = 1
+            with nogil:
+                result = direct_take_part(a, text, hash, found, offset, length, target)
+            ch.busy = busy
+        if result == DIRECT_FOUND:
+            self.found += 1
+        else:
+            self.unsure += 1
+        return result
+
+    cdef Py_ssize_t exists_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
+                                list values, list rest) except -1:
+        cdef uint64_t hashes[PREFETCHED]
+        cdef direct_result result
+        cdef bint found
+        cdef Py_ssize_t i, n = min(end - begin, <Py_ssize_t> PREFETCHED)
+        for i in range(n):
+            key = keys[begin + i]
+            hashes[i] = rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
+            direct_prefetch_line(&self.arenas[self.worker_of(hashes[i])], hashes[i])
+        for i in range(n):
+            direct_prefetch_records(&self.arenas[self.worker_of(hashes[i])], hashes[i])
+        for i in range(n):
+            found = self.exists(ch, keys[begin + i], &result)
+            if result == DIRECT_UNSURE:
+                rest.append(begin + i)
+            else:
+                values[begin + i] = found
+        return begin + n
 
     cdef Py_ssize_t get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
                              list values, list rest) except -1:

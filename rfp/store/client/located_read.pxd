@@ -74,6 +74,8 @@ cdef class LocatedReads(DirectReads):
     cdef bint requesting               # a thread is inside want()
     cdef uint64_t polled
     cdef uint64_t request_after        # ns
+    cdef uint32_t late                 # reads in a row that did not complete in time
+    cdef uint64_t paused_until         # ns; 0: located reads are in use
     # counters
     cdef uint64_t misses
     cdef uint64_t stale

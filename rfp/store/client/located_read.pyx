@@ -29,17 +29,18 @@ from rfp.store.layout cimport (
 )
 from rfp.store.messages cimport KV_MAX_KEY, KV_PLACE_EVICTS, KV_PLACE_EXPIRES
 
-from rfp.errors import DeadlineExceeded, RfpError
+from rfp.errors import DeadlineExceeded
 
 cdef enum:
     READS_MAX = 64                 # of a batch, with one doorbell for each worker
     CLOCK_OFFSET = 65536           # of the clock's word in the landing memory
     LANDING_NS_MAX = 50000000      # for READs to complete; then the server is asked
+    LATE_MAX = 3                   # reads in a row that did not complete; then none for a while
     CHUNK_MISSES = 16              # places in a chunk that is not attached, before it is requested
     CHUNK_POLL_NS = 1000000        # between two polls for the response to that request
     WANTED_MAX = 4096              # chunks whose misses are counted
 
-cdef uint64_t RETRY_NS = 10000000000           # after the server has refused a chunk
+cdef uint64_t RETRY_NS = 10000000000           # after a refused chunk, or after late reads
 
 
 cdef bint located_check(const char *copy, uint64_t length, const char *key, uint32_t key_length,
@@ -198,6 +199,11 @@ cdef class LocatedReads(DirectReads):
                               direct_record *record) noexcept:
         return DIRECT_UNSURE                    # no record is mapped
 
+    cdef Py_ssize_t exists_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
+                                list values, list rest) except -1:
+        rest.extend(range(begin, end))
+        return end
+
     cdef bint probe(self, channel *ch) noexcept:
         cdef located r
         r.worker = 0
@@ -241,7 +247,7 @@ cdef class LocatedReads(DirectReads):
     cdef int want(self, uint32_t worker, uint64_t offset) except -1:
         """Count a miss of a chunk; request the chunk after some, or attach the requested one."""
         cdef uint64_t now = rfp_now()
-        cdef object chunk, number
+        cdef object chunk, number, requested = None
         if self.requesting or now - self.polled < CHUNK_POLL_NS and self.requested is not None:
             return 0
         chunk = (worker, offset // self.remote[worker].chunk)
@@ -249,10 +255,13 @@ cdef class LocatedReads(DirectReads):
         try:
             if self.requested is not None:
                 self.polled = now
-                if self.connection.finish_chunk(*self.requested):
-                    self.wanted.pop(self.requested[:2], None)
-                    self.requested = None
+                # First: after an exception of a signal handler the response may be gone.
+                requested, self.requested = self.requested, None
+                if self.connection.finish_chunk(*requested):
+                    self.wanted.pop(requested[:2], None)
                     self.chunks += 1
+                else:
+                    self.requested = requested
                 return 0
             if now < self.request_after:
                 return 0
@@ -263,10 +272,10 @@ cdef class LocatedReads(DirectReads):
                 number = self.connection.begin_chunk(*chunk)
                 self.requested = (*chunk, number)
         except DeadlineExceeded:
-            pass                                # another thread uses the control channel
-        except RfpError:
-            # Refused, or the connection is lost: that is for a request to find.
-            self.requested = None
+            self.requested = requested          # another thread uses the control channel
+        except Exception:
+            # Refused, or the connection is lost: that is for a request to find.  A call that has
+            # its value must not fail here.
             self.request_after = now + RETRY_NS
         finally:
             self.requesting = False
@@ -279,6 +288,11 @@ cdef class LocatedReads(DirectReads):
         cdef location *entry
         cdef client_ring *ring
         cdef uint64_t room
+        if self.paused_until:
+            if rfp_now() < self.paused_until:
+                self.unsure += 1
+                return False
+            self.paused_until = 0
         r.worker = self.worker_of(hash)
         ring = ch.rings[r.worker]
         # A request whose call timed out may change this key yet (direct_read.pyx).
@@ -308,6 +322,10 @@ cdef class LocatedReads(DirectReads):
         cdef uint64_t posted = rfp_now()
         with nogil:
             landed = land_all(ch, reads, n, posted + LANDING_NS_MAX, &clock)
+        self.late = 0 if landed else self.late + 1
+        if self.late == LATE_MAX:
+            self.late = 0
+            self.paused_until = rfp_now() + RETRY_NS
         if landed and clock:
             server_clock_note(&self.clock, rfp_load64(ch.landing.base + CLOCK_OFFSET), posted,
                               rfp_now())
@@ -357,10 +375,12 @@ cdef class LocatedReads(DirectReads):
         cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
         cdef located_record found
         cdef located r
+        cdef uint32_t busy
         cdef object value = None
         result[0] = DIRECT_UNSURE
         if not self.find(ch, rfp_hash(text, length, self.seed), &r):
             return None
+        busy = ch.busy
         ch.busy = 1
         try:
             if self.land(ch, &r, 1) and self.check(ch, &r, text, length, &found):
@@ -374,7 +394,7 @@ cdef class LocatedReads(DirectReads):
                 version[0] = found.version
                 result[0] = DIRECT_FOUND
         finally:
-            ch.busy = 0
+            ch.busy = busy     # an event loop's rings may be in use
         if result[0] == DIRECT_FOUND:
             self.note_hit(ch, &r)
         return value
@@ -384,7 +404,7 @@ cdef class LocatedReads(DirectReads):
         cdef located reads[READS_MAX]
         cdef located_record found
         cdef const char *text
-        cdef uint32_t length
+        cdef uint32_t length, busy
         cdef uint64_t landing = 0
         cdef int n = 0, i
         cdef bint landed
@@ -402,6 +422,7 @@ cdef class LocatedReads(DirectReads):
             begin += 1
         if not n:
             return begin
+        busy = ch.busy
         ch.busy = 1
         try:
             landed = self.land(ch, reads, n)
@@ -416,5 +437,5 @@ cdef class LocatedReads(DirectReads):
                 else:
                     rest.append(reads[i].position)
         finally:
-            ch.busy = 0
+            ch.busy = busy
         return begin

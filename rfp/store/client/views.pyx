@@ -13,7 +13,7 @@ from rfp.core.core cimport rfp_load64_acquire, rfp_now
 from rfp.core.owner_word cimport RFP_OWNER_WORD, rfp_owner_alive
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_base cimport (
-    ClientBase, attempt_request, born, client_call, seconds_of, tag_of,
+    ClientBase, attempt_request, born, client_call, tag_of,
 )
 from rfp.protocol.client.client_ring cimport (
     CLOSED, DISCONNECTED, DONE, PROTOCOL_ERROR, RAISED, RETRY, TIMED_OUT, client_ring,
@@ -411,11 +411,7 @@ cdef object view_directly(Client client, bytes key, object timeout, direct_resul
     cdef Pin pin
     cdef View view
     result[0] = DIRECT_UNSURE
-    if client.direct_identity != client.identity or client.direct_identity == 0:
-        return None
-    if timeout is not None:
-        seconds_of(timeout)
-    ch = client.ready_channel()
+    ch = client.direct_channel(key, timeout)
     if ch == NULL:
         return None
     direct = client.direct

@@ -68,6 +68,24 @@ def test_values_of_all_lengths_are_read_without_the_server(kv: rfp.Client) -> No
     assert direct(kv)["absent"] >= 3
 
 
+def test_parts_and_presence_are_read_without_the_server(kv: rfp.Client) -> None:
+    rng = random.Random(2)
+    values = {b"%d" % n: rng.randbytes(n) for n in (0, 1, 4096, 4097, 65537, 3 * MIB)}
+    kv.put_many(values)
+    before = kv.connection.channels[0].counters["submitted"]
+    for key, value in values.items():
+        for offset, length in ((0, 0), (0, 5), (7, 100), (4090, 20), (70_000, 66_000)):
+            assert kv.get_range(key, offset, length) == value[offset : offset + length]
+        assert kv.get_range(key, len(value), 1) == kv.get_range(key, len(value) + 1, 1) == b""
+        assert kv.get_range(key, 1, 2**62) == value[1:]
+        assert kv.exists(key) and key in kv
+    assert kv.get_range(b"absent", 0, 1) is None
+    assert b"absent" not in kv
+    keys = [*values, *(b"absent %d" % i for i in range(100))]
+    assert kv.exists_many(keys) == [key in values for key in keys]
+    assert kv.connection.channels[0].counters["submitted"] == before
+
+
 def test_get_many_reads_short_values_and_misses_without_the_server(kv: rfp.Client) -> None:
     keys = [b"key %d" % i for i in range(3000)]
     kv.put_many((key, key) for key in keys[::2])

@@ -80,6 +80,17 @@ def test_a_chain_grows_shrinks_and_has_a_longest_length(eviction):
     assert store.stats()["index_bytes"] == 64 * 64
 
 
+def test_no_two_records_have_one_version_not_even_a_refused_one():
+    """A client may READ a part of a refused record, and the rest of the next one in its place."""
+    keys = same_bucket(66)
+    client = Client(partition(1 << 20, eviction="none"))
+    versions = [client.put(key, key).result for key in keys[:64]]
+    assert versions == [versions[0] + n for n in range(64)]
+    assert [client.put(key, key).status for key in keys[64:]] == [OUT_OF_MEMORY] * 2
+    client.delete(keys[0])
+    assert client.put(keys[65], keys[65]).result == versions[-1] + 3
+
+
 def test_a_chain_is_split_with_all_its_lines():
     keys = same_bucket(50)
     store = partition(1 << 20)
