@@ -27,9 +27,6 @@ cdef enum:
     WALKS_MAX = 4
     # Longest content of another key's record that a proof of absence reads, in bytes.
     PROOF_BYTES_MAX = 4096
-    # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
-    # computed.
-    COPY_CHUNK_BYTES = 12288
     # Longest value that is copied with the GIL held, in bytes.
     GIL_BYTES_MAX = 65536
     # Bytes of values that get_many() copies before it lets other threads run.
@@ -243,7 +240,7 @@ cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
     cdef const kv_record *record = record_at(a, found.offset)
     cdef const char *value = <const char *> record + kv_value_offset(found.key_length) + offset
     cdef uint64_t buckets = bucket_count(a), count
-    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length), done = 0, n
+    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length)
     cdef const uint64_t *counter
     # The CRC of the header shows that the version is this record's, and no other word's.
     if kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
@@ -254,10 +251,7 @@ cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
     count = rfp_load64_acquire(counter)
     if count % 2 or rfp_load64_acquire(&record.version) != found.version:
         return False
-    while done < length:
-        n = min(length - done, <uint32_t> COPY_CHUNK_BYTES)
-        rfp_copy_in(target + done, value + done, n)
-        done += n
+    rfp_copy_in(target, value, length)
     rfp_fence_acquire()
     return rfp_load64(&record.version) == found.version and rfp_load64(counter) == count
 

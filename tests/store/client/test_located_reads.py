@@ -161,7 +161,8 @@ def test_an_update_by_another_client_costs_one_read_more(kv: rfp.Client, other: 
             assert kv.item(b"k") == (b"value %d" % i, version)
     after = verbs(kv)
     assert after[1] - writes <= 2 * 20, "one request for each update, perhaps with a WAIT"
-    assert after[0] - reads >= 100 + 20
+    # 20 more if the requests are fetched: a slow server's responses are written instead.
+    assert after[0] - reads >= 100
     figures = located(kv)
     assert figures["stale"] == 20 and figures["found"] >= 80
 
