@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from rfp.address import Address
 from rfp.aio.base import Connecting, LoopClient
 from rfp.aio.messages import message_call
 from rfp.aio.rings import Rings
 from rfp.rpc.rpc import RpcClient as SynchronousClient
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class RpcClient(LoopClient):
