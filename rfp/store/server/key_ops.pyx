@@ -200,8 +200,8 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
             index_move_first(&p.index, hash, slot)
         record_left(p, old)
     elif not insert(p, hash, entry):
-        # The version is used up: a READ of this place may have brought a part of the record, and the
-        # rest of another one with the same version would prove it.
+        # The version is used up: a READ of this place may have brought a part of the record, and
+        # the rest of another one with the same version would prove it.
         arena_free(&p.memory, block)
         version[0] = 0
         return KV_OUT_OF_MEMORY
