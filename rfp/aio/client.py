@@ -348,7 +348,7 @@ class Client(DirectClient, LoopClient):
                 rings = self._rings
                 if not rings.usable:
                     rings = await self._connected(deadline)
-                # A slice: requests that cannot be sent yet would only take memory.
+                # A slice: requests that wait for a slot would only take memory.
                 part, positions = positions[:SLICE], positions[SLICE:]
                 batch = calls.batch_calls(
                     self._sync, rings, operation, names, values, ttl_ms, part, rest, deadline

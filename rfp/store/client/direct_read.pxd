@@ -99,8 +99,8 @@ cdef class DirectReads:
                              list values, list rest) except -1
     # Reads without a value to take, as a measure of what a read costs; False: it failed.
     cdef bint probe(self, channel *ch) noexcept
-    # Finds the record of a key, and who has it: the hash and the worker; counts a proven miss.
-    # DIRECT_FOUND: the record is only described.
+    # Finds the record of a key, and sets the key's hash and worker; counts a proven miss.
+    # DIRECT_FOUND: `record` describes the record, and direct_take() must prove it.
     cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
                               direct_record *record) noexcept
     # Counts a use of a record that locate() has found, and that was proven since.
