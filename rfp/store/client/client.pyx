@@ -835,7 +835,7 @@ cdef class Client(ClientBase):
         ch = self.direct_channel(<bytes> key, timeout)
         if ch != NULL:
             direct = self.direct
-            found = direct.exists(ch, <bytes> key, &result)
+            found = direct.exists(ch, <bytes> key, direct.hash_of(<bytes> key), &result)
             if result != DIRECT_UNSURE:
                 return found
         self.prepare_call(&k.c, timeout, True, attempt_request, submit_key, finish_bool)

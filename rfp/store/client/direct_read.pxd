@@ -99,15 +99,16 @@ cdef class DirectReads:
                              list values, list rest) except -1
     # Reads without a value to take, as a measure of what a read costs; False: it failed.
     cdef bint probe(self, channel *ch) noexcept
-    # Finds the record of a key, and sets the key's hash and worker; counts a proven miss.
+    cdef uint64_t hash_of(self, bytes key) noexcept
+    # Finds the record of a key, and sets the key's worker; counts a proven miss.
     # DIRECT_FOUND: `record` describes the record, and direct_take() must prove it.
-    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t hash, uint32_t *worker,
                               direct_record *record) noexcept
     # Counts a use of a record that locate() has found, and that was proven since.
     cdef void used_record(self, channel *ch, uint32_t worker, uint64_t hash,
                           const direct_record *record) noexcept
     # Whether a key has a value; it is not a use of the record.
-    cdef bint exists(self, channel *ch, bytes key, direct_result *result) noexcept
+    cdef bint exists(self, channel *ch, bytes key, uint64_t hash, direct_result *result) noexcept
     # The same for some of keys[begin:end], as get_many; returns where it stopped.
     cdef Py_ssize_t exists_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end,
                                 list values, list rest) except -1

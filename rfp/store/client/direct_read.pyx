@@ -339,19 +339,20 @@ cdef class DirectReads:
         self.until_liveness_check = READS_PER_LIVENESS_CHECK
         return pair.ops.alive(pair)
 
-    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+    cdef uint64_t hash_of(self, bytes key) noexcept:
+        return rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
+
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t hash, uint32_t *worker,
                               direct_record *record) noexcept:
-        cdef const char *text = PyBytes_AS_STRING(key)
-        cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
         cdef direct_result result
-        hash[0] = rfp_hash(text, length, self.seed)
-        worker[0] = self.worker_of(hash[0])
+        worker[0] = self.worker_of(hash)
         self.until_liveness_check -= 1
         if not self.until_liveness_check and not self.server_runs(ch):
             return DIRECT_UNSURE
         if ch.rings[worker[0]].unsettled:
             return DIRECT_UNSURE
-        result = direct_find(&self.arenas[worker[0]], text, length, hash[0], record)
+        result = direct_find(&self.arenas[worker[0]], PyBytes_AS_STRING(key),
+                             <uint32_t> PyBytes_GET_SIZE(key), hash, record)
         if result == DIRECT_ABSENT:
             self.absent += 1
         elif result == DIRECT_UNSURE:
@@ -374,11 +375,11 @@ cdef class DirectReads:
             return None
         return self.read(ch, text, length, hash, view, True, version, result)
 
-    cdef bint exists(self, channel *ch, bytes key, direct_result *result) noexcept:
+    cdef bint exists(self, channel *ch, bytes key, uint64_t hash,
+                     direct_result *result) noexcept:
         cdef direct_record found
-        cdef uint64_t hash
         cdef uint32_t worker
-        result[0] = self.locate(ch, key, &hash, &worker, &found)
+        result[0] = self.locate(ch, key, hash, &worker, &found)
         if result[0] == DIRECT_FOUND:
             result[0] = self.take_part(ch, key, hash, worker, &found, 0, 0, NULL)
         return result[0] == DIRECT_FOUND
@@ -386,10 +387,10 @@ cdef class DirectReads:
     cdef object get_range(self, channel *ch, bytes key, uint64_t offset, uint64_t length,
                           direct_result *result):
         cdef direct_record found
-        cdef uint64_t hash
+        cdef uint64_t hash = self.hash_of(key)
         cdef uint32_t worker
         cdef object part
-        result[0] = self.locate(ch, key, &hash, &worker, &found)
+        result[0] = self.locate(ch, key, hash, &worker, &found)
         if result[0] != DIRECT_FOUND:
             return None
         offset = min(offset, <uint64_t> found.value_length)
@@ -429,13 +430,12 @@ cdef class DirectReads:
         cdef bint found
         cdef Py_ssize_t i, n = min(end - begin, <Py_ssize_t> PREFETCHED)
         for i in range(n):
-            key = keys[begin + i]
-            hashes[i] = rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
+            hashes[i] = self.hash_of(<bytes> keys[begin + i])
             direct_prefetch_line(&self.arenas[self.worker_of(hashes[i])], hashes[i])
         for i in range(n):
             direct_prefetch_records(&self.arenas[self.worker_of(hashes[i])], hashes[i])
         for i in range(n):
-            found = self.exists(ch, keys[begin + i], &result)
+            found = self.exists(ch, <bytes> keys[begin + i], hashes[i], &result)
             if result == DIRECT_UNSURE:
                 rest.append(begin + i)
             else:

@@ -195,7 +195,7 @@ cdef class LocatedReads(DirectReads):
                 "entries": self.cache.used, "bytes": self.cache.bytes,
                 "read_bytes": self.read_bytes, "chunks": self.chunks}
 
-    cdef direct_result locate(self, channel *ch, bytes key, uint64_t *hash, uint32_t *worker,
+    cdef direct_result locate(self, channel *ch, bytes key, uint64_t hash, uint32_t *worker,
                               direct_record *record) noexcept:
         return DIRECT_UNSURE                    # no record is mapped
 

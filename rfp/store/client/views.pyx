@@ -415,7 +415,8 @@ cdef object view_directly(Client client, bytes key, object timeout, direct_resul
     if ch == NULL:
         return None
     direct = client.direct
-    result[0] = direct.locate(ch, key, &hash, &worker, &found)
+    hash = direct.hash_of(key)
+    result[0] = direct.locate(ch, key, hash, &worker, &found)
     if result[0] != DIRECT_FOUND:
         return None
     if found.value_length < KV_VIEW_MIN or not client.views_in_place:
