@@ -173,7 +173,7 @@ cdef class ScanCall(StoreCall):
     cdef object finish(self, ClientBase base):
         value = call_finish(base, self.c)
         if self.c.result == DONE:
-            end_step(&self.u.scan, self.rings.owner.c.seed, self.rings.owner.c.count)
+            end_step(&self.u.scan, self.rings.owner.c.count)
         return value
 
     @property

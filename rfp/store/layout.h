@@ -15,8 +15,8 @@
  *
  * Validity.  The version of a record is not 0 exactly while the record is its key's current value,
  * and the CRC covers the version.  So a whole record, found through a slot or at a place where the
- * key had a value before, was the value of its key at a moment within the read.  (A value may
- * contain the image of a record: any offset proves nothing.)  The owner keeps this order:
+ * key had a value before, was the value of its key at a moment within the read.  (The CRC begins
+ * with the server's seed, so a value cannot contain the image of a record.)  The owner keeps this order:
  *
  *   put      the record with version 0 and the CRC of its version to be; version of the replaced
  *            record = 0; slot; the new version (release); response
@@ -43,7 +43,7 @@
 #include "rfp/core/limits.h"
 
 #define KV_PARTITION_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
-#define KV_LAYOUT_VERSION 2
+#define KV_LAYOUT_VERSION 3
 #define KV_LINE RFP_LINE
 #define KV_SLOTS 8
 #define KV_UNIT 16
@@ -62,7 +62,7 @@ struct kv_partition_header {
     uint64_t magic;     /* written last */
     uint32_t version;
     uint32_t flags;
-    uint64_t seed;      /* of the hash */
+    uint64_t seed;      /* of the hash, and of the CRC */
     uint64_t length;    /* of the region */
     uint64_t buckets;   /* in use; released after the newest one has been filled */
     uint64_t reserved[3];
@@ -99,7 +99,8 @@ static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7;
  * when it leaves the index. */
 struct kv_record {
     uint64_t block;
-    uint32_t crc;          /* CRC32C of key, value (up to KV_MAX_SEALED bytes), struct kv_seal */
+    uint32_t crc;          /* kv_key_crc, kv_value_crc, kv_seal_crc: of key, value (up to
+                              KV_MAX_SEALED bytes) and struct kv_seal */
     uint32_t value_length;
     uint64_t version;      /* 0: not the current value of its key */
     uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12),
@@ -194,6 +195,13 @@ static inline int kv_same(const char *a, const char *b, uint32_t length)
     memcpy(&x, a + length - 8, 8);
     memcpy(&y, b + length - 8, 8);
     return x == y;
+}
+
+/* Returns the CRC of a key.  It begins with a part of the seed, which a stranger who chooses values
+ * does not know; otherwise a value could contain the image of a record that proves itself. */
+static inline uint32_t kv_key_crc(uint64_t seed, const void *key, uint32_t length)
+{
+    return rfp_crc32c((uint32_t)(seed ^ seed >> 32), key, length);
 }
 
 /* Returns the CRC of a key, continued over its value. */

@@ -73,5 +73,6 @@ cdef extern from "rfp/store/layout.h" nogil:
     uint64_t kv_bucket(uint64_t hash, uint64_t buckets, uint64_t mask)
     uint32_t kv_match(const uint64_t *slots, uint64_t tag)
     bint kv_same(const char *a, const char *b, uint32_t length)
+    uint32_t kv_key_crc(uint64_t seed, const void *key, uint32_t length)
     uint32_t kv_value_crc(uint32_t crc, const void *value, uint32_t length)
     uint32_t kv_seal_crc(uint32_t crc, uint32_t key_length, uint32_t value_length, uint64_t version)

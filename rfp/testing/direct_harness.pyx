@@ -24,7 +24,7 @@ from rfp.store.client.direct_read cimport (
 )
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_LINE, kv_bucket, kv_record_size, kv_slot, kv_slot_offset,
-    kv_tag, kv_value_crc, kv_value_offset,
+    kv_key_crc, kv_tag, kv_value_crc, kv_value_offset,
 )
 from rfp.store.server.arena cimport arena_allocate, arena_become, arena_size
 from rfp.store.server.index cimport index_rearrangements, index_repoint, record_invalidate
@@ -440,7 +440,7 @@ cdef uint64_t prepared(partition *p, bytes key, bytes value, bint replaces, uint
         raise MemoryError
     record_begin(p, block, text, length, size, 0, replaces)
     rfp_copy_out(p.memory.base + block + kv_value_offset(length), PyBytes_AS_STRING(value), size)
-    crc[0] = kv_value_crc(rfp_crc32c(0, text, length), PyBytes_AS_STRING(value), size)
+    crc[0] = kv_value_crc(kv_key_crc(p.seed, text, length), PyBytes_AS_STRING(value), size)
     return block
 
 

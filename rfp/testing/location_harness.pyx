@@ -14,11 +14,11 @@ from rfp.store.client.server_clock cimport (
 )
 
 
-def whole_record(bytes copy not None, bytes key not None):
+def whole_record(bytes copy not None, uint64_t seed, bytes key not None):
     """Return (value, version, expiry in ms) if the copy is a whole record of the key, else None."""
     cdef located_record found
     cdef const char *base = PyBytes_AS_STRING(copy)
-    if not located_check(base, len(copy), PyBytes_AS_STRING(key), len(key), &found):
+    if not located_check(base, len(copy), seed, PyBytes_AS_STRING(key), len(key), &found):
         return None
     begin = found.value - base
     return copy[begin:begin + found.value_length], found.version, found.expiry

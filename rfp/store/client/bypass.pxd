@@ -21,6 +21,6 @@ cdef struct bypass:        # one ring's knowledge of the index
 # NOT_ATTACHED: attach the chunk that contains b.missing, and call again.  UNDECIDED, or the outcome
 # of a READ that failed: send the server a request.
 cdef outcome bypass_get(bypass *b, client_ring *ring, remote_arena *arena,
-                        const char *key, uint32_t key_length, uint64_t hash, uint64_t deadline,
-                        const char **value, uint32_t *value_length,
+                        const char *key, uint32_t key_length, uint64_t hash, uint64_t seed,
+                        uint64_t deadline, const char **value, uint32_t *value_length,
                         uint64_t *version) noexcept nogil

@@ -2,7 +2,6 @@
 
 from libc.string cimport memcpy
 
-from rfp.core.core cimport rfp_crc32c
 from rfp.fabric.fabric cimport READ, remote_region
 from rfp.protocol.client.client_ring cimport (
     DONE, NOT_ATTACHED, UNDECIDED, client_ring, client_ring_response_offset,
@@ -14,8 +13,8 @@ from rfp.protocol.client.remote_arena cimport (
 from rfp.store.layout cimport (
     KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC,
     KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record,
-    kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
-    kv_value_crc, kv_value_offset,
+    kv_key_crc, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag,
+    kv_tag, kv_value_crc, kv_value_offset,
 )
 
 
@@ -40,7 +39,7 @@ cdef outcome fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t o
                                 deadline)
 
 
-cdef bint is_record(const char *copy, uint64_t length, const char *key,
+cdef bint is_record(const char *copy, uint64_t length, uint64_t seed, const char *key,
                     uint32_t key_length) noexcept nogil:
     """Return whether these bytes are a whole record of this key that never expires."""
     cdef const kv_record *record = <const kv_record *> copy
@@ -53,14 +52,14 @@ cdef bint is_record(const char *copy, uint64_t length, const char *key,
         return False
     if not kv_same(copy + sizeof(kv_record), key, key_length):
         return False
-    crc = rfp_crc32c(0, key, key_length)
+    crc = kv_key_crc(seed, key, key_length)
     crc = kv_value_crc(crc, copy + value, record.value_length)
     return kv_seal_crc(crc, key_length, record.value_length, record.version) == record.crc
 
 
 cdef outcome bypass_get(bypass *b, client_ring *ring, remote_arena *arena,
-                        const char *key, uint32_t key_length, uint64_t hash, uint64_t deadline,
-                        const char **value, uint32_t *value_length,
+                        const char *key, uint32_t key_length, uint64_t hash, uint64_t seed,
+                        uint64_t deadline, const char **value, uint32_t *value_length,
                         uint64_t *version) noexcept nogil:
     """READ the partition header (once, and again after a miss), the bucket, the record.
 
@@ -107,7 +106,7 @@ cdef outcome bypass_get(bypass *b, client_ring *ring, remote_arena *arena,
             result = fetch(b, ring, arena, offset, length, deadline, &copy)
             if result != DONE:
                 return result
-            if is_record(copy, length, key, key_length):
+            if is_record(copy, length, seed, key, key_length):
                 record = <const kv_record *> copy
                 value[0] = copy + kv_value_offset(key_length)
                 value_length[0] = record.value_length

@@ -61,6 +61,8 @@ from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.store.client.reservation import Reservation
 from rfp.store.counters import COUNTERS
 
+assert sizeof(bypass) == 8 * USER_STATE_WORDS     # a channel keeps one for each worker
+
 cdef enum:
     PROBES = 9                 # direct reads that are compared with as many pings
     SLOWER_BY = 2              # direct reads are not chosen if they take longer by this factor
@@ -329,7 +331,7 @@ cdef object get_by_bypass(Client client, Channel owner, get_call *get):
         with nogil:
             c.result = bypass_get(b, c.ring, owner.c.arenas[c.worker], get.k.key, get.k.key_length,
                                   rfp_hash(get.k.key, get.k.key_length, owner.c.seed),
-                                  c.deadline_ns, &value, &length, &get.version)
+                                  owner.c.seed, c.deadline_ns, &value, &length, &get.version)
         if c.result != NOT_ATTACHED:
             break
         c.result = client.map_chunks(owner, c.worker, b.missing, 1, c.deadline_ns)

@@ -36,6 +36,7 @@ cdef enum:
 cdef struct direct_arena:      # one partition, mapped
     const char *base
     uint64_t length            # as the region's; a multiple of 64
+    uint64_t seed              # of the CRC
     const char *owner_word     # in the server's incarnation line
     uint32_t owner
     bint same_clock            # whether the server's monotonic clock is this process's

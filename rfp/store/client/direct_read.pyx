@@ -17,8 +17,8 @@ from rfp.store.layout cimport (
     KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION,
     KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
     KV_STATE_KEY, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_record_size,
-    kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
-    kv_value_crc, kv_value_offset,
+    kv_key_crc, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag,
+    kv_tag, kv_value_crc, kv_value_offset,
 )
 
 cdef enum:
@@ -117,6 +117,7 @@ cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const 
         return False
     a.base = base
     a.length = length
+    a.seed = rfp_load64(&header.seed)
     a.owner_word = owner_word
     a.owner = owner
     a.same_clock = same_clock
@@ -146,7 +147,7 @@ cdef bint is_other_key(const direct_arena *a, const uint64_t *place, uint64_t sl
     if value + other.value_length > PROOF_BYTES_MAX:
         return False
     rfp_copy_in(copy, <const char *> (record_at(a, other.offset) + 1), value + other.value_length)
-    crc = rfp_crc32c(0, copy, other.key_length)
+    crc = kv_key_crc(a.seed, copy, other.key_length)
     crc = kv_value_crc(crc, copy + value, other.value_length)
     if kv_seal_crc(crc, other.key_length, other.value_length, other.version) != other.crc:
         return False
@@ -227,7 +228,7 @@ cdef bint copy_sealed(const direct_arena *a, const char *key, const direct_recor
                       char *target) noexcept nogil:
     """Copies a value that the CRC covers; returns whether the copy is whole."""
     cdef const char *record = a.base + found.offset
-    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length)
+    cdef uint32_t crc = kv_key_crc(a.seed, key, found.key_length)
     rfp_copy_in(target, record + kv_value_offset(found.key_length), found.value_length)
     crc = rfp_crc32c(crc, target, found.value_length)
     return kv_seal_crc(crc, found.key_length, found.value_length, found.version) == found.crc
@@ -240,7 +241,7 @@ cdef bint copy_long(const direct_arena *a, const char *key, uint64_t hash,
     cdef const kv_record *record = record_at(a, found.offset)
     cdef const char *value = <const char *> record + kv_value_offset(found.key_length) + offset
     cdef uint64_t buckets = bucket_count(a), count
-    cdef uint32_t crc = rfp_crc32c(0, key, found.key_length)
+    cdef uint32_t crc = kv_key_crc(a.seed, key, found.key_length)
     cdef const uint64_t *counter
     # The CRC of the header shows that the version is this record's, and no other word's.
     if kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:

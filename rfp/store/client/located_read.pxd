@@ -42,8 +42,8 @@ cdef struct located_record:        # what a whole record contains
     uint64_t size                  # of the record
 
 # Returns whether a private copy of `length` bytes contains a whole record of this key.
-cdef bint located_check(const char *copy, uint64_t length, const char *key, uint32_t key_length,
-                        located_record *found) noexcept nogil
+cdef bint located_check(const char *copy, uint64_t length, uint64_t seed, const char *key,
+                        uint32_t key_length, located_record *found) noexcept nogil
 
 cdef struct located:               # one READ
     uint64_t hash

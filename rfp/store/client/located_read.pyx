@@ -24,7 +24,7 @@ from rfp.store.client.server_clock cimport (
 )
 from rfp.store.layout cimport (
     KV_ARENA_START, KV_EXPIRY_SHIFT, KV_MAX_SEALED, KV_STATE_KEY, kv_record, kv_record_size,
-    kv_same, kv_seal_crc, kv_slot, kv_slot_length, kv_slot_offset, kv_slot_tag, kv_tag,
+    kv_key_crc, kv_same, kv_seal_crc, kv_slot, kv_slot_length, kv_slot_offset, kv_slot_tag, kv_tag,
     kv_value_offset,
 )
 from rfp.store.messages cimport KV_MAX_KEY, KV_PLACE_EVICTS, KV_PLACE_EXPIRES
@@ -43,8 +43,8 @@ cdef enum:
 cdef uint64_t RETRY_NS = 10000000000           # after a refused chunk, or after late reads
 
 
-cdef bint located_check(const char *copy, uint64_t length, const char *key, uint32_t key_length,
-                        located_record *found) noexcept nogil:
+cdef bint located_check(const char *copy, uint64_t length, uint64_t seed, const char *key,
+                        uint32_t key_length, located_record *found) noexcept nogil:
     cdef const kv_record *record = <const kv_record *> copy
     cdef uint32_t crc
     if length < sizeof(kv_record) or not record.version:
@@ -58,7 +58,7 @@ cdef bint located_check(const char *copy, uint64_t length, const char *key, uint
     found.value_length = record.value_length
     found.version = record.version
     found.expiry = record.state >> KV_EXPIRY_SHIFT
-    crc = rfp_crc32c(0, key, key_length)
+    crc = kv_key_crc(seed, key, key_length)
     crc = rfp_crc32c(crc, found.value, found.value_length)
     return kv_seal_crc(crc, key_length, found.value_length, found.version) == record.crc
 
@@ -343,7 +343,8 @@ cdef class LocatedReads(DirectReads):
         """Return whether a READ has brought the key's value; forget the place if it has not."""
         cdef location *entry
         cdef uint64_t slot
-        cdef bint whole = located_check(ch.landing.base + r.landing, r.size, key, key_length, found)
+        cdef bint whole = located_check(ch.landing.base + r.landing, r.size, self.seed, key,
+                                        key_length, found)
         rfp_fence_acquire()
         if self.owner_word != NULL and not rfp_owner_alive(self.owner_word, self.owner):
             self.unsure += 1

@@ -14,8 +14,8 @@ cdef struct scan_call:
     void *prefix_object             # bytes; the caller of run() keeps a reference
     uint64_t limit
     # where the next step begins
-    bint begun                      # the place belongs to `seed`
-    uint64_t seed
+    bint begun                      # the place belongs to this server
+    uint64_t server                 # a digest of the server's seed
     uint32_t worker
     uint64_t position
     uint64_t version
@@ -30,7 +30,7 @@ cdef int set_place(scan_call *s, cursor) except -1
 cdef object cursor_of(scan_call *s)
 # Raises if the place belongs to another server; sets the worker of the step.
 cdef int begin_step(scan_call *s, uint64_t seed, uint32_t workers) except -1
-cdef void end_step(scan_call *s, uint64_t seed, uint32_t workers) noexcept
+cdef void end_step(scan_call *s, uint32_t workers) noexcept
 
 # One step; returns (cursor, keys).
 cdef tuple scan(Client client, object prefix, object cursor, object count, object timeout)

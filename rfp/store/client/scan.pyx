@@ -4,10 +4,11 @@ A cursor is a number that contains the place of the scan, so that neither side k
 
     bits 0 to 5      the worker
     bits 6 to 69     the position at this worker (server/scan.pyx)
-    bits 70 to 133   the server's seed, which is random and new at each start of a server
+    bits 70 to 133   a digest of the server's seed, which is random and new at each start
     bits 134 on      the version that the scan continues at; almost always 0
 
-A position depends on the seed, so a cursor is refused at a server with another one.
+A position depends on the seed, so a cursor is refused at a server with another one.  A cursor may
+reach strangers, and the seed is a secret (docs/security.md), so the cursor has a digest of it.
 """
 
 from operator import index
@@ -83,24 +84,30 @@ cdef object attempt_scan(ClientBase client, Channel owner, client_call *c):
     begin_step(s, owner.c.seed, owner.c.count)
     value = attempt_request(client, owner, c)
     if c.result == DONE:
-        end_step(s, owner.c.seed, owner.c.count)
+        end_step(s, owner.c.count)
     return value
 
 
+cdef uint64_t digest_of(uint64_t seed) except? 0:
+    from hashlib import blake2b             # its import takes longer than that of this package
+    return int.from_bytes(blake2b((<const char *> &seed)[:8], digest_size=8).digest(), "little")
+
+
 cdef int begin_step(scan_call *s, uint64_t seed, uint32_t workers) except -1:
-    if s.begun and (s.seed != seed or s.worker >= workers):
+    cdef uint64_t server = digest_of(seed)
+    if s.begun and (s.server != server or s.worker >= workers):
         if s.opcode == KV_CLEAR:
             raise OutcomeUnknown("the server was started again during the call",
                                  hint="check whether to clear the new one too")
         raise InvalidArgument("the cursor belongs to another server, or to one that has ended",
                               hint="begin a new scan")
+    s.server = server
     s.c.worker = s.worker
     return 0
 
 
-cdef void end_step(scan_call *s, uint64_t seed, uint32_t workers) noexcept:
+cdef void end_step(scan_call *s, uint32_t workers) noexcept:
     s.begun = True
-    s.seed = seed
     if s.worker == workers:                 # the last one has been visited
         s.worker = 0
 
@@ -127,7 +134,7 @@ cdef int prepare(Client client, scan_call *s, uint8_t opcode, bytes prefix, uint
     s.prefix_object = <void *> prefix
     s.limit = limit
     s.begun = False
-    s.seed = s.position = s.version = 0
+    s.server = s.position = s.version = 0
     s.worker = 0
     return 0
 
@@ -135,7 +142,7 @@ cdef int prepare(Client client, scan_call *s, uint8_t opcode, bytes prefix, uint
 cdef object cursor_of(scan_call *s):
     if s.worker == 0 and s.position == 0 and s.version == 0:
         return 0
-    place = (<object> s.version << 64 | s.seed) << 64 | s.position
+    place = (<object> s.version << 64 | s.server) << 64 | s.position
     return place << WORKER_BITS | s.worker
 
 
@@ -150,7 +157,7 @@ cdef int set_place(scan_call *s, cursor) except -1:
     s.worker = place & ((1 << WORKER_BITS) - 1)
     place >>= WORKER_BITS
     s.position = place & 0xFFFFFFFFFFFFFFFF
-    s.seed = place >> 64 & 0xFFFFFFFFFFFFFFFF
+    s.server = place >> 64 & 0xFFFFFFFFFFFFFFFF
     s.version = place >> 128
     return 0
 

@@ -2,12 +2,12 @@
 other."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from rfp.core.core cimport rfp_crc32c
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD,
     KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_LINE, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
     KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
-    kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
+    kv_key_crc, kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc,
+    kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_C_VIEWS, KV_MAX_KEY,
@@ -29,7 +29,7 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
     cdef uint64_t size = kv_record_size(key_length, record.value_length)
     if not 0 < key_length <= KV_MAX_KEY or size > arena_size(&p.memory, block):
         return "a record is longer than its block"
-    crc = rfp_crc32c(0, record + 1, key_length)
+    crc = kv_key_crc(p.seed, record + 1, key_length)
     crc = kv_value_crc(crc, <char *> record + kv_value_offset(key_length), record.value_length)
     if arena_kind(&p.memory, block) == KV_BLOCK_ORPHAN:
         if record.version:

@@ -4,13 +4,13 @@ put."""
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.core.core cimport (
-    rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
+    rfp_copy_out, rfp_store64, rfp_store64_release,
 )
 from rfp.store.layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT,
     KV_MAX_SEALED, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow,
-    kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_slot_tag, kv_tag, kv_value_crc,
-    kv_value_offset,
+    kv_key_crc, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_slot_tag, kv_tag,
+    kv_value_crc, kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS,
@@ -232,7 +232,8 @@ cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *ke
     record_begin(p, block, key, key_length, value_length, expiry, slot != NULL)
     rfp_copy_out(p.memory.base + block + kv_value_offset(key_length), value, value_length)
     return publish(p, hash, slot, block,
-                   kv_value_crc(rfp_crc32c(0, key, key_length), value, value_length), version)
+                   kv_value_crc(kv_key_crc(p.seed, key, key_length), value,
+                                value_length), version)
 
 
 cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length,

@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy
 from rfp.core.core cimport rfp_copy_in, rfp_crc32c
 from rfp.protocol.server.service cimport service_session
 from rfp.store.layout cimport (
-    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset,
+    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_key_crc, kv_record_size, kv_slot_offset, kv_value_offset,
 )
 from rfp.store.messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_RESERVED, KV_C_PUTS, KV_C_UPLOADS, KV_DEFERRED, KV_MAX_PIECE, KV_OK,
@@ -84,7 +84,7 @@ cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_p
     u.flags = flags
     u.put = put[0]
     u.received = 0
-    u.crc = rfp_crc32c(0, key, put.key_length)
+    u.crc = kv_key_crc(p.seed, key, put.key_length)
     memcpy(u.key, key, put.key_length)
     h.bytes += u.place.size
     h.account.uploading += u.place.size

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from rfp.store.server.partition import Partition
-from rfp.testing.location_harness import whole_record
+from rfp.testing import location_harness
 from rfp.testing.partition_harness import Memory, Session
 
 from .requests import (
@@ -27,18 +27,23 @@ from .requests import (
 )
 
 NAME_PLACE, PLACED, EXPIRES = 8, 13, 1
+SEED = 7
 SIZE = 1 << 20
 SEALED = 4096
 
 Check = Callable[[bytes, bytes], "tuple[bytes, int, int] | None"]
 
 
+def whole_record(copy: bytes, key: bytes) -> tuple[bytes, int, int] | None:
+    return location_harness.whole_record(copy, SEED, key)
+
+
 class Store(Client):
-    def __init__(self, size: int = SIZE, eviction: str = "clock") -> None:
+    def __init__(self, size: int = SIZE, eviction: str = "clock", seed: int = SEED) -> None:
         self.memory = Memory(size)
         self.store = Partition(
             self.memory,
-            seed=7,
+            seed=seed,
             eviction=eviction,
             first_version=1 << 60,
             lease_ns=SECOND,
@@ -235,3 +240,22 @@ def test_a_damaged_copy_is_no_record() -> None:
             assert found is None, at
     for length in range(len(copy)):
         assert whole_record(copy[:length], b"key") is None
+
+
+@pytest.mark.parametrize("offset", [0, 16, 48])
+def test_a_value_cannot_imitate_a_record_without_the_servers_seed(offset: int) -> None:
+    def image(seed: int, size: int) -> bytes:
+        """A record of b"key", as a server of this seed would store it, padded to a size."""
+        store = Store(seed=seed)
+        store.put(b"key", b"false")
+        record = store.at(store.placed(b"key")[1])  # type: ignore[index]
+        return record.ljust(size, b"\0")
+
+    store = Store()
+    for seed, found in ((SEED, True), (SEED + 1, False), (0, False)):
+        # The stranger's value begins at a multiple of 16 behind a record's header and key.
+        store.put(b"stranger's key 1", bytes(offset) + image(seed, 200))
+        value, slot, _ = store.placed(b"stranger's key 1")  # type: ignore[misc]
+        place = slot + (32 + 16 + offset) // 16
+        assert (whole_record(store.at(place), b"key") is not None) is found, seed
+        assert value[offset:] == image(seed, 200)
