@@ -2,7 +2,6 @@
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint64_t
-from rfp.protocol.client.client_ring cimport client_ring
 from rfp.store.client.client cimport Client
 
 
@@ -21,7 +20,5 @@ cdef list fetch_several(Client client, list names, list buffers, list positions,
 cdef list store_several(Client client, list names, list values, list positions,
                         Py_ssize_t first, list results, uint64_t ttl_ms, uint64_t deadline,
                         Py_ssize_t *taken)
-# Releases all pins but one, which the next request releases anyway; waits for nothing.
-cdef void release_pins(client_ring *ring) noexcept nogil
 # Each key's value into its buffer; returns the list of the results.
 cdef list get_into_many(Client client, object keys, object buffers, object timeout)

@@ -25,7 +25,7 @@ from rfp.protocol.client.caller_memory cimport IoBuffer, open_io_buffer, take_bu
 from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.client_base cimport ClientBase, client_call
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DONE, RAISED, RETRY, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
+    DONE, RAISED, RETRY, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
     client_ring_pop, client_ring_response, client_ring_step, outcome,
 )
 from rfp.store.client.batch cimport as_keys, remaining
@@ -36,27 +36,18 @@ from rfp.store.client.direct_read cimport DIRECT_UNSURE, direct_result
 from rfp.store.client.large_values cimport (
     PIECE_BYTES, answer, close_if_lost, drain, fetch_reference, post_piece, take_answer,
 )
+from rfp.store.client.overlapped_gets cimport OverlappedGets, attempt_gets, gets_call
 from rfp.store.client.requests cimport (
-    kv_submit, kv_submit_get, kv_submit_number, kv_submit_put,
+    kv_submit_get, kv_submit_number, kv_submit_put,
 )
-from rfp.store.messages cimport KV_OK, KV_PUT_ABORT, KV_PUT_BEGIN, KV_RELEASE
+from rfp.store.messages cimport KV_OK, KV_PUT_ABORT, KV_PUT_BEGIN
 
 from rfp.errors import InvalidArgument, QuotaExceeded, RfpError, ServerRefused, WrongType
 
 cdef enum:
-    IN_FLIGHT_MAX = 8
     WINDOW_MAX = 8                   # uploads: a session has as many at a time
     STAGED_MAX = 4 * PIECE_BYTES     # of a window, in staging memory
     PLACE_UNIT = 64                  # of a value's offset there
-
-cdef struct flight:                  # a request under way
-    uint32_t worker
-    uint64_t now_ns                  # before it was posted: its lease counts from here
-
-cdef struct fetch_call:
-    client_call c
-    void *arguments                  # Fetches; the caller of run() keeps a reference
-
 
 # Fetching
 
@@ -70,141 +61,47 @@ cdef class Buffer:
         PyBuffer_Release(&self.view)
 
 
-cdef class Fetches:
-    """The values to fetch, and how far the call has come; it survives a reconnection."""
-    cdef list names
+cdef class Fetches(OverlappedGets):
+    """The values to fetch."""
     cdef list buffers                # Buffer, or None
-    cdef list positions
-    cdef list results
-    cdef list again
-    cdef Py_ssize_t done             # positions whose response was taken
-    cdef flight flights[IN_FLIGHT_MAX]   # of position i: i % IN_FLIGHT_MAX
 
-    cdef outcome submit(self, Channel owner, client_call *c, Py_ssize_t i) except RAISED:
-        """Send the request for one position, and note it; RETRY: no slot is free."""
-        cdef get_call get
-        cdef flight *f = &self.flights[i % IN_FLIGHT_MAX]
-        cdef client_ring *ring
-        self.set_key(&get, i)
-        ring = choose_ring(&owner.c, &get.k)
-        f.worker = get.k.c.worker
-        f.now_ns = rfp_now()
-        if not kv_submit_get(ring, owner.c.landing != NULL, get.k.key, get.k.key_length,
-                             <uint64_t> i):
-            c.ring = ring
-            return RETRY
-        client_ring_flush(ring)
+    cdef bint post(self, Channel owner, client_call *c, key_call *k, uint64_t tag) except -1:
+        if not kv_submit_get(c.ring, owner.c.landing != NULL, k.key, k.key_length, tag):
+            return False
         c.submitted = True
-        return DONE
+        return True
 
-    cdef int set_key(self, get_call *get, Py_ssize_t i) except -1:
-        cdef bytes name = self.names[self.positions[i]]
-        get.k.key = PyBytes_AS_STRING(name)
-        get.k.key_length = <uint32_t> PyBytes_GET_SIZE(name)
-        get.k.key_object = <void *> name
-        return 0
-
-    cdef outcome take(self, Client client, Channel owner, client_call *c,
-                      Py_ssize_t i) except RAISED:
-        """Wait for the response for one position, and take or READ the value."""
+    cdef outcome finish(self, Client client, Channel owner, client_call *c,
+                        Py_ssize_t i) except RAISED:
+        """Take or READ the value."""
         cdef get_call get
-        cdef flight *f = &self.flights[i % IN_FLIGHT_MAX]
-        cdef client_ring *ring = owner.c.rings[f.worker]
         cdef Py_ssize_t position = self.positions[i]
         cdef Buffer buffer = self.buffers[position] if self.buffers is not None else None
-        cdef outcome result = client_ring_step(ring)
-        if result != DONE:
-            result = client.wait(ring, c.deadline_ns)
-        if result != DONE:
-            return result
-        self.set_key(&get, i)
+        self.describe(owner, c, i, &get.k)
         get.view = NULL if buffer is None else &buffer.view
         get.with_version = False
         get.by_reference = False
         get.place.slot = 0
-        get.k.c.worker = f.worker
-        get.k.c.ring = ring
-        get.k.c.now_ns = f.now_ns
-        get.k.c.deadline_ns = c.deadline_ns
-        get.k.c.result = DONE
-        # From here on this request is no longer under way.
-        self.done = i + 1
         try:
             try:
-                value = finish_get(client, &get.k.c, client_ring_response(ring))
+                value = finish_get(client, &get.k.c, client_ring_response(get.k.c.ring))
             finally:
-                client_ring_pop(ring)
+                client_ring_pop(get.k.c.ring)
             if get.by_reference:
                 value = fetch_reference(client, owner, &get)
         except QuotaExceeded:
-            self.again.append(position)
-            return DONE
+            return RETRY
         except (ServerRefused, InvalidArgument) as error:
             value = error
-        if get.k.c.result == RETRY:
-            self.again.append(position)
-        elif get.k.c.result == DONE:
+        if get.k.c.result == DONE:
             self.results[position] = value
             learn_place(client, owner, &get)
-        else:
-            self.done = i
-            return get.k.c.result
-        return DONE
-
-
-cdef object attempt_fetches(ClientBase base, Channel owner, client_call *c):
-    cdef Client client = <Client> base
-    cdef Fetches fetches = <Fetches> (<fetch_call *> c).arguments
-    cdef Py_ssize_t count = len(fetches.positions)
-    cdef Py_ssize_t sent = fetches.done
-    cdef uint32_t i
-    c.result = DONE
-    try:
-        while fetches.done < count:
-            client.poll_signals()
-            if owner.c.closing:
-                c.result = CLOSED
-            elif rfp_now() > c.deadline_ns:
-                c.result = TIMED_OUT
-            if c.result != DONE:
-                return None
-            while sent < count and sent - fetches.done < IN_FLIGHT_MAX:
-                if fetches.submit(owner, c, sent) != DONE:
-                    break
-                sent += 1
-            if sent == fetches.done:
-                # All slots wait for the responses of calls that timed out.
-                c.result = client.make_room(c.ring, c.deadline_ns)
-                if c.result != RETRY:
-                    return None
-                c.result = DONE
-                continue
-            c.result = fetches.take(client, owner, c, fetches.done)
-            if c.result != DONE:
-                return None
-    finally:
-        for i in range(owner.c.count):
-            if sent > fetches.done and owner.c.rings[i].count:
-                client_ring_abandon(owner.c.rings[i])
-            release_pins(owner.c.rings[i])
-    return None
-
-
-cdef void release_pins(client_ring *ring) noexcept nogil:
-    """Release all pins but one, which the next request releases anyway; wait for nothing."""
-    cdef bint unsettled = ring.unsettled
-    if ring.releases < 2 or ring.lost:
-        return
-    while ring.releases > 1 and kv_submit(ring, KV_RELEASE, b"", 0, 0):
-        pass
-    client_ring_flush(ring)
-    client_ring_abandon(ring)
-    ring.unsettled = unsettled             # these requests change no value
+        return get.k.c.result
 
 
 cdef list fetch_several(Client client, list names, list buffers, list positions, list results,
                         object timeout):
-    cdef fetch_call call
+    cdef gets_call call
     cdef Fetches fetches = Fetches.__new__(Fetches)
     fetches.names = names
     fetches.buffers = buffers
@@ -212,8 +109,8 @@ cdef list fetch_several(Client client, list names, list buffers, list positions,
     fetches.results = results
     fetches.again = []
     client.report_uses()
-    client.prepare_call(&call.c, timeout, True, attempt_fetches, NULL, NULL)
-    call.arguments = <void *> fetches
+    client.prepare_call(&call.c, timeout, True, attempt_gets, NULL, NULL)
+    call.gets = <void *> fetches
     if positions:
         client.run(&call.c)
     return fetches.again

@@ -4,6 +4,7 @@ from typing import Any, final
 from typing_extensions import Self
 
 from rfp.fabric.fabric import RemoteRegion
+from rfp.store.client.overlapped_gets import OverlappedGets
 
 TABLE_PAUSE_S: float
 
@@ -47,4 +48,4 @@ class View:
         trace: TracebackType | None,
     ) -> None: ...
 
-class Views: ...
+class Views(OverlappedGets): ...

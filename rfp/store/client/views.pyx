@@ -16,9 +16,8 @@ from rfp.protocol.client.client_base cimport (
     ClientBase, attempt_request, born, client_call, tag_of,
 )
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DISCONNECTED, DONE, PROTOCOL_ERROR, RAISED, RETRY, TIMED_OUT, client_ring,
-    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response, client_ring_step,
-    outcome,
+    DISCONNECTED, DONE, PROTOCOL_ERROR, RAISED, RETRY, TIMED_OUT, client_ring_pop,
+    client_ring_response, outcome,
 )
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rfp.protocol.wire cimport RFP_RESPONSE_HEADER, rfp_response_header
@@ -29,8 +28,8 @@ from rfp.store.client.direct_read cimport (
     direct_result,
 )
 from rfp.store.client.large_values cimport fetch_reference
+from rfp.store.client.overlapped_gets cimport OverlappedGets, attempt_gets, gets_call
 from rfp.store.client.requests cimport kv_submit
-from rfp.store.client.transfers cimport release_pins
 from rfp.store.layout cimport KV_ARENA_START, KV_UNIT
 from rfp.store.messages cimport (
     KV_GET, KV_KIND_VIEW, KV_MAX_KEY, KV_MEMORY_VIEWS, KV_OK, KV_QUOTA, KV_VIEW, KV_VIEW_MIN,
@@ -51,9 +50,6 @@ cdef extern from "<sys/auxv.h>" nogil:
     unsigned long getauxval(unsigned long kind)
     enum:
         AT_RANDOM
-
-cdef enum:
-    VIEWS_IN_FLIGHT = 8              # requests of view_many()
 
 TABLE_PAUSE_S = 0.001      # between two requests for a view table
 
@@ -553,134 +549,49 @@ cdef object view_one(Client client, object key, object timeout):
 # Several keys
 
 
-cdef struct views_call:
-    client_call c
-    void *arguments                # Views; the caller of run() keeps a reference
+cdef class Views(OverlappedGets):
+    """The values to view."""
+    cdef ViewMemory memory           # of the present attempt
 
-cdef struct view_flight:           # a request under way
-    uint32_t worker
-    uint64_t now_ns                # before it was posted: a lease counts from here
-
-
-cdef class Views:
-    """The values to view, and how far the call has come; it survives a reconnection."""
-    cdef list names
-    cdef list positions
-    cdef list results
-    cdef list again                # positions whose request must be made again, alone
-    cdef Py_ssize_t done           # positions whose response was taken
-    cdef view_flight flights[VIEWS_IN_FLIGHT]    # of position i: i % VIEWS_IN_FLIGHT
-
-    cdef int set_key(self, key_call *k, Py_ssize_t i) except -1:
-        cdef bytes name = self.names[self.positions[i]]
-        k.key = PyBytes_AS_STRING(name)
-        k.key_length = <uint32_t> PyBytes_GET_SIZE(name)
-        k.key_object = <void *> name
+    cdef int prepare(self, Client client, Channel owner, client_call *c) except -1:
+        self.memory = memory_of(client, owner, c)
         return 0
 
-    cdef outcome submit(self, Channel owner, client_call *c, uint8_t opcode,
-                        Py_ssize_t i) except RAISED:
-        """Send the request for one position, and note it; RETRY: no slot is free."""
-        cdef key_call k
-        cdef view_flight *f = &self.flights[i % VIEWS_IN_FLIGHT]
-        self.set_key(&k, i)
-        c.ring = choose_ring(&owner.c, &k)
-        f.worker = k.c.worker
-        f.now_ns = rfp_now()
-        if not kv_submit(c.ring, opcode, k.key, k.key_length, <uint64_t> i):
-            return RETRY
-        client_ring_flush(c.ring)
-        return DONE
+    cdef uint8_t opcode(self) noexcept:
+        return <uint8_t> (KV_GET if self.memory is None else KV_VIEW)
 
-    cdef outcome take(self, Client client, Channel owner, ViewMemory memory, client_call *c,
-                      Py_ssize_t i) except RAISED:
-        """Wait for the response for one position, and make its view."""
+    cdef bint post(self, Channel owner, client_call *c, key_call *k, uint64_t tag) except -1:
+        return kv_submit(c.ring, self.opcode(), k.key, k.key_length, tag)
+
+    cdef outcome finish(self, Client client, Channel owner, client_call *c,
+                        Py_ssize_t i) except RAISED:
+        """Make the view."""
         cdef view_call v
-        cdef view_flight *f = &self.flights[i % VIEWS_IN_FLIGHT]
-        cdef client_ring *ring = owner.c.rings[f.worker]
-        cdef outcome result = client_ring_step(ring)
-        if result != DONE:
-            result = client.wait(ring, c.deadline_ns)
-        if result != DONE:
-            return result
-        self.set_key(&v.g.k, i)
+        self.describe(owner, c, i, &v.g.k)
         v.g.view = NULL
         v.g.with_version = True
         v.g.by_reference = v.viewed = False
-        v.g.k.opcode = <uint8_t> (KV_GET if memory is None else KV_VIEW)
-        v.g.k.c.worker = f.worker
-        v.g.k.c.ring = ring
-        v.g.k.c.now_ns = f.now_ns
-        v.g.k.c.deadline_ns = c.deadline_ns
-        v.g.k.c.result = DONE
-        # From here on this request is no longer under way.
-        self.done = i + 1
+        v.g.k.opcode = self.opcode()
         try:
-            item = finish_view(client, &v.g.k.c, client_ring_response(ring))
+            item = finish_view(client, &v.g.k.c, client_ring_response(v.g.k.c.ring))
         finally:
-            client_ring_pop(ring)
-        made = view_of_answer(client, owner, memory, &v, item)
-        if v.g.k.c.result == RETRY:
-            self.again.append(self.positions[i])
-        elif v.g.k.c.result == DONE:
+            client_ring_pop(v.g.k.c.ring)
+        made = view_of_answer(client, owner, self.memory, &v, item)
+        if v.g.k.c.result == DONE:
             self.results[self.positions[i]] = made
-        else:
-            self.done = i
-            return v.g.k.c.result
-        return DONE
-
-
-cdef object attempt_views(ClientBase base, Channel owner, client_call *c):
-    cdef Client client = <Client> base
-    cdef Views views = <Views> (<views_call *> c).arguments
-    cdef Py_ssize_t count = len(views.positions)
-    cdef Py_ssize_t sent = views.done
-    cdef ViewMemory memory = memory_of(client, owner, c)
-    cdef uint8_t opcode = <uint8_t> (KV_GET if memory is None else KV_VIEW)
-    cdef uint32_t i
-    if c.result != DONE:
-        return None
-    try:
-        while views.done < count:
-            client.poll_signals()
-            if owner.c.closing:
-                c.result = CLOSED
-            elif rfp_now() > c.deadline_ns:
-                c.result = TIMED_OUT
-            if c.result != DONE:
-                return None
-            while sent < count and sent - views.done < VIEWS_IN_FLIGHT:
-                if views.submit(owner, c, opcode, sent) != DONE:
-                    break
-                sent += 1
-            if sent == views.done:
-                # All slots wait for the responses of calls that timed out.
-                c.result = client.make_room(c.ring, c.deadline_ns)
-                if c.result != RETRY:
-                    return None
-                c.result = DONE
-                continue
-            c.result = views.take(client, owner, memory, c, views.done)
-            if c.result != DONE:
-                return None
-    finally:
-        for i in range(owner.c.count):
-            if sent > views.done and owner.c.rings[i].count:
-                client_ring_abandon(owner.c.rings[i])
-            release_pins(owner.c.rings[i])
-    return None
+        return v.g.k.c.result
 
 
 cdef list view_many(Client client, object keys, object timeout):
     cdef Views views = Views.__new__(Views)
-    cdef views_call call
+    cdef gets_call call
     cdef direct_result result
     cdef Py_ssize_t i
     views.names = as_keys(keys)
     views.positions = []
     views.again = []
     views.results = [None] * len(views.names)
-    client.prepare_call(&call.c, timeout, True, attempt_views, NULL, NULL)
+    client.prepare_call(&call.c, timeout, True, attempt_gets, NULL, NULL)
     for i in range(len(views.names)):
         found = view_directly(client, <bytes> views.names[i], None, &result)
         if result == DIRECT_UNSURE:
@@ -689,7 +600,7 @@ cdef list view_many(Client client, object keys, object timeout):
             views.results[i] = found
     if views.positions:
         client.report_uses()
-        call.arguments = <void *> views
+        call.gets = <void *> views
         client.run(&call.c)
     for i in views.again:
         views.results[i] = view_one(client, views.names[i], remaining(call.c.deadline_ns))
