@@ -2,11 +2,10 @@
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport instance
-from structures.mapping_operations cimport OWN_CODES
+from structures.ordered_operations cimport OWN_ORDERED_CODES
 
 cdef enum:
-    LOAD = OWN_CODES           # any number of pairs
-    SPLIT = OWN_CODES + 1      # a pair without its value: the key and the sizes that need room
+    SPLIT = OWN_ORDERED_CODES  # a pair without its value: the key and the sizes that need room
 
 cdef int tree_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil
 # Context: a lookup.

@@ -1,11 +1,11 @@
 """Put, remove, pop and clear: the operations of a B+tree; find: its queries."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    ALIEN, OK, fault, node_cost, node_free, node_read, record_room, root_change,
+    OK, fault, node_cost, node_free, node_read, record_room, root_change,
 )
 from structures.bptree_leaf cimport (
     answer_item, answer_value, entry_in, entry_value, leaf_of, root_of, tree_find, tree_first,
@@ -18,9 +18,9 @@ from structures.layout cimport (
     KEY_OF, SIZES, TYPE_PAGE, VALUE_MAX, VALUE_NODE, VALUE_OF, tree_root,
 )
 from structures.mapping_operations cimport (
-    CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, lookup, mapping_apply, pair,
-    pair_header, pair_of,
+    CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, lookup, pair, pair_header,
 )
+from structures.ordered_operations cimport ordered_apply
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size,
     page_remove,
@@ -266,29 +266,10 @@ cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nog
                           page_entry_size(header.sizes))
 
 
-cdef int load(instance *s, const char *bytes, uint32_t length) noexcept nogil:
-    """Put any number of pairs."""
-    cdef pair p
-    cdef uint32_t taken, at = 0
-    cdef int outcome = ALIEN
-    memset(&p, 0, sizeof(p))
-    while at < length:
-        taken = pair_of(bytes + at, length - at, &p)
-        if not taken:
-            return ALIEN
-        outcome = put(s, &p, False)
-        if outcome != OK:
-            return outcome
-        at += taken
-    return outcome
-
-
 cdef int tree_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
-    if code == LOAD:
-        return load(s, bytes, length)
     if code == SPLIT and length > sizeof(pair_header):
         return make_room(s, bytes, length)
-    return mapping_apply(s, code, bytes, length, put, remove, pop_first, clear)
+    return ordered_apply(s, code, bytes, length, put, remove, pop_first, clear)
 
 
 # Queries

@@ -6,8 +6,12 @@ from rnvm.frontend.structure cimport OK, answer_put, fault
 from structures.bptree_leaf cimport answer_item, leaf_of, root_of
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, path, tree_descend
 from structures.layout cimport tree_root
-from structures.mapping_operations cimport MISSING
+from structures.mapping_operations cimport MISSING, MORE
+from structures.ordered_operations cimport at_high, below_low, bound, stretch, tally
 from structures.page cimport keys_compare, page, page_entry, page_entry_at, page_search
+
+cdef enum:
+    LEAVES_MAX = 64            # that one query counts
 
 
 cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogil:
@@ -73,12 +77,10 @@ cdef int answer_leaf(instance *s, const stretch *c, const page *leaf, int first)
     while 0 <= first < leaf.count and answered < c.most:
         if not page_entry_at(leaf, <uint32_t> first, &e):
             return fault(s, leaf.node.address, b"an entry extends beyond its page")
-        if c.reverse and c.low.key != NULL:
-            if keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
-                break
-        if not c.reverse and c.high.key != NULL:
-            if keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:
-                break
+        if c.reverse and below_low(&c.low, False, e.key, e.key_length):
+            break
+        if not c.reverse and at_high(&c.high, e.key, e.key_length):
+            break
         if last.key != NULL:
             order = step * keys_compare(e.key, e.key_length, last.key, last.length)
             if order < 0 or (order == 0 and not same):
@@ -93,7 +95,7 @@ cdef int answer_leaf(instance *s, const stretch *c, const page *leaf, int first)
     return OK if answered else MISSING
 
 
-cdef int read_stretch(instance *s, void *context) noexcept nogil:
+cdef int read_leaf(instance *s, void *context) noexcept nogil:
     cdef const stretch *c = <const stretch *> context
     cdef const tree_root *root = root_of(s)
     cdef const page *leaf = NULL
@@ -174,3 +176,59 @@ cdef int read_next_bound(instance *s, void *context) noexcept nogil:
         address = child_of(&e)
         level -= 1
     return MISSING if next.key == NULL else answer_put(s, next.key, next.key_length)
+
+
+cdef int leaf_end(instance *s, const tally *c, const page *leaf, uint32_t *end) noexcept nogil:
+    """Find the index behind the last entry of a leaf that is in the range."""
+    cdef page_entry e
+    cdef bint found = False
+    cdef int index
+    end[0] = leaf.count
+    if c.high.key == NULL:
+        return OK
+    if not page_entry_at(leaf, leaf.count - 1, &e):
+        return fault(s, leaf.node.address, b"an entry extends beyond its page")
+    if not at_high(&c.high, e.key, e.key_length):
+        return OK
+    index = page_search(leaf, c.high.key, c.high.length, &found)
+    if index < 0:
+        return fault(s, leaf.node.address, b"an entry extends beyond its page")
+    end[0] = <uint32_t> index
+    return OK
+
+
+cdef int count_leaves(instance *s, void *context) noexcept nogil:
+    cdef tally *c = <tally *> context
+    cdef const tree_root *root = root_of(s)
+    cdef const page *leaf = NULL
+    cdef const char *low = c.low.key if c.low.key != NULL else <const char *> b""
+    cdef page_entry e
+    cdef path p
+    cdef uint32_t first, end, leaves = 0
+    cdef int outcome
+    c.count = 0
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return OK
+    outcome = tree_descend(s, root, low, c.low.length, &p)
+    while outcome == OK:
+        outcome = leaf_of(s, &p, &leaf)
+        if outcome == OK:
+            outcome = leaf_end(s, c, leaf, &end)
+        if outcome != OK:
+            return outcome
+        first = p.indexes[p.levels - 1] + (p.found and c.after and not leaves)
+        c.count += end - min(first, end)
+        if end < leaf.count:
+            return OK
+        leaves += 1
+        if leaves == LEAVES_MAX:
+            if not page_entry_at(leaf, end - 1, &e):
+                return fault(s, leaf.node.address, b"an entry extends beyond its page")
+            if below_low(&c.low, True, e.key, e.key_length):
+                return fault(s, leaf.node.address, b"the keys of the tree are not in order")
+            outcome = answer_put(s, e.key, e.key_length)
+            return MORE if outcome == OK else outcome
+        outcome = to_next_leaf(s, root, &p)
+    return OK if outcome == MISSING else outcome

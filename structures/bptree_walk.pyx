@@ -6,8 +6,8 @@ from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
 from structures.bptree_leaf cimport root_of
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read
-from structures.bptree_ranges cimport bound
 from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF, tree_root
+from structures.ordered_operations cimport bound
 from structures.page cimport (
     PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size,
 )

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from structures.testing import harness
@@ -22,7 +23,9 @@ __all__ = [
     "DAMAGED",
     "FULL",
     "LOST",
+    "MAPPINGS",
     "NO_MEMORY",
+    "ORDERED",
     "TOO_LONG",
     "BPlusTree",
     "Fault",
@@ -61,6 +64,7 @@ for below in (
     "queue_queries",
     "queue_walk",
     "mapping",
+    "ordered_mapping",
     "hash_buckets",
     "hash_operations",
     "hash_walk",
@@ -75,3 +79,6 @@ HashTable = load("hash_table").HashTable
 # The same order of keys in every run.
 loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)
 BPlusTree = load("bptree").BPlusTree
+
+ORDERED: list[Any] = [BPlusTree]
+MAPPINGS: list[Any] = [HashTable, *ORDERED]
