@@ -21,5 +21,7 @@ else:
     from structures.bptree import BPlusTree
     from structures.hash_table import HashTable
     from structures.queue import Queue
+    from structures.skip_list import SkipList
+    from structures.stack import Stack
 
-__all__ = ["BPlusTree", "HashTable", "Queue"]
+__all__ = ["BPlusTree", "HashTable", "Queue", "SkipList", "Stack"]

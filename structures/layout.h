@@ -37,6 +37,8 @@ struct directory_node {
 #define TYPE_BUCKET 6  /* HashTable */
 #define TYPE_PAGE 7    /* BPlusTree */
 #define TYPE_SHELF 8   /* Queue */
+#define TYPE_TOWER 9   /* SkipList */
+#define TYPE_LAYER 10  /* Stack */
 
 /* Queue (format 2): segments of entries, in the order of their numbers; and slots for reservations,
  * in tables, below shelves that record where a slot is vacant and when the first lease ends.
@@ -105,6 +107,46 @@ struct queue_shelf {
 #define SLOT_LENGTH(length) ((length) & 0xffffffu)
 #define SLOT_AT(length) ((length) >> 24 << 3)      /* entry's offset in its segment; 0: in a node */
 #define SLOT_INSIDE(length, at) ((uint32_t)(length) | (uint32_t)(at) << 21)
+
+/* Stack: layers of entries, one on top of the other (stack_layers.pxd draws them). */
+#define LAYER_BYTES 2016u
+#define LAYER_FIRST 64u    /* offset of the first entry */
+#define STACK_INLINE 480u  /* longer values have nodes of their own */
+struct stack_root {
+    struct rnvm_node node;
+    uint64_t count;      /* values */
+    uint64_t top;        /* the layer that takes new entries, or 0 */
+};
+struct stack_layer {
+    struct rnvm_node node;
+    uint64_t below;      /* the next layer, or 0 */
+    uint64_t jump;       /* a layer further down, layer_jump(depth) */
+    uint64_t first;      /* number of its first entry: of the values below it */
+    uint32_t depth;      /* of the layers below it */
+    uint16_t count;
+    uint16_t end;        /* offset behind the last entry */
+};
+struct stack_entry {     /* behind the value, or behind its address */
+    uint32_t length;
+    uint32_t number;     /* low half of its number */
+};
+#define LAYER_ENTRY(length) \
+    ((uint32_t)(sizeof(struct stack_entry) + ((length) <= STACK_INLINE ? UP8(length) : 8)))
+
+/* Depth of the layer that the jump of a layer at this depth, above 0, leads to: less the smallest
+ * of the largest numbers 2^k - 1 that add up to the depth.  So any layer is reached in
+ * O(log depth) steps, and the jump of a new layer is its lower neighbour, or the jump of the jump
+ * of that (Myers, An applicative random-access stack, 1983). */
+static inline uint32_t layer_jump(uint32_t depth)
+{
+    uint32_t left = depth, weight = 0;
+    while (left) {
+        weight = 0xffffffffu >> __builtin_clz(left + (left != 0xffffffffu));
+        if (weight > left) weight >>= 1;
+        left -= weight;
+    }
+    return depth - weight;
+}
 
 /* Mappings: the root begins with the number of keys. */
 struct mapping_root {
@@ -207,10 +249,51 @@ struct tree_root {
     uint32_t reserved;
 };
 
+/* SkipList: a node for each key, on 1 to SKIP_LEVELS levels (skip_list_nodes.pxd draws it). */
+#define SKIP_LEVELS 16u    /* a quarter of the nodes of a level is on the next one */
+#define SKIP_INLINE 256u   /* values longer than this have nodes of their own */
+struct skip_link {
+    uint64_t address;      /* 0: none */
+    uint32_t length;       /* of that node */
+    uint32_t reserved;
+};
+struct skip_root {
+    struct rnvm_node node;
+    uint64_t count;        /* keys */
+    uint64_t seed;         /* of the keys' hash, which is the level of their nodes; 0: no key yet */
+    struct skip_link last; /* the node of the highest key */
+    struct skip_link next[SKIP_LEVELS];
+};
+struct skip_tower {
+    struct rnvm_node node;
+    struct skip_link back; /* the node before it on the lowest level */
+    uint32_t sizes;
+    uint32_t levels;
+    struct skip_link next[]; /* one for each level; then the key, then the value or its address */
+};
+
+static inline uint32_t skip_payload(uint32_t sizes)
+{
+    return VALUE_OF(sizes) <= SKIP_INLINE ? VALUE_OF(sizes) : 8;
+}
+
+static inline uint32_t skip_key_at(uint32_t levels)
+{
+    return (uint32_t)(sizeof(struct skip_tower) + sizeof(struct skip_link) * levels);
+}
+
+static inline uint32_t skip_length(uint32_t sizes, uint32_t levels)
+{
+    return UP8(skip_key_at(levels) + KEY_OF(sizes) + skip_payload(sizes));
+}
+
 _Static_assert(sizeof(struct directory_node) == 4032, "directory");
 _Static_assert(sizeof(struct queue_root) == 112, "root of a queue");
 _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
 _Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
+_Static_assert(sizeof(struct stack_root) == 48, "root of a stack");
+_Static_assert(sizeof(struct stack_layer) == LAYER_FIRST, "layer");
+_Static_assert(sizeof(struct stack_entry) == 8, "entry of a stack");
 _Static_assert(sizeof(struct queue_table) == 992, "table");
 _Static_assert(sizeof(struct queue_shelf) == 992, "shelf");
 _Static_assert(VALUE_MAX < 1u << 24 && SEGMENT_BYTES >> 3 < 256,
@@ -219,5 +302,7 @@ _Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
 _Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
 _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");
 _Static_assert(sizeof(struct tree_root) == 56, "root of a tree");
+_Static_assert(sizeof(struct skip_root) == 320, "root of a skip list");
+_Static_assert(sizeof(struct skip_tower) == 56, "node of a skip list");
 
 #endif

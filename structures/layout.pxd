@@ -15,6 +15,8 @@ cdef extern from "structures/layout.h" nogil:
         TYPE_BUCKET
         TYPE_PAGE
         TYPE_SHELF
+        TYPE_TOWER
+        TYPE_LAYER
         SEGMENT_BYTES
         SEGMENT_FIRST
         QUEUE_INLINE
@@ -26,6 +28,11 @@ cdef extern from "structures/layout.h" nogil:
         BUCKET_FIRST
         BUCKET_ROOM
         HASH_INLINE_KEY
+        SKIP_LEVELS
+        SKIP_INLINE
+        LAYER_BYTES
+        LAYER_FIRST
+        STACK_INLINE
     uint32_t UP8(uint32_t n)
     uint32_t VALUE_NODE(uint32_t length)
     uint32_t QUEUE_ENTRY(uint32_t length)
@@ -135,3 +142,47 @@ cdef extern from "structures/layout.h" nogil:
         uint64_t count
         uint64_t top
         uint32_t levels
+
+    struct skip_link:
+        uint64_t address
+        uint32_t length
+        uint32_t reserved
+
+    struct skip_root:
+        rnvm_node node
+        uint64_t count
+        uint64_t seed
+        skip_link last
+        skip_link *next
+
+    struct skip_tower:
+        rnvm_node node
+        skip_link back
+        uint32_t sizes
+        uint32_t levels
+        skip_link *next
+
+    uint32_t skip_payload(uint32_t sizes)
+    uint32_t skip_key_at(uint32_t levels)
+    uint32_t skip_length(uint32_t sizes, uint32_t levels)
+
+    struct stack_root:
+        rnvm_node node
+        uint64_t count
+        uint64_t top
+
+    struct stack_layer:
+        rnvm_node node
+        uint64_t below
+        uint64_t jump
+        uint64_t first
+        uint32_t depth
+        uint16_t count
+        uint16_t end
+
+    struct stack_entry:
+        uint32_t length
+        uint32_t number
+
+    uint32_t LAYER_ENTRY(uint32_t length)
+    uint32_t layer_jump(uint32_t depth)

@@ -24,6 +24,7 @@ from structures.queue_queries cimport (
 )
 from structures.queue_segments cimport EMPTY
 from structures.queue_walk cimport queue_walk
+from structures.values cimport values_in
 from structures.wall_clock cimport wall_clock_ns
 
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, StructureDamaged, Undecodable
@@ -53,18 +54,6 @@ class Reservation(NamedTuple):
 
     token: bytes
     left: float
-
-
-cdef list values_in(bytes step):
-    """Return the values of a step of an iteration: each has its length in 4 bytes before it."""
-    cdef list values = []
-    cdef uint32_t length
-    cdef Py_ssize_t at = 0
-    while at < len(step):
-        memcpy(&length, PyBytes_AS_STRING(step) + at, 4)
-        values.append(step[at + 4:at + 4 + length])
-        at += 4 + length
-    return values
 
 
 cdef class Queue(Structure):

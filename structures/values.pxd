@@ -1,6 +1,7 @@
 # Values in nodes of their own: values that are too long to be inside an entry of another node.
 # The length of a value is in the entry that has its address.
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm.format.node cimport RNVM_NODE
@@ -52,3 +53,17 @@ cdef inline int value_change(instance *s, uint64_t address, uint32_t at, const c
 
 cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
     return node_free(s, address, VALUE_NODE(length))
+
+
+# Lists of values: each has its length in 4 bytes before it.
+
+cdef inline list values_in(bytes listed):
+    """Return the values of such a list: a step of an iteration."""
+    cdef list values = []
+    cdef uint32_t length
+    cdef Py_ssize_t at = 0
+    while at < len(listed):
+        memcpy(&length, PyBytes_AS_STRING(listed) + at, 4)
+        values.append(listed[at + 4:at + 4 + length])
+        at += 4 + length
+    return values

@@ -32,6 +32,8 @@ __all__ = [
     "HashTable",
     "Memory",
     "Queue",
+    "SkipList",
+    "Stack",
 ]
 
 AGAIN, DAMAGED, FULL, TOO_LONG, NO_MEMORY, LOST = -1, -2, -3, -4, -5, -6
@@ -72,6 +74,12 @@ for below in (
     "bptree_operations",
     "bptree_ranges",
     "bptree_walk",
+    "skip_list_nodes",
+    "skip_list_operations",
+    "skip_list_walk",
+    "stack_layers",
+    "stack_operations",
+    "stack_walk",
 ):
     load(below)
 Queue = load("queue").Queue
@@ -80,5 +88,8 @@ HashTable = load("hash_table").HashTable
 loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)
 BPlusTree = load("bptree").BPlusTree
 
-ORDERED: list[Any] = [BPlusTree]
+SkipList = load("skip_list").SkipList
+loaded["structures.skip_list"].os = SimpleNamespace(urandom=bytes)
+Stack = load("stack").Stack
+ORDERED: list[Any] = [BPlusTree, SkipList]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]

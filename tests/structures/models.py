@@ -178,6 +178,68 @@ class QueueModel(RuleBasedStateMachine):
         assert len(self.queue) == self.queue.reserved == 0
 
 
+class StackModel(RuleBasedStateMachine):
+    """A stack against a list.  stack, other: two handles of it."""
+
+    stack: Any
+    other: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: list[bytes] = []
+        self.serial = 0
+
+    def value(self, length: int) -> bytes:
+        self.serial += 1
+        return (b"%d:" % self.serial + bytes([self.serial % 256]) * length)[: max(length, 0)]
+
+    @rule(length=queue_lengths)
+    def push(self, length: int) -> None:
+        value = self.value(length)
+        self.stack.push(value)
+        self.model.append(value)
+
+    @rule(lengths=st.lists(queue_lengths, max_size=80))
+    def push_many(self, lengths: list[int]) -> None:
+        values = [self.value(length) for length in lengths]
+        assert self.stack.push_many(values) == len(values)
+        self.model += values
+
+    @rule(n=st.sampled_from([1, 1, 2, 30, 200]))
+    def pop(self, n: int) -> None:
+        for _ in range(n):
+            if not self.model:
+                assert self.stack.pop(None) is None
+                with pytest.raises(Empty):
+                    self.stack.pop()
+                return
+            assert self.stack.pop() == self.model.pop()
+
+    @rule()
+    def peek(self) -> None:
+        assert self.other.peek(None) == (self.model[-1] if self.model else None)
+
+    @rule()
+    def clear(self) -> None:
+        self.stack.clear()
+        self.model.clear()
+
+    @invariant()
+    def its_values_are_those_of_the_model(self) -> None:
+        assert list(self.other) == self.model[::-1]
+        assert len(self.other) == len(self.model)
+
+    @invariant()
+    def it_is_consistent(self) -> None:
+        self.stack.check()
+
+    def teardown(self) -> None:
+        while self.model:
+            assert self.stack.pop() == self.model.pop()
+        self.stack.check()
+        assert len(self.stack) == 0
+
+
 # Few enough that they meet; of all lengths; with long common prefixes; with bytes at both ends
 # of the order.
 keys = st.one_of(
@@ -320,6 +382,33 @@ class TreeModel(MappingModel):
             for end in (self.other.first, self.other.last):
                 with pytest.raises(KeyError):
                     end()
+
+    @rule(key=keys, other=keys)
+    def neighbours(self, key: bytes, other: bytes) -> None:
+        order = self.order()
+        below = [item for item in order if item[0] < key]
+        above = [item for item in order if item[0] > key]
+        same = [item for item in order if item[0] == key]
+        for ask, found in (
+            (self.other.lower, below[-1:]),
+            (self.other.floor, (below + same)[-1:]),
+            (self.other.ceiling, (same + above)[:1]),
+            (self.other.higher, above[:1]),
+        ):
+            try:
+                assert [ask(key)] == found
+            except KeyError:
+                assert not found
+        assert self.other.count(key) == len(same + above)
+        assert self.other.count(key, other) == sum(key <= k < other for k, _ in order)
+        assert list(self.other.prefix(key[:2])) == [i for i in order if i[0].startswith(key[:2])]
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def pop_last(self) -> None:
+        key, value = self.mapping.popitem(last=True)
+        assert key == max(self.model)
+        assert self.model.pop(key) == value
 
     @rule(first=st.integers(0, 900), n=st.integers(0, 400), length=lengths, ascending=st.booleans())
     def bulk_load(self, first: int, n: int, length: int, ascending: bool) -> None:
