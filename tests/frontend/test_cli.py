@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structure_kinds import KINDS, add
 
 import rnvm
 from rfp.errors import ConnectionFailed, InvalidAddress, StructureDamaged
 from rnvm import pools
 from rnvm.testing import log_driver
 from rnvm.testing.sample_structure import Sample
-from structures import BPlusTree, HashTable, Queue
+from structures import HashTable
 
 from .conftest import new_path
 from .test_crashes import WRITER, Process, fenced
@@ -106,20 +108,21 @@ def test_structures_of_unknown_kinds_are_not_changed() -> None:
         assert os.path.exists(path)
 
 
-def test_a_check_walks_the_structures_and_names_the_damaged_one() -> None:
+@pytest.mark.parametrize("damaged", KINDS, ids=[kind.__name__ for kind in KINDS])
+def test_a_check_walks_the_structures_and_names_the_damaged_one(damaged: Any) -> None:
     with new_path("direct") as path:
         with (
             rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
             rnvm.connect(backend.address) as fe,
         ):
-            queue, table, tree = (kind(fe, kind.__name__) for kind in (Queue, HashTable, BPlusTree))
-            for i in range(500):
-                queue.put(b"%d" % i)
-                table[b"%d" % i] = b"%d" % i
-                tree[b"%d" % i] = b"a needle of %d" % i
+            for kind in KINDS:
+                structure = kind(fe, kind.__name__)
+                for i in range(500):
+                    needle = b"a needle of %d" if kind is damaged else b"%d"
+                    add(structure, b"%d" % i, needle % i)
         assert (
             "sound: " in (before := run("check", path)).stdout
-            and "3 of 3 structures walked" in before.stdout
+            and f"{len(KINDS)} of {len(KINDS)} structures walked" in before.stdout
         )
         assert before.returncode == 0
         with open(path, "r+b") as file:
@@ -127,9 +130,10 @@ def test_a_check_walks_the_structures_and_names_the_damaged_one() -> None:
             file.seek(at)
             file.write(b"A")
         after = run("check", path)
-        assert (after.returncode, "structure b'BPlusTree'" in after.stdout) == (1, True), (
-            after.stdout
-        )
+        assert (after.returncode, f"structure b'{damaged.__name__}'" in after.stdout) == (
+            1,
+            True,
+        ), after.stdout
 
 
 def take(path: str, kind: int, blocks: int) -> None:

@@ -37,9 +37,8 @@ class Wrong(AssertionError):
 def served(model: Model) -> Iterator[Callable[[], Handles]]:
     """Yield a function that makes front-ends of a back-end on the model."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
-        )
+        for module in (structures.hash_table, structures.skip_list):
+            stack.enter_context(mock.patch.object(module, "os", SimpleNamespace(urandom=bytes)))
         backend = stack.enter_context(rnvm.Backend(Pool(model)))
         yield lambda: Handles(stack.enter_context(rnvm.connect(backend.address, timeout=30)))
 
@@ -123,7 +122,7 @@ class History:
                     raise Wrong(f"a crash {when} left {found}, expected one of {allowed}")
                 recovered = model.events_so_far
                 at.queue.put(b"still here")
-                if list(at.queue) != [*found[0], b"still here"]:
+                if list(at.queue) != [*found["queue"], b"still here"]:
                     raise Wrong(f"a crash {when}: the queue does not work after recovery")
         except RfpError as error:
             raise Wrong(f"a crash {when}: {error}") from error

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from structure_kinds import MAPPINGS, each_of
 
 import rnvm
 import structures
 from rfp.errors import Empty, WrongKind
 
 from .backends import backend
-from .models import MappingModel, QueueModel, TreeModel, keys, lengths
+from .models import MappingModel, QueueModel, StackModel, TreeModel, keys, lengths
 
 FEW = settings(max_examples=6, stateful_step_count=25, deadline=None)
 
@@ -29,20 +30,19 @@ class Shared:
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack = contextlib.ExitStack()
+        self.open = contextlib.ExitStack()
         # The same order of keys in every run: hypothesis repeats failures.
-        self.stack.enter_context(
-            mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
-        )
-        served = self.stack.enter_context(backend())
-        self.one = self.stack.enter_context(rnvm.connect(served.address))
-        self.two = self.stack.enter_context(rnvm.connect(served.address))
+        for module in (structures.hash_table, structures.skip_list):
+            self.open.enter_context(mock.patch.object(module, "os", SimpleNamespace(urandom=bytes)))
+        served = self.open.enter_context(backend())
+        self.one = self.open.enter_context(rnvm.connect(served.address))
+        self.two = self.open.enter_context(rnvm.connect(served.address))
 
     def teardown(self) -> None:
         try:
             super().teardown()
         finally:
-            self.stack.close()
+            self.open.close()
 
 
 class MappingMachine(Shared, MappingModel):
@@ -84,6 +84,10 @@ class TreeMachine(MappingMachine, TreeModel):
     kind = structures.BPlusTree
 
 
+class SkipListMachine(MappingMachine, TreeModel):
+    kind = structures.SkipList
+
+
 class QueueMachine(Shared, QueueModel):
     def __init__(self) -> None:
         super().__init__()
@@ -108,12 +112,38 @@ class QueueMachine(Shared, QueueModel):
             self.model.waiting += values
 
 
-for machine in (MappingMachine, TreeMachine, QueueMachine):
+class StackMachine(Shared, StackModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = structures.Stack(self.one, "s")
+        self.other = structures.Stack(self.two, "s")
+
+    @rule()
+    def the_handles_are_swapped(self) -> None:
+        self.one, self.two = self.two, self.one
+        self.stack, self.other = self.other, self.stack
+
+    @rule(n=st.integers(1, 60), fails=st.booleans(), batch=st.booleans())
+    def many_together(self, n: int, fails: bool, batch: bool) -> None:
+        values = [self.value(i * 10) for i in range(n)]
+        with contextlib.suppress(ZeroDivisionError):
+            with self.one.batch() if batch else self.one.transaction(self.stack):
+                for value in values:
+                    self.stack.push(value)
+                if fails:
+                    raise ZeroDivisionError
+        if batch or not fails:
+            self.model += values
+
+
+for machine in (MappingMachine, TreeMachine, SkipListMachine, QueueMachine, StackMachine):
     machine.TestCase.settings = FEW
 
 TestHashTable = MappingMachine.TestCase
 TestBPlusTree = TreeMachine.TestCase
+TestSkipList = SkipListMachine.TestCase
 TestQueue = QueueMachine.TestCase
+TestStack = StackMachine.TestCase
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +160,7 @@ def test_a_name_belongs_to_one_kind(served):
 
 
 @pytest.mark.anywhere
-@pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
+@each_of(MAPPINGS)
 def test_stored_values_are_there_for_the_next_front_end(served, kind):
     name = f"kept {kind.__name__}"
     items = {b"%d" % i: bytes(i % 700) for i in range(1000)}
@@ -208,7 +238,7 @@ def test_producers_and_consumers_in_threads_pass_each_value_once(served, own):
         assert len(queues[0]) == queues[0].reserved == 0
 
 
-@pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
+@each_of(MAPPINGS)
 def test_readers_see_consistent_states_while_a_writer_changes_them(served, kind):
     """Two keys that change in one transaction are never seen apart.
 

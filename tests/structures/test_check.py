@@ -11,20 +11,17 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from structure_kinds import NAMES, add, content, take
 
 import rnvm
 from rnvm import pools
 from rnvm.check import check
 from rnvm.testing import log_driver
-from structures import BPlusTree, HashTable, Queue
-
-KINDS = {"queue": Queue, "table": HashTable, "tree": BPlusTree}
 
 
 def contents(address: object) -> dict[str, list[Any]]:
     with rnvm.connect(address) as fe:
-        queue, table, tree = (kind(fe, name, create=False) for name, kind in KINDS.items())
-        return {"queue": list(queue), "table": sorted(table.items()), "tree": list(tree.items())}
+        return {name: content(kind(fe, name, create=False)) for name, kind in NAMES.items()}
 
 
 @functools.cache
@@ -37,13 +34,12 @@ def made() -> tuple[bytes, dict[str, list[Any]], list[tuple[int, str]]]:
         path = Path(folder) / "pool"
         with rnvm.Backend(path, size="8MiB", assume_persistent=True) as served:
             with rnvm.connect(served.address) as fe, fe.batch():
-                queue, table, tree = (kind(fe, name) for name, kind in KINDS.items())
-                for i in range(300):
-                    queue.put(b"%d" % i * 20)
-                    table[b"%d" % i] = tree[b"%d" % i] = b"%d" % i * (i % 5 * 100)
-                for i in range(0, 300, 3):
-                    queue.get()
-                    del table[b"%d" % i], tree[b"%d" % i]
+                every = [kind(fe, name) for name, kind in NAMES.items()]
+                for structure in every:
+                    for i in range(300):
+                        add(structure, b"%d" % i, b"%d" % i * (i % 5 * 100))
+                    for _ in range(100):
+                        take(structure)
             inside = contents(served.address)
         with pools.open_pool(path) as pool:
             whose = {0x8000 | index + 1: name.decode() for name, index in pool.names.items()}

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slower import examples
+from structure_kinds import KINDS, MAPPINGS, ORDERED, add, each_of
 
 import rnvm
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, OutOfMemory, TooLarge
@@ -31,7 +32,7 @@ LONG = 3600.0
 
 logs = st.sampled_from([16 * KIB, 32 * KIB, 64 * KIB, 256 * KIB])
 blocks = st.sampled_from([512, 1024, 4096, 65536])
-mappings = st.sampled_from([HashTable, BPlusTree])
+mappings = st.sampled_from(MAPPINGS)
 ways = st.sampled_from(["one by one", "batch", "transactions"])
 
 
@@ -251,7 +252,7 @@ def test_a_table_emptied_in_the_order_of_its_iteration_becomes_empty_and_grows_a
 
 
 @pytest.mark.parametrize("log", [32 * KIB, 64 * KIB, 1024 * KIB])
-@pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
+@each_of(KINDS)
 def test_the_largest_value_is_accepted_and_one_byte_more_is_refused_with_the_limit(kind, log):
     with small_pool(log, size="16MiB") as served, rnvm.connect(served.address) as fe:
         structure = kind(fe, "s")
@@ -259,12 +260,9 @@ def test_the_largest_value_is_accepted_and_one_byte_more_is_refused_with_the_lim
         assert largest == min(1 << 20, log // 2 - 8192, 16 * KIB - 2048)
         for i in range(100):
             value = bytes([i]) * largest
-            if kind is Queue:
-                structure.put(value)
-            else:
-                structure[b"k" * 1000 + b"%03d" % (i * 7 % 30)] = value
+            add(structure, b"k" * 1000 + b"%03d" % (i * 7 % 30), value)
         with pytest.raises(TooLarge, match=str(largest)):
-            structure.put(value + b"x") if kind is Queue else structure.set(b"k", value + b"x")
+            add(structure, b"k", value + b"x")
         structure.check()
         if kind is Queue:
             token, first = structure.reserve()
@@ -276,9 +274,10 @@ def test_the_largest_value_is_accepted_and_one_byte_more_is_refused_with_the_lim
         structure.check()
 
 
-def test_bulk_loading_works_with_a_log_that_takes_less_than_sixteen_kilobytes():
+@each_of(ORDERED)
+def test_bulk_loading_works_with_a_log_that_takes_less_than_sixteen_kilobytes(kind):
     with small_pool(32 * KIB, size="8MiB") as served, rnvm.connect(served.address) as fe:
-        tree = BPlusTree(fe, "t")
+        tree = kind(fe, "t")
         items = {b"%08d" % (i * 7919 % 10**8): bytes(20) for i in range(20_000)}
         assert tree.bulk_load(items) == 20_000
         assert tree == items

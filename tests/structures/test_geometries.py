@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structure_kinds import KINDS, SEQUENCES, add, each_of, take
 
 import rnvm
 from rfp.errors import InvalidArgument, OutOfMemory, TooLarge
 from rnvm import pools, sizes
 from rnvm.check import check
 from rnvm.cli.inspect import figures
-from structures import BPlusTree, HashTable, Queue
+from structures import BPlusTree, Queue
 
 KIB = 1 << 10
 
@@ -58,10 +59,7 @@ def fill(structure: Any, keys: Iterator[bytes], value: bytes) -> list[bytes]:
     done = []
     try:
         for key in keys:
-            if isinstance(structure, Queue):
-                structure.put(key)
-            else:
-                structure[key] = value
+            add(structure, key, key if isinstance(structure, tuple(SEQUENCES)) else value)
             done.append(key)
     except OutOfMemory:
         return done
@@ -69,8 +67,9 @@ def fill(structure: Any, keys: Iterator[bytes], value: bytes) -> list[bytes]:
 
 
 def empty(structure: Any, keys: list[bytes], chance: random.Random) -> None:
-    if isinstance(structure, Queue):
-        assert [structure.get() for _ in keys] == keys
+    if isinstance(structure, tuple(SEQUENCES)):
+        order = keys if isinstance(structure, Queue) else keys[::-1]
+        assert [take(structure) for _ in keys] == order
         return
     if chance.random() < 0.3:
         structure.clear()
@@ -132,7 +131,7 @@ def try_out(
 
 
 @pytest.mark.parametrize("keys", KEYS)
-@pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
+@each_of(KINDS)
 def test_a_structure_works_to_the_last_block_and_can_be_emptied(
     path: Path, kind: Any, keys: Any, rng: random.Random
 ) -> None:
@@ -149,7 +148,7 @@ def test_structures_work_to_the_last_block_in_pools_of_many_sizes(
     for _ in range(100):
         if time.monotonic() > run_ends:
             break
-        try_out(path, rng, rng.choice([Queue, HashTable, BPlusTree]), rng.choice(KEYS))
+        try_out(path, rng, rng.choice(KINDS), rng.choice(KEYS))
 
 
 @pytest.mark.parametrize(
@@ -171,13 +170,11 @@ def test_the_largest_value_fits_beside_any_key_of_any_structure(
     assert largest > 1000
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address, timeout=60) as fe:
         value = random.Random(1).randbytes(largest)
-        queue, table, tree = Queue(fe, "q"), HashTable(fe, "h"), BPlusTree(fe, "t")
-        queue.put(value)
-        for key in (b"k", b"k" * 1024):
-            table[key] = tree[key] = value
-            assert table[key] == tree[key] == value
-            del table[key], tree[key]
-        assert queue.get() == value
+        for kind in KINDS:
+            structure = kind(fe, kind.__name__)
+            for key in (b"k", b"k" * 1024):
+                add(structure, key, value)
+                assert take(structure) == value
 
 
 def test_logs_that_are_too_small_for_the_structures_are_refused(path: Path) -> None:

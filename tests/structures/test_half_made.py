@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from structure_kinds import KINDS
 
 import rnvm
 import structures
@@ -78,10 +79,7 @@ def test_pickling_or_copying_a_handle_is_refused_with_a_hint() -> None:
     with backend("8MiB") as served, rnvm.connect(served.address) as fe:
         handles = [
             fe,
-            *(
-                kind(fe, kind.__name__)
-                for kind in (structures.Queue, structures.HashTable, structures.BPlusTree)
-            ),
+            *(kind(fe, kind.__name__) for kind in KINDS),
         ]
         for handle in handles:
             for call in (pickle.dumps, copy.copy, copy.deepcopy):

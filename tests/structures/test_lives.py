@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from structure_kinds import NAMES
 
 import rnvm
 import structures
@@ -195,7 +196,7 @@ def pool(medium: str) -> Iterator[Path]:
         path = Path(folder) / "pool"
         logs = {"operation_log": "16KiB", "memory_log": "64KiB"}
         pools.create(
-            path, "4MiB", block=1024, front_ends=4, names=16, assume_persistent=True, **logs
+            path, "4MiB", block=1024, front_ends=4, names=32, assume_persistent=True, **logs
         )
         yield path
 
@@ -238,7 +239,7 @@ def compare_all(address: str, workers: list[Worker]) -> None:
     with rnvm.connect(address, timeout=SOON) as fe:
         names = {
             "both",
-            *(f"{worker.name}.{name}" for worker in workers for name in ("queue", "table", "tree")),
+            *(f"{worker.name}.{name}" for worker in workers for name in NAMES),
         }
         assert set(fe.names()) == names
         both = structures.Queue(fe, "both")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structure_kinds import ORDERED
 
 import rnvm
 from rfp.errors import NotFound, OutOfMemory
@@ -19,7 +21,7 @@ from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
 from rnvm.frontend.frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample
-from structures import BPlusTree, HashTable, Queue
+from structures import HashTable, Queue, Stack
 
 pytestmark = pytest.mark.usefixtures("small_logs")
 
@@ -100,8 +102,8 @@ def table(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
     return mine, change, read
 
 
-def tree(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
-    mine = BPlusTree(w.writer, "s")
+def ordered(kind: Any, w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
+    mine = kind(w.writer, "s")
     mine.update({key: value("old", key) for key in KEYS})
 
     def change() -> None:
@@ -109,11 +111,31 @@ def tree(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
         mine.update({key: value("new", key) for key in OTHERS})
         w.fill()
 
-    def read(theirs: BPlusTree) -> None:
+    def read(theirs: Any) -> None:
         items = list(theirs.items())
         assert [key for key, _ in items] == sorted({key for key, _ in items})
         for key, found in items:
             assert found in (value("old", key), value("new", key))
+
+    return mine, change, read
+
+
+def stack(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
+    mine = Stack(w.writer, "s")
+    mine.push_many(value("old", key) for key in KEYS)
+
+    def change() -> None:
+        for _ in KEYS[1:]:
+            mine.pop()
+        mine.push_many(value("new", key) for key in OTHERS)
+        w.fill()
+
+    def read(theirs: Stack) -> None:
+        seen = list(theirs)
+        assert seen[-1] == value("old", KEYS[0])  # it was there all the time
+        olds = [found for found in seen if found.startswith(b"old")]
+        assert olds == [value("old", key) for key in KEYS[: len(olds)]][::-1]
+        assert set(seen) - set(olds) <= {value("new", key) for key in OTHERS}
 
     return mine, change, read
 
@@ -154,8 +176,17 @@ class Reading(threading.Thread):
         del self.read, self.theirs
 
 
+VICTIMS: dict[str, Any] = {
+    "shelf": shelf,
+    "table": table,
+    "queue": queue,
+    "stack": stack,
+    **{kind.__name__: functools.partial(ordered, kind) for kind in ORDERED},
+}
+
+
+@pytest.mark.parametrize("victim", VICTIMS.values(), ids=list(VICTIMS))
 @pytest.mark.parametrize("dropped", [False, True], ids=["freed", "dropped"])
-@pytest.mark.parametrize("victim", [shelf, table, tree, queue])
 def test_a_reader_that_was_stopped_reads_the_old_or_the_new_state(
     victim: Callable[[World], Any], dropped: bool, seed: int
 ) -> None:

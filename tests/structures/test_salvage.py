@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
+from structure_kinds import KINDS, SEQUENCES, add, each_of
 
 import rnvm
 from rfp.errors import StructureDamaged
 from rnvm import pools
 from rnvm.testing import log_driver
-from structures import BPlusTree, HashTable, Queue
+from structures import Queue
 
 N = 3000
 
@@ -23,7 +23,7 @@ def value(i: int) -> bytes:
     return b"%06d" % i * (100 if i % 50 == 0 else 3)
 
 
-@pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
+@each_of(KINDS)
 def test_entries_after_a_damaged_node_are_returned_and_each_damage_is_named(
     kind: Any, rng: random.Random
 ) -> None:
@@ -36,10 +36,7 @@ def test_entries_after_a_damaged_node_are_returned_and_each_damage_is_named(
             structure = kind(fe, "s")
             with fe.batch():
                 for i in range(N):
-                    if kind is Queue:
-                        structure.put(value(i))
-                    else:
-                        structure[b"%06d" % i] = value(i)
+                    add(structure, b"%06d" % i, value(i))
             if kind is Queue:
                 for _ in range(20):
                     structure.reserve(lease=3600)
@@ -72,7 +69,7 @@ def test_entries_after_a_damaged_node_are_returned_and_each_damage_is_named(
                     structure.check()
                 except StructureDamaged:
                     hurt += 1
-                if kind is Queue:
+                if kind in SEQUENCES:
                     assert set(found) <= {value(i) for i in range(N)}
                 else:
                     assert all(v == value(int(k)) for k, v in found)

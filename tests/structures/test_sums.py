@@ -14,14 +14,13 @@ import sys
 import tempfile
 
 import pytest
+from structure_kinds import MAPPINGS, each_of
 
 import rnvm
-import structures
 from rfp.errors import RfpError
 
 from .backends import backend
 
-KINDS = pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
 BACKEND = """
 import sys, rnvm
 with rnvm.Backend(sys.argv[1], size="16MiB", assume_persistent=True) as served:
@@ -51,7 +50,7 @@ def seen_by_another(address: str, kind: type) -> dict[bytes, bytes]:
         return dict(mapping)
 
 
-@KINDS
+@each_of(MAPPINGS)
 @pytest.mark.parametrize("batch", [0, 7])
 def test_nodes_that_were_changed_in_part_are_whole_for_others(kind, batch, rng):
     model = {}
@@ -80,7 +79,7 @@ def test_nodes_that_were_changed_in_part_are_whole_for_others(kind, batch, rng):
         assert seen_by_another(served.address, kind) == model
 
 
-@KINDS
+@each_of(MAPPINGS)
 def test_an_operation_that_timed_out_with_its_record_made_leaves_its_nodes_whole(kind, memory):
     with subprocess.Popen(
         [sys.executable, "-c", BACKEND, memory + "/pool"],

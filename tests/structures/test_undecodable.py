@@ -15,10 +15,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from structure_kinds import KINDS, MAPPINGS, ORDERED, each_of
 
 import rnvm
 from rfp.errors import CallerError, Empty, InvalidArgument, LeaseEnded, Undecodable, WrongType
-from structures import BPlusTree, HashTable, Queue
+from structures import Queue, Stack
 
 from .backends import backend
 
@@ -221,7 +222,7 @@ Machine.TestCase.settings = settings(max_examples=8, stateful_step_count=30, dea
 TestQueues = Machine.TestCase
 
 
-@pytest.mark.parametrize("kind", [HashTable, BPlusTree])
+@each_of(MAPPINGS)
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_value_that_cannot_be_decoded_stays_in_its_mapping(served, kind, inside):
     codec = Fragile()
@@ -252,7 +253,7 @@ def test_a_value_that_cannot_be_decoded_stays_in_its_mapping(served, kind, insid
         m.check()
 
 
-@pytest.mark.parametrize("kind", [HashTable, BPlusTree])
+@each_of(MAPPINGS)
 def test_poppers_of_decoded_values_in_threads_get_each_once(served, kind):
     got: list[Any] = []
     with (
@@ -329,7 +330,7 @@ def test_the_error_of_a_lease_out_of_bounds_names_the_bounds(served):
             fe.drop("bounds")
 
 
-@pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
+@each_of(KINDS)
 def test_every_call_of_a_subclass_that_was_never_opened_raises(kind):
     class Forgetful(kind):
         def __init__(self) -> None:
@@ -347,6 +348,13 @@ def test_every_call_of_a_subclass_that_was_never_opened_raises(kind):
                 lambda half=half: half.ack(bytes(24)),
             ]
             if kind is Queue
+            else [
+                lambda half=half: half.push(b""),
+                lambda half=half: half.pop(),
+                lambda half=half: half.peek(),
+                lambda half=half: half.clear(),
+            ]
+            if kind is Stack
             else [
                 lambda half=half: half[b"k"],
                 lambda half=half: half.set(b"k", b"v"),
@@ -370,7 +378,7 @@ def test_every_call_of_a_subclass_that_was_never_opened_raises(kind):
                 call()
 
 
-@pytest.mark.parametrize("kind", [HashTable, BPlusTree])
+@each_of(MAPPINGS)
 def test_invalid_keys_are_not_in_a_mapping(served, kind):
     with rnvm.connect(served.address) as fe:
         m = kind(fe, f"odd keys {kind.__name__}")
@@ -382,7 +390,7 @@ def test_invalid_keys_are_not_in_a_mapping(served, kind):
                     missing()
             with pytest.raises(InvalidArgument):
                 m[key] = b""
-        if kind is BPlusTree:
+        if kind in ORDERED:
             m.update({b"\xff" * 1024: b"last", b"a": b"first"})
             assert (
                 list(m.range(b"", b""))

@@ -1,4 +1,4 @@
-"""Random work on a queue, a table and a tree of one pool, planned in advance.
+"""Random work on a structure of each kind in one pool, planned in advance.
 
 The contents after each step are known before the step.
 """
@@ -8,43 +8,55 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
+
+from structure_kinds import MAPPINGS, NAMES, content
 
 import rnvm
-import structures
 
 LONG = 3600.0  # seconds of a reservation that no crash ends
 
-Seen = tuple[list[bytes], dict[bytes, bytes], list[tuple[bytes, bytes]]]
+MAPPING_NAMES = tuple(name for name, kind in NAMES.items() if kind in MAPPINGS)
+Seen = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of the three structures; `returned` comes before `waiting`."""
+    """The contents of all structures; of the queue, `returned` comes before `waiting`.
+
+    items: of each mapping, in the order of MAPPING_NAMES.
+    """
 
     waiting: tuple[bytes, ...] = ()
     returned: tuple[bytes, ...] = ()
-    table: dict[bytes, bytes] = field(default_factory=dict)
-    tree: dict[bytes, bytes] = field(default_factory=dict)
+    stacked: tuple[bytes, ...] = ()
+    items: tuple[dict[bytes, bytes], ...] = tuple({} for _ in MAPPING_NAMES)
 
     def seen(self) -> Seen:
-        return [*self.returned, *self.waiting], self.table, sorted(self.tree.items())
+        return {
+            "queue": [*self.returned, *self.waiting],
+            "stack": list(self.stacked[::-1]),
+            **{
+                name: sorted(items.items())
+                for name, items in zip(MAPPING_NAMES, self.items, strict=True)
+            },
+        }
 
 
 class Handles:
-    """One front-end's handles of the three structures; prefix: of their names."""
+    """One front-end's handles of all structures; prefix: of their names."""
 
     def __init__(self, fe: rnvm.FrontEnd, prefix: str = "") -> None:
         self.fe = fe
-        self.queue = structures.Queue(fe, prefix + "queue")
-        self.table = structures.HashTable(fe, prefix + "table")
-        self.tree = structures.BPlusTree(fe, prefix + "tree")
+        self.by_name = {name: kind(fe, prefix + name) for name, kind in NAMES.items()}
+        self.queue, self.stack = self.by_name["queue"], self.by_name["stack"]
 
-    def all(self) -> tuple[structures.Queue, structures.HashTable, structures.BPlusTree]:
-        return self.queue, self.table, self.tree
+    def all(self) -> list[Any]:
+        return list(self.by_name.values())
 
     def seen(self) -> Seen:
-        return list(self.queue), dict(self.table), list(self.tree.items())
+        return {name: content(structure) for name, structure in self.by_name.items()}
 
     def check(self) -> None:
         for structure in self.all():
@@ -122,19 +134,30 @@ class Plan:
         return b"%d " % self.serial + bytes(self.rng.choice((0, 3, 40, 200, 700, 1500)))
 
     def action(self) -> tuple[Action, Contents]:
-        now, which = self.now, self.rng.randrange(8)
-        if which < 2 and len(now.waiting) < 20:
+        now, which = self.now, self.rng.choice(["queue", *NAMES])
+        if which == "queue" and self.rng.random() < 0.5 and len(now.waiting) < 20:
             value = self.value()
             return lambda at: at.queue.put(value), replace(now, waiting=(*now.waiting, value))
-        if which < 4:
+        if which == "queue":
             return self.take()
-        key, name = b"%d" % self.rng.randrange(24), "table" if which < 6 else "tree"
-        there = dict(getattr(now, name))
+        if which == "stack":
+            return self.stack()
+        key, place = b"%d" % self.rng.randrange(24), MAPPING_NAMES.index(which)
+        there = dict(now.items[place])
+        after = replace(now, items=(*now.items[:place], there, *now.items[place + 1 :]))
         if key in there and self.rng.random() < 0.4:
             del there[key]
-            return lambda at: getattr(at, name).pop(key), replace(now, **{name: there})
+            return lambda at: at.by_name[which].pop(key), after
         there[key] = value = self.value()
-        return lambda at: getattr(at, name).__setitem__(key, value), replace(now, **{name: there})
+        return lambda at: at.by_name[which].__setitem__(key, value), after
+
+    def stack(self) -> tuple[Action, Contents]:
+        now = self.now
+        if self.rng.random() < 0.5 or len(now.stacked) > 20:
+            last = now.stacked[-1] if now.stacked else None
+            return lambda at: same(at.stack.pop(None), last), replace(now, stacked=now.stacked[:-1])
+        values = [self.value() for _ in range(self.rng.choice([1, 1, 3]))]
+        return lambda at: at.stack.push_many(values), replace(now, stacked=(*now.stacked, *values))
 
     def take(self) -> tuple[Action, Contents]:
         """Take from the queue, for good or as a reservation, or settle an earlier reservation."""
