@@ -52,7 +52,7 @@ def check(
     if requests.scans and not database.scans:
         raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
                               hint="choose a workload other than E, or one of "
-                                   "rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
+                                   "rnvm-bptree, rnvm-skiplist, lmdb, rocksdb, sqlite")  # fmt: skip
     if not requests.operations and not (
         seconds or (0 if loading else properties["maxexecutiontime"])
     ):

@@ -45,6 +45,13 @@ cdef inline int add_to_count(instance *s, int64_t n) noexcept nogil:
     return OK
 
 
+cdef inline int free_value(instance *s, const skip_tower *node) noexcept nogil:
+    """Free the node of a value that has one."""
+    if VALUE_OF(node.sizes) <= SKIP_INLINE:
+        return OK
+    return value_free(s, value_node_of(node), VALUE_OF(node.sizes))
+
+
 cdef int replace(instance *s, const trail *t, const pair *p, uint32_t sizes) noexcept nogil:
     """Overwrite the value of a key if the new one takes the same room.
 
@@ -88,8 +95,8 @@ cdef int seed_set(instance *s, uint32_t salt) noexcept nogil:
 
 cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
     cdef const skip_root *root = root_of(s)
-    cdef uint32_t sizes = SIZES(p.key_length, p.value_length), freed = 0
-    cdef uint64_t value = 0, old = 0
+    cdef uint32_t sizes = SIZES(p.key_length, p.value_length)
+    cdef uint64_t value = 0
     cdef const char *payload = p.value
     cdef trail t
     cdef int outcome
@@ -105,9 +112,7 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
         outcome = replace(s, &t, p, sizes)
         if outcome != MISSING:
             return outcome
-        old = value_node_of(t.node)
-        freed = VALUE_OF(t.node.sizes)
-        outcome = OK
+        outcome = free_value(s, t.node)
     if outcome < OK:
         return outcome
     if p.value_length > SKIP_INLINE:
@@ -116,19 +121,16 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
             return s.error
         payload = <const char *> &value
     if outcome == OK:
-        outcome = tower_replace(s, &t, sizes, payload)
-        return value_free(s, old, freed) if outcome == OK and old else outcome
+        return tower_replace(s, &t, sizes, payload)
     outcome = tower_add(s, &t, levels_of(root.seed, p.key, p.key_length), sizes, p.key, payload)
     return add_to_count(s, 1) if outcome == OK else outcome
 
 
 cdef int remove_found(instance *s, const trail *t) noexcept nogil:
-    cdef uint64_t value = value_node_of(t.node)
-    if value and value_free(s, value, VALUE_OF(t.node.sizes)) != OK:
-        return s.error
-    if tower_remove(s, t) != OK:
-        return s.error
-    return add_to_count(s, -1)
+    cdef int outcome = free_value(s, t.node)
+    if outcome == OK:
+        outcome = tower_remove(s, t)
+    return add_to_count(s, -1) if outcome == OK else outcome
 
 
 cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
@@ -174,7 +176,6 @@ cdef int clear(instance *s) noexcept nogil:
     cdef const skip_tower *node
     cdef skip_link at, none
     cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
-    cdef uint64_t value
     cdef uint32_t level, top = 0
     cdef int64_t freed = 0
     if root == NULL:
@@ -185,9 +186,8 @@ cdef int clear(instance *s) noexcept nogil:
         node = tower_read(s, &at, 0)
         if node == NULL:
             return s.error
-        value = value_node_of(node)
         cost = DROP_BYTES + node_cost(s, at.length)
-        if value:
+        if VALUE_OF(node.sizes) > SKIP_INLINE:
             cost += DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(node.sizes)))
         if freed and spent + cost > most:
             break
@@ -196,7 +196,7 @@ cdef int clear(instance *s) noexcept nogil:
                 return fault(s, at.address, b"a node of the skip list is not on all its levels")
             next[level] = node.next[level]
         top = max(top, node.levels)
-        if value and value_free(s, value, VALUE_OF(node.sizes)) != OK:
+        if free_value(s, node) != OK:
             return s.error
         if node_free(s, at.address, at.length) != OK:
             return s.error

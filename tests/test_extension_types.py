@@ -11,6 +11,7 @@ from collections.abc import Callable
 import half_made
 import pytest
 import python_programs
+from structure_kinds import KINDS
 
 import rfp
 import rnvm
@@ -51,7 +52,7 @@ def test_handles_servers_and_structures_cannot_be_copied_and_the_error_has_a_hin
     ):
         kv.put(b"k", b"v")
         table = structures.HashTable(fe, "h")
-        tree, queue = structures.BPlusTree(fe, "t"), structures.Queue(fe, "q")
+        others = [kind(fe, kind.__name__) for kind in KINDS]
         batch, transaction = fe.batch(), fe.transaction(table)
         for thing in (
             server,
@@ -61,8 +62,7 @@ def test_handles_servers_and_structures_cannot_be_copied_and_the_error_has_a_hin
             backend,
             fe,
             table,
-            tree,
-            queue,
+            *others,
             batch,
             transaction,
             registration,

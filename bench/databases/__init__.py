@@ -89,6 +89,9 @@ DATABASES = {
     "rnvm-bptree": Entry(
         "rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"
     ),
+    "rnvm-skiplist": Entry(
+        "rnvm", "RnvmSkipList", "this package's persistent skip list, structures.SkipList"
+    ),
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),

@@ -122,6 +122,13 @@ class RnvmBPlusTree(Mapping):
     scans = True
 
 
+class RnvmSkipList(Mapping):
+    """structures.SkipList."""
+
+    kind = structures.SkipList
+    scans = True
+
+
 class MappingClient:
     """A front-end and the mapping.  batch: number of writes that become visible together; each is
     durable by itself."""

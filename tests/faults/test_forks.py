@@ -280,7 +280,10 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
         table = things[f"table {kind}"] = structures.HashTable(fe, "h")
         tree = things[f"tree {kind}"] = structures.BPlusTree(fe, "t")
         queue = things[f"queue {kind}"] = structures.Queue(fe, "q")
-        table[b"k"] = tree[b"k"] = b"v"
+        skips = things[f"skip list {kind}"] = structures.SkipList(fe, "l")
+        stack_of = things[f"stack {kind}"] = structures.Stack(fe, "s")
+        table[b"k"] = tree[b"k"] = skips[b"k"] = b"v"
+        stack_of.push(b"v")
         queue.put(b"v")
         things[f"iterator {kind}"] = iter(tree)
         things[f"view {kind}"] = tree.items()
@@ -327,7 +330,9 @@ def test_a_child_that_uses_its_parents_objects_neither_crashes_nor_damages_them(
                 table[b"k"] = tree[b"k"] = b"w"
             assert table[b"k"] == tree[b"k"] == b"w"
             assert things[f"queue {kind}"].get() == b"v"
-            table.check(), tree.check()
+            assert things[f"stack {kind}"].pop() == things[f"skip list {kind}"][b"k"] == b"v"
+            for name in ("table", "tree", "skip list", "stack"):
+                things[f"{name} {kind}"].check()
 
 
 @pytest.mark.parametrize("context", ["fe.batch()", "fe.transaction(table)", "fe", "backend"])

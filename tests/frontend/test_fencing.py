@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from structure_kinds import MAPPINGS, each_of
 
 import rnvm
 from rfp import address as addresses
@@ -23,7 +24,7 @@ from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.frontend.frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample
-from structures import BPlusTree, HashTable, Queue
+from structures import BPlusTree, HashTable, Queue, SkipList, Stack
 
 from .conftest import new_path
 from .processes import address_of, served
@@ -69,7 +70,7 @@ MAPPING_PROBES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
-@pytest.mark.parametrize("kind", [HashTable, BPlusTree])
+@each_of(MAPPINGS, fast=(HashTable, BPlusTree))
 def test_a_transaction_that_was_fenced_raises_even_if_it_changes_nothing(
     kind: Any, lock: str, way: str
 ) -> None:
@@ -156,6 +157,35 @@ def on_queue(rng: random.Random) -> Callable[[Any], Any]:
     )
 
 
+def on_stack(rng: random.Random) -> Callable[[Any], Any]:
+    value = b"%d" % rng.randrange(1000)
+    return rng.choice(
+        [
+            lambda at: at.push(value),
+            lambda at: at.pop(None),
+            lambda at: at.peek(None),
+            len,
+            list,
+            lambda at: outcome(at.pop),
+        ]
+    )
+
+
+class ListStack(list):  # type: ignore[type-arg]
+    """A list with the methods of a stack, the top at its end."""
+
+    def __iter__(self) -> Any:
+        return reversed(self[:])
+
+    push = list.append
+
+    def pop(self, default: Any = Empty) -> Any:
+        return super().pop() if self else default
+
+    def peek(self, default: Any) -> Any:
+        return self[-1] if self else default
+
+
 class ListQueue(list):  # type: ignore[type-arg]
     """A list with the methods of a queue."""
 
@@ -173,6 +203,8 @@ Call = Callable[[Any], Any]
 KINDS: dict[str, tuple[Any, Any, Callable[[random.Random], Call], Call]] = {
     "table": (HashTable, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
     "tree": (BPlusTree, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
+    "skips": (SkipList, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
+    "stack": (Stack, ListStack, on_stack, lambda at: at.push(b"new")),
     "queue": (Queue, ListQueue, on_queue, lambda at: at.put(b"new")),
 }
 
@@ -272,7 +304,7 @@ GROWN = [b"%d" % i for i in range(400)]
 
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("inside", ["alone", "batch"])
-@pytest.mark.parametrize("kind", [HashTable, BPlusTree])
+@each_of(MAPPINGS, fast=(HashTable, BPlusTree))
 def test_a_key_that_always_existed_is_found_wherever_a_call_was_stopped_and_fenced(
     kind: Any, inside: str, lock: str, seed: int
 ) -> None:

@@ -1,8 +1,9 @@
-"""One state for a queue, a HashTable and a BPlusTree, so that a transaction over them is one step.
+"""One state for structures of all kinds, so that a transaction over them is one step.
 
 A state is a tuple of structures in the order of their names, each an immutable value. A queue has
 the values that were never given out, those that came back, and the reservations (token and value).
-A mapping has its items. All values differ, so an answer identifies the put or set that it saw.
+A stack has its values from the bottom. A mapping has its items. All values differ, so an answer
+identifies the put or set that it saw.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from .history import UNKNOWN, Call
 # The answer of an empty queue or an absent key, and of ack and nack after the reservation ended.
 NOTHING = "nothing"
 DONE = "done"
-MAPPINGS = ("table", "tree")
 
 Queue = tuple[tuple[str, ...], tuple[str, ...], frozenset[tuple[str, str]]]
+Stack = tuple[str, ...]
 Items = frozenset[tuple[str, str]]
 State = tuple[Any, ...]
 
 
 class Group:
-    """The model of structures: a name that begins with `queue` is a queue's, others a mapping's."""
+    """The model of structures: queue..., stack..., and mappings of other names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(sorted(names))
@@ -31,7 +32,11 @@ class Group:
     def begin(self) -> list[State]:
         return [
             tuple(
-                ((), (), frozenset()) if name.startswith("queue") else frozenset()
+                ((), (), frozenset())
+                if name.startswith("queue")
+                else ()
+                if name.startswith("stack")
+                else frozenset()
                 for name in self.names
             )
         ]
@@ -46,7 +51,7 @@ class Group:
     def after(self, state: State, call: Call) -> list[State]:
         name, *arguments = call.arguments
         at = self.names.index(name)
-        act = _queue if name.startswith("queue") else _mapping
+        act = {"queue": _queue, "stack": _stack}.get(name[:5], _mapping)
         return [
             (*state[:at], after, *state[at + 1 :])
             for after in act(state[at], call.name, arguments, call)
@@ -81,6 +86,19 @@ def _queue(state: Queue, name: str, arguments: list[Any], call: Call) -> list[Qu
         # Without its token no process can give the value back, so any name for the token will do.
         reserved |= {(f"? {first}" if unknown else answer[0], first)}
     return [(waiting, back[1:], reserved) if back else (waiting[1:], back, reserved)]
+
+
+def _stack(values: Stack, name: str, arguments: list[Any], call: Call) -> list[Stack]:
+    answer = call.answer
+    unknown = answer == UNKNOWN
+    if name == "push":
+        return [(*values, arguments[0])]
+    if name == "len":
+        return [values] if unknown or answer == len(values) else []
+    assert name in ("peek", "take"), name
+    if not unknown and answer != (values[-1] if values else NOTHING):
+        return []
+    return [values[:-1] if name == "take" else values]
 
 
 def _mapping(items: Items, name: str, arguments: list[Any], call: Call) -> list[Items]:

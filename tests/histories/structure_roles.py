@@ -9,8 +9,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from structure_kinds import MAPPINGS, NAMES
+
 import rnvm
-import structures
 from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -27,8 +28,15 @@ from .history import UNKNOWN
 from .recorder import NOT, Recorder, name_of, value_of
 from .roles import draw, retry, serve
 
-KINDS = {"queue": structures.Queue, "table": structures.HashTable, "tree": structures.BPlusTree}
 LEASE_SECONDS = 600.0  # of a reservation: it does not end during a run
+
+
+def kind_of(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def is_mapping(name: str) -> bool:
+    return NAMES[kind_of(name)] in MAPPINGS
 
 
 class Aborted(Exception):
@@ -61,7 +69,7 @@ def connect(
     def attempt() -> tuple[rnvm.FrontEnd, dict[str, Any]]:
         fe = rnvm.connect(address, **options)
         try:
-            return fe, {name: KINDS[name.rstrip("0123456789")](fe, name) for name in names}
+            return fe, {name: NAMES[kind_of(name)](fe, name) for name in names}
         except (ConnectionFailed, DeadlineExceeded):
             fe.close()
             raise
@@ -107,8 +115,7 @@ class Worker:
 
     def one(self, name: str) -> Any:
         """Do one drawn call of the structure; the draws do not depend on any answer."""
-        queue = name.startswith("queue")
-        call = draw(self.rng, self.mix["queue" if queue else "mapping"])
+        call = draw(self.rng, self.mix["mapping" if is_mapping(name) else kind_of(name)])
         key = f"k{self.rng.randrange(self.mix['keys'])}"
         return self.act(name, call, key, self.new())
 
@@ -130,6 +137,8 @@ class Worker:
                 )
         calls = {
             "put": lambda: s.put(raw),
+            "push": lambda: s.push(raw),
+            "take": lambda: decode(s.pop()),
             "get": (lambda: decode(s.get()))
             if name.startswith("queue")
             else lambda: self.found(name, key, s.get(key.encode())),
@@ -145,7 +154,7 @@ class Worker:
         }
         if call in ("set", "setdefault"):
             arguments = (name, key, value)
-        elif call == "put":
+        elif call in ("put", "push"):
             arguments = (name, value)
         elif call in ("pop", "delete", "in") or (call == "get" and not name.startswith("queue")):
             arguments = (name, key)
@@ -174,7 +183,7 @@ class Worker:
             for number in range(calls):
                 name = over[number % len(over)] if rng.random() < 0.7 else rng.choice(over)
                 if reads:
-                    call = "peek" if name.startswith("queue") else rng.choice(("get", "pop"))
+                    call = rng.choice(("get", "pop")) if is_mapping(name) else "peek"
                     self.act(name, call, f"k{rng.randrange(mix['keys'])}", "")
                 else:
                     self.one(name)
@@ -189,9 +198,7 @@ class Worker:
 
         The process perhaps stops itself in between.
         """
-        first, second = self.rng.sample(
-            [name for name in self.names if not name.startswith("queue")], 2
-        )
+        first, second = self.rng.sample([name for name in self.names if is_mapping(name)], 2)
         key, new, stop = f"k{self.rng.randrange(self.mix['keys'])}", self.new(), self.stop(1) == 0
         # A pop that finds no value changes nothing.
         call = "pop" if moves or self.rng.random() < 0.6 else "get"
@@ -263,7 +270,7 @@ class Worker:
             for name in self.names:
                 self.act(
                     name,
-                    "peek" if name.startswith("queue") else "get",
+                    "get" if is_mapping(name) else "peek",
                     f"k{self.rng.randrange(self.mix['keys'])}",
                     "",
                 )
@@ -327,8 +334,8 @@ def reader(
     self = Worker(record, names, "end", "end", {}, sizes)
     self.fe, self.objects = connect(address, names, {"timeout": SECONDS})
     for name, s in self.objects.items():
-        if name.startswith("queue"):
-            while self.act(name, "get", "", "") != NOTHING:
+        if not is_mapping(name):
+            while self.act(name, "take" if kind_of(name) == "stack" else "get", "", "") != NOTHING:
                 pass
         else:
             for key in range(keys):

@@ -17,12 +17,14 @@ from .history import FOREVER, UNKNOWN, Step
 from .play import Play
 from .recorder import lines, steps_of
 from .runner import Process, Run, run
+from .structure_roles import is_mapping
 
 LEASE_SECONDS = 0.1  # a front-end that stops for longer is fenced if others wait
 
 # More values are taken from a queue than put into it: the longer the queue, the longer the order of
 # concurrent puts is open.
 QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2, "len": 0.5}
+STACK = {"push": 3, "take": 3.5, "peek": 2, "len": 0.5}
 MAPPING = {
     "get": 4,
     "set": 4,
@@ -36,6 +38,7 @@ MAPPING = {
 # If a call may be left without an answer, the calls are those whose answers identify a value: they
 # show whether the unanswered call happened.
 IDENTIFYING_QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2}
+IDENTIFYING_STACK = {"push": 3, "take": 3.5, "peek": 2}
 IDENTIFYING = {"get": 4, "set": 4, "pop": 2, "setdefault": 1}
 
 
@@ -82,6 +85,7 @@ class Situation:
             }
         return {
             "queue": self.queue or queue,
+            "stack": STACK if self.all_answered else IDENTIFYING_STACK,
             "mapping": mapping,
             "turns": self.turns,
             "keys": self.keys,
@@ -157,7 +161,7 @@ class _Play(Play):
             "churner",
             address=self.address,
             gate=str(self.running.gate_path),
-            names=[name for name in s.names if not name.startswith("queue")],
+            names=[name for name in s.names if is_mapping(name)],
             seed=f"{self.seed} beside",
             options={"timeout": s.timeout},
         )

@@ -1,6 +1,6 @@
 """Several front-ends change structures at once, some are killed or stopped: one order explains all.
 
-Queue, HashTable and BPlusTree are one state, so a transaction over them is one step.
+All structures are one state, so a transaction over them is one step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 import pytest
+from structure_kinds import NAMES
 
 from .structure_runs import Situation, play
 
@@ -18,6 +19,8 @@ LOCKS = (STICKY, CAS, EACH)
 NO_CACHE, SMALL_CACHE = {"cache": 0}, {"cache": "64KiB"}
 FAR = "?rtt=2us"
 PAIR = ("table", "tree")
+ORDERED = ("tree", "skips")
+EVERY = tuple(NAMES)
 CROWD = {"put": 1, "get": 0.7, "reserve": 4, "ack": 0.3, "nack": 4, "peek": 6}
 MOVES = {"read both": 2, "move": 3, "transaction": 0.5, "one": 0.5}
 BATCHES = {"batch": 3, "one": 3}
@@ -35,8 +38,12 @@ QUIET = {
     "one remote": Situation(rtt=("", FAR)),
     "remote with all locks": Situation(rtt=(FAR, "", FAR), options=LOCKS),
     "on a disk": Situation(disk=True),
-    "pages that split and join": Situation(churn=True, names=PAIR),
-    "pages that split and join, remote": Situation(churn=True, names=PAIR, rtt=(FAR, "")),
+    "pages that split and join": Situation(churn=True, names=("table", *ORDERED)),
+    "pages that split and join, remote": Situation(
+        churn=True, names=("table", *ORDERED), rtt=(FAR, "")
+    ),
+    "every kind": Situation(names=EVERY, options=LOCKS),
+    "every kind, remote": Situation(names=EVERY, rtt=(FAR, "")),
     "large values": Situation(sizes=(20, 9000, 40_000)),
     "readers without transactions": Situation(
         turns={"in order": 5, "transaction": 2, "batch": 0.5}, clients=4
@@ -52,6 +59,8 @@ QUIET = {
 }
 DISTURBED = {
     "front-ends killed": Situation(actions={"kill": 1}),
+    "front-ends killed, every kind": Situation(actions={"kill": 1}, names=EVERY),
+    "back-end killed, every kind": Situation(actions={"kill backend": 1}, names=EVERY),
     "front-ends killed, locks by compare-and-swap": Situation(actions={"kill": 1}, options=(CAS,)),
     "remote front-ends killed": Situation(actions={"kill": 1}, rtt=(FAR, "")),
     "all front-ends killed": Situation(actions={"kill all": 1}, options=LOCKS),
@@ -105,6 +114,8 @@ FAST = (
     "many nacks, locks by compare-and-swap",
     "front-ends killed",
     "back-end killed, all locks",
+    "every kind",
+    "front-ends killed, every kind",
     "stopped within transactions",
     "stopped within batches",
 )

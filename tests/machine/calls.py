@@ -1,6 +1,7 @@
 """The calls of structures; for each, its valid answers and the content after it, by that before.
 
-A content is a tuple. A mapping has its items in the order of their keys. A queue has three tuples:
+A content is a tuple. A mapping has its items in the order of their keys. A stack has its values
+from the bottom. A queue has three tuples:
 values that came back, values that wait, and the reservations (token, value).
 """
 
@@ -10,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structures
+from structure_kinds import NAMES
+
 from rfp.errors import Empty, LeaseEnded
 
 Content = tuple[Any, ...]
 
 UNKNOWN = object()  # in the place of an answer that is missing
 LEASE_SECONDS = 1e6  # does not end during a test
-KINDS = {"queue": structures.Queue, "table": structures.HashTable, "tree": structures.BPlusTree}
-EMPTY: dict[str, Content] = {"queue": ((), (), ()), "table": (), "tree": ()}
+EMPTY: dict[str, Content] = {name: ((), (), ()) if name == "queue" else () for name in NAMES}
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,58 @@ def read_queue() -> Call:
             ([*content[0], *content[1]], len(content[0]) + len(content[1]), len(content[2])),
             content,
         ),
+    )
+
+
+# Stacks
+
+
+def push(value: bytes) -> Call:
+    return Call(
+        f"push({value[:12]!r})",
+        lambda stack, timeout: stack.push(value, timeout=timeout),
+        lambda content, answer: sure(answer, None, (*content, value)),
+        changes=True,
+        grows=True,
+    )
+
+
+def push_many(values: list[bytes]) -> Call:
+    return Call(
+        f"push_many({[value[:12] for value in values]})",
+        lambda stack, timeout: stack.push_many(values, timeout=timeout),
+        lambda content, answer: sure(answer, len(values), (*content, *values)),
+        changes=True,
+        grows=True,
+    )
+
+
+def on_top(content: Content) -> Any:
+    return content[-1] if content else Empty
+
+
+def pop_top() -> Call:
+    return Call(
+        "pop()",
+        lambda stack, timeout: stack.pop(timeout=timeout),
+        lambda content, answer: sure(answer, on_top(content), content[:-1]),
+        changes=True,
+    )
+
+
+def peek_top() -> Call:
+    return Call(
+        "peek()",
+        lambda stack, timeout: stack.peek(timeout=timeout),
+        lambda content, answer: sure(answer, on_top(content), content),
+    )
+
+
+def read_stack() -> Call:
+    return Call(
+        "list()",
+        lambda stack, _: (list(stack), len(stack)),
+        lambda content, answer: sure(answer, ([*content[::-1]], len(content)), content),
     )
 
 
@@ -315,9 +368,28 @@ def both_ends() -> Call:
     return Call("first(), last()", lambda tree, _: (tree.first(), tree.last()), follow)
 
 
+def neighbours(key: bytes) -> Call:
+    def ask(find: Callable[[bytes], Any]) -> Any:
+        try:
+            return find(key)
+        except KeyError:
+            return None
+
+    def follow(content: Content, answer: Any) -> list[Content]:
+        up = [item for item in content if item[0] >= key]
+        down = [item for item in content if item[0] <= key]
+        return sure(answer, ((down or [None])[-1], (up or [None])[0], len(up)), content)
+
+    return Call(
+        f"floor, ceiling, count({key!r})",
+        lambda tree, _: (ask(tree.floor), ask(tree.ceiling), tree.count(key)),
+        follow,
+    )
+
+
 def read_all(kind: str) -> Call:
     """Return the call that reads the whole structure."""
-    return read_queue() if kind == "queue" else read_mapping()
+    return {"queue": read_queue, "stack": read_stack}.get(kind, read_mapping)()
 
 
 def check() -> Call:

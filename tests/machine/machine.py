@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from structure_kinds import NAMES, ORDERED
 
 import rnvm
 from rfp.errors import (
@@ -34,7 +35,7 @@ from rfp.errors import (
 )
 
 from . import calls
-from .calls import EMPTY, KINDS, UNKNOWN, Call, Content
+from .calls import EMPTY, UNKNOWN, Call, Content
 
 World = dict[str, Content]
 FAILED = object()
@@ -45,7 +46,7 @@ WIDE = 70  # more structures than a record has parts for
 # Time-outs of calls: if another front-end keeps the lock for longer; of other calls of an impatient
 # machine; of all calls of a patient one.
 CONTENDED_SECONDS, IMPATIENT_SECONDS, PATIENT_SECONDS = 0.03, 5.0, 20.0
-KIND_OF = {"q": "queue", "h": "table", "t": "tree"}
+KIND_OF = {"q": "queue", "s": "stack", "h": "table", "t": "tree", "l": "skips"}
 
 
 class Wrong(AssertionError):
@@ -97,7 +98,7 @@ class Driver:
     """Calls the package. The tests of the state machine replace it by drivers with a fault."""
 
     def open(self, front: Front, name: str) -> Any:
-        return KINDS[kind_of(name)](front.fe, name)
+        return NAMES[kind_of(name)](front.fe, name)
 
     def let_go(self, front: Front, name: str) -> None:
         front.handles.pop(name, None)
@@ -139,12 +140,11 @@ def kind_of(name: str) -> str:
     return KIND_OF[name[0]]
 
 
-names = st.sampled_from(["q0", "h0", "t0", "q1", "h1"])
-queues = names.filter(lambda name: name[0] == "q")
-queues, mappings, trees = (
+names = st.sampled_from(["q0", "h0", "t0", "q1", "h1", "s0", "l0"])
+queues, mappings, ordered = (
     st.sampled_from(["q0", "q1"]),
-    st.sampled_from(["h0", "t0", "h1"]),
-    st.just("t0"),
+    st.sampled_from(["h0", "t0", "h1", "l0"]),
+    st.sampled_from(["t0", "l0"]),
 )
 keys = st.integers(0, 20).map(lambda n: b"k%02d" % n)
 lengths = st.sampled_from([0, 3, 40, 200, 600, 1500])
@@ -566,7 +566,21 @@ class Machine(RuleBasedStateMachine):
     @rule(number=numbers, name=mappings)
     @step
     def popitem(self, number: int, name: str) -> None:
-        self.call(self.front(number), name, calls.popitem(name[0] == "t"))
+        self.call(self.front(number), name, calls.popitem(NAMES[kind_of(name)] in ORDERED))
+
+    @rule(
+        number=numbers,
+        lengths=st.lists(lengths, min_size=1, max_size=4),
+        way=st.sampled_from([calls.pop_top, calls.peek_top, calls.clear, None, None]),
+    )
+    @step
+    def on_stack(self, number: int, lengths: list[int], way: Callable[[], Call] | None) -> None:
+        if way:
+            self.call(self.front(number), "s0", way())
+        elif len(lengths) == 1:
+            self.call(self.front(number), "s0", calls.push(self.value(lengths[0])))
+        else:
+            self.call(self.front(number), "s0", calls.push_many([self.value(n) for n in lengths]))
 
     @rule(number=numbers, name=mappings)
     @step
@@ -586,7 +600,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         number=numbers,
-        name=trees,
+        name=ordered,
         found=st.dictionaries(keys, st.integers(0, 100), min_size=1, max_size=5),
     )
     @step
@@ -594,11 +608,12 @@ class Machine(RuleBasedStateMachine):
         items = {key: self.value(length) for key, length in sorted(found.items())}
         self.call(self.front(number), name, calls.bulk_load(items))
 
-    @rule(number=numbers, name=trees, lo=keys, hi=keys, reverse=st.booleans())
+    @rule(number=numbers, name=ordered, lo=keys, hi=keys, reverse=st.booleans())
     @step
     def order(self, number: int, name: str, lo: bytes, hi: bytes, reverse: bool) -> None:
         self.call(self.front(number), name, calls.range_of(lo, hi, reverse))
         self.call(self.front(number), name, calls.both_ends())
+        self.call(self.front(number), name, calls.neighbours(lo))
 
     @rule(number=numbers, name=names)
     @step
@@ -622,7 +637,7 @@ class Machine(RuleBasedStateMachine):
                 break
 
     @precondition(lambda self: self.may_fill)
-    @rule(number=numbers, name=st.sampled_from(["q0", "h0", "t0"]))
+    @rule(number=numbers, name=st.sampled_from(["q0", "h0", "t0", "s0", "l0"]))
     @step
     def fill(self, number: int, name: str) -> None:
         """Use all blocks of the pool; from then on only calls that need one may fail."""
@@ -636,6 +651,8 @@ class Machine(RuleBasedStateMachine):
                 call = (
                     calls.put(value)
                     if name == "q0"
+                    else calls.push(value)
+                    if name == "s0"
                     else calls.store(b"full %d %d" % (length, i), value)
                 )
                 if self.call(front, name, call) is FAILED:

@@ -17,6 +17,7 @@ from pathlib import Path
 import click.testing
 import crc32c
 from memory_limit import set_limit
+from structure_kinds import KINDS, add
 
 import rnvm
 import structures
@@ -33,19 +34,17 @@ def make(path: Path) -> bytes:
     """Return the bytes of a pool with each kind of content, as left by a killed back-end."""
     pools.create(path, "1MiB", block=512, front_ends=1, names=16, assume_persistent=True)
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
-        queue, table, tree = (
-            kind(fe, kind.__name__)
-            for kind in (structures.Queue, structures.HashTable, structures.BPlusTree)
-        )
-        for i in range(60):
-            queue.put(b"%d" % i)
-            table[b"%d" % i] = tree[b"%d" % i] = b"value of %d" % i
-        queue.put(bytes(5000))
-        table[b"long"] = tree[b"long"] = bytes(5000)
-        queue.reserve(lease=1000)
+        every = [kind(fe, kind.__name__) for kind in KINDS]
+        for structure in every:
+            for i in range(60):
+                add(structure, b"%d" % i, b"value of %d" % i)
+            add(structure, b"long", bytes(5000))
+            if isinstance(structure, structures.Queue):
+                structure.reserve(lease=1000)
         fe.release()
         with fe.batch():
-            table[b"last"] = tree[b"last"] = b"only in the logs"
+            for structure in every:
+                add(structure, b"last", b"only in the logs")
             return path.read_bytes()
 
 

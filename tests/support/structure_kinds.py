@@ -22,9 +22,20 @@ NAMES: dict[str, Any] = {
 }
 
 
-def each_of(kinds: list[Any]) -> pytest.MarkDecorator:
-    """Parametrise a test over kinds: its argument `kind`."""
-    return pytest.mark.parametrize("kind", kinds, ids=[kind.__name__ for kind in kinds])
+def each_of(kinds: list[Any], *, fast: tuple[Any, ...] = ()) -> pytest.MarkDecorator:
+    """Parametrise a test over kinds: its argument `kind`.
+
+    Args:
+        fast: The kinds on which the fast suite runs a slow test; the long one runs it on all.
+    """
+    return pytest.mark.parametrize(
+        "kind",
+        [
+            pytest.param(kind, marks=[pytest.mark.long] if fast and kind not in fast else [])
+            for kind in kinds
+        ],
+        ids=[kind.__name__ for kind in kinds],
+    )
 
 
 def add(structure: Any, key: bytes, value: bytes) -> None:
