@@ -141,7 +141,7 @@ class FrontEnd:
         """Open a structure; its methods are coroutines.
 
         Args:
-            kind: structures.Queue, HashTable or BPlusTree, or your own class.
+            kind: a class of structures, such as structures.Queue, or your own class.
             name: of the structure.
             options: of the class.
         """

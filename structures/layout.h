@@ -250,12 +250,13 @@ struct tree_root {
 };
 
 /* SkipList: a node for each key, on 1 to SKIP_LEVELS levels (skip_list_nodes.pxd draws it). */
-#define SKIP_LEVELS 16u    /* a quarter of the nodes of a level is on the next one */
+#define SKIP_LEVELS 24u    /* half of the nodes of a level is on the next one */
 #define SKIP_INLINE 256u   /* values longer than this have nodes of their own */
 struct skip_link {
     uint64_t address;      /* 0: none */
     uint32_t length;       /* of that node */
-    uint32_t reserved;
+    uint16_t common;       /* bytes with which its key and that of the node of this link begin */
+    uint16_t ahead;        /* the next two bytes of its key, big-endian; zeros behind its end */
 };
 struct skip_root {
     struct rnvm_node node;
@@ -302,7 +303,7 @@ _Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
 _Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
 _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");
 _Static_assert(sizeof(struct tree_root) == 56, "root of a tree");
-_Static_assert(sizeof(struct skip_root) == 320, "root of a skip list");
+_Static_assert(sizeof(struct skip_root) == 448, "root of a skip list");
 _Static_assert(sizeof(struct skip_tower) == 56, "node of a skip list");
 
 #endif

@@ -146,7 +146,8 @@ cdef extern from "structures/layout.h" nogil:
     struct skip_link:
         uint64_t address
         uint32_t length
-        uint32_t reserved
+        uint16_t common
+        uint16_t ahead
 
     struct skip_root:
         rnvm_node node

@@ -43,7 +43,7 @@ cdef class SkipList(OrderedMapping):
     Cost:
         - `skip[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
         - Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
-          for each node on the way that is not in its cache: about 2 log4(n / c) among n keys, of
+          for each node on the way that is not in its cache: about log2(n / c) among n keys, of
           which the c on the highest levels are in the cache.
         - len(): O(1).
 

@@ -4,13 +4,20 @@
 #   level 1   root ----> c ----> k ------------> r ----------->
 #   level 0   root -> a -> c -> e -> k -> m -> p -> r -> t --->       and back: <- each <-
 #
-# A quarter of the nodes of a level is also on the next one.  The level of a node follows from the
-# hash of its key, so a re-executed operation makes the same nodes, and a walk can verify the level.
-# A link has the length of the node that it leads to, so that one READ fetches it.
+# Half of the nodes of a level is also on the next one.  The level of a node follows from the hash
+# of its key, so a re-executed operation makes the same nodes, and a walk can verify the level.  A
+# link has the length of the node that it leads to, so that one READ fetches it.
 #
-# A search passes 1.5 nodes on each level on average and compares with one more, which is often the
-# one that the level above ended at: 2 nodes a level, and log4(n) levels.  The upper ones are in
-# the cache: with c cached nodes, a lookup among n keys READs about 2 * log4(n / c) nodes.
+# A search reads only the nodes that it passes, and not the one on each level that is beyond the
+# key.  It knows how many bytes the key has in common with the node that it is at, m, and the link
+# has the same number for the next node, c:
+#
+#     m > c    the next node differs from this one where the key does not: it is beyond the key
+#     m < c    the key differs from this node where the next one does not: the next is below the key
+#     m = c    the two bytes behind them decide, in the link; if they are equal: read the node
+#
+# So a search passes one node on each of log2(n) levels on average.  The upper ones are in the
+# cache: with c cached nodes, a lookup among n keys READs about log2(n / c) nodes.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -26,8 +33,9 @@ from structures.values cimport value_answer, value_bytes
 cdef struct trail:             # of a search
     # on each level, the last node below the key; no address: the root
     skip_link[SKIP_LEVELS] before
+    const skip_tower *nodes[SKIP_LEVELS]  # the same; NULL: the root
     skip_link at               # the first node that is not below the key; no address: none
-    const skip_tower *node     # the same
+    const skip_tower *node     # the same, if it has been read: if it has the key
 
 
 cdef inline const skip_root *root_of(instance *s) noexcept nogil:
@@ -68,6 +76,13 @@ cdef inline int answer_item(instance *s, const skip_tower *node, bint value,
     return answer_entry(s, node.sizes, tower_key(node), bytes)
 
 
+# The hint of a link to this key, from a node with the other one.
+cdef void link_describe(skip_link *link, const char *key, uint32_t length, const char *before,
+                        uint32_t before_length) noexcept nogil
+# The number of bytes that two keys begin with, and two bytes of a key as a link has them.
+cdef uint32_t common_bytes(const char *a, uint32_t a_length, const char *b,
+                           uint32_t b_length) noexcept nogil
+cdef uint32_t two_bytes(const char *key, uint32_t length, uint32_t at) noexcept nogil
 # The level count of the node of a key.
 cdef uint32_t levels_of(uint64_t seed, const char *key, uint32_t length) noexcept nogil
 # The node that a link on this level leads to; its header, length and key length are sound.
@@ -93,6 +108,9 @@ cdef int tower_replace(instance *s, const trail *t, uint32_t sizes,
 # In apply: the node, of which n bytes from `offset` on are being changed.
 cdef skip_tower *tower_change(instance *s, const skip_link *link, uint32_t offset,
                               uint32_t n) noexcept nogil
+# In apply: the same as link_forward, to the node of `to`, whose hint it computes.
+cdef int link_around(instance *s, const skip_link *before, uint32_t level,
+                     const skip_link *to) noexcept nogil
 # In apply: links the node before (no address: the root) to another one on a level.
 cdef int link_forward(instance *s, const skip_link *before, uint32_t level,
                       const skip_link *to) noexcept nogil

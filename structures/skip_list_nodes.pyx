@@ -22,7 +22,48 @@ from structures.page cimport keys_compare
 
 cdef uint32_t levels_of(uint64_t seed, const char *key, uint32_t length) noexcept nogil:
     cdef uint64_t hash = rfp_hash(key, length, seed)
-    return 1 + __builtin_ctzll(hash | <uint64_t> 1 << 2 * (SKIP_LEVELS - 1)) // 2
+    return 1 + <uint32_t> __builtin_ctzll(hash | <uint64_t> 1 << (SKIP_LEVELS - 1))
+
+
+# Hints
+
+
+cdef uint32_t common_bytes(const char *a, uint32_t a_length, const char *b,
+                           uint32_t b_length) noexcept nogil:
+    cdef uint32_t n = 0, least = min(a_length, b_length)
+    cdef uint64_t one, other
+    while n + 8 <= least:
+        memcpy(&one, a + n, 8)
+        memcpy(&other, b + n, 8)
+        if one != other:
+            return n + <uint32_t> __builtin_ctzll(one ^ other) // 8
+        n += 8
+    while n < least and a[n] == b[n]:
+        n += 1
+    return n
+
+
+cdef uint32_t two_bytes(const char *key, uint32_t length, uint32_t at) noexcept nogil:
+    cdef uint32_t first = <unsigned char> key[at] if at < length else 0
+    cdef uint32_t second = <unsigned char> key[at + 1] if at + 1 < length else 0
+    return first << 8 | second
+
+
+cdef void link_describe(skip_link *link, const char *key, uint32_t length, const char *before,
+                        uint32_t before_length) noexcept nogil:
+    link.common = common_bytes(key, length, before, before_length)
+    link.ahead = two_bytes(key, length, link.common)
+
+
+cdef inline bint leads_beyond(const skip_link *link, const char *key, uint32_t length,
+                              uint32_t common) noexcept nogil:
+    """Return whether the hint of a link shows that its node is beyond the key.
+
+    common: bytes that the key has in common with the node that has the link.
+    """
+    if common != link.common:
+        return common > link.common
+    return two_bytes(key, length, common) < link.ahead
 
 
 # Reading
@@ -59,7 +100,7 @@ cdef int search(instance *s, const skip_root *root, const char *key, uint32_t le
     cdef const skip_tower *node = NULL             # the last one below the key; NULL: the root
     cdef const skip_tower *next
     cdef skip_link at, link
-    cdef uint32_t level = SKIP_LEVELS
+    cdef uint32_t level = SKIP_LEVELS, common = 0
     cdef bint found = False
     cdef int order
     memset(&at, 0, sizeof(at))
@@ -75,6 +116,11 @@ cdef int search(instance *s, const skip_root *root, const char *key, uint32_t le
             if not link.address:
                 return fault(s, at.address, b"a level of the skip list has a node that is not "
                                             b"on the level below")
+            if leads_beyond(&link, key, length, common):
+                t.at = link
+                t.node = NULL
+                found = False
+                break
             next = tower_read(s, &link, level)
             if next == NULL:
                 if around and level:
@@ -91,9 +137,12 @@ cdef int search(instance *s, const skip_root *root, const char *key, uint32_t le
                 if early and found:
                     return OK
                 break
+            if link.common <= common:
+                common = common_bytes(key, length, tower_key(next), KEY_OF(next.sizes))
             node = next
             at = link
         t.before[level] = at
+        t.nodes[level] = node
     return OK if found else MISSING
 
 
@@ -141,6 +190,25 @@ cdef int link_forward(instance *s, const skip_link *before, uint32_t level,
     return OK
 
 
+cdef int link_around(instance *s, const skip_link *before, uint32_t level,
+                     const skip_link *to) noexcept nogil:
+    cdef const skip_tower *node = NULL
+    cdef const skip_tower *next
+    cdef skip_link link = to[0]
+    if link.address:
+        next = tower_read(s, &link, level)
+        if next == NULL:
+            return s.error
+        if before.address:
+            node = tower_read(s, before, level)
+            if node == NULL:
+                return s.error
+        link_describe(&link, tower_key(next), KEY_OF(next.sizes),
+                      NULL if node == NULL else tower_key(node),
+                      0 if node == NULL else KEY_OF(node.sizes))
+    return link_forward(s, before, level, &link)
+
+
 cdef int link_back(instance *s, const skip_link *after, const skip_link *to) noexcept nogil:
     cdef skip_tower *node
     cdef skip_root *root
@@ -159,70 +227,100 @@ cdef int link_back(instance *s, const skip_link *after, const skip_link *to) noe
     return OK
 
 
-cdef int tower_link(instance *s, const trail *t, const skip_link *old, uint32_t levels,
-                    uint32_t sizes, const char *key, const char *payload) noexcept nogil:
-    """Make a node and link it: before the one that the trail found, or in place of `old`, that."""
-    cdef const skip_root *root = root_of(s)
-    cdef const skip_tower *before
-    cdef const skip_tower *replaced = t.node
+cdef skip_tower *tower_make(instance *s, skip_link *link, uint32_t levels, uint32_t sizes,
+                            const char *key, const char *payload) noexcept nogil:
     cdef skip_tower *node
-    cdef skip_link link
-    cdef uint32_t level
-    if root == NULL:
-        return s.error
-    memset(&link, 0, sizeof(link))
+    memset(link, 0, sizeof(link[0]))
     link.length = skip_length(sizes, levels)
     node = <skip_tower *> node_new(s, link.length, TYPE_TOWER, &link.address)
     if node == NULL:
-        return s.error
+        return NULL
     node.sizes = sizes
     node.levels = levels
     memcpy(<char *> node + skip_key_at(levels), key, KEY_OF(sizes))
     memcpy(<char *> node + skip_key_at(levels) + KEY_OF(sizes), payload, skip_payload(sizes))
-    node.back = t.before[0]
-    for level in range(levels):
-        before = NULL
-        if t.before[level].address:
-            before = tower_read(s, &t.before[level], level)
-            if before == NULL:
-                return s.error
-        node.next[level] = link_after(root, before, level)
-        if old != NULL:
-            if node.next[level].address != old.address:
-                return fault(s, old.address, b"a node of the skip list is not on all its levels")
-            node.next[level] = replaced.next[level]
-        if link_forward(s, &t.before[level], level, &link) != OK:
-            return s.error
-    return link_back(s, &node.next[0], &link)
+    return node
 
 
 cdef int tower_add(instance *s, const trail *t, uint32_t levels, uint32_t sizes, const char *key,
                    const char *payload) noexcept nogil:
-    return tower_link(s, t, NULL, levels, sizes, key, payload)
+    cdef const skip_root *root = root_of(s)
+    cdef const skip_tower *before = NULL
+    cdef const skip_tower *next
+    cdef skip_tower *node
+    cdef skip_link link, back
+    cdef uint32_t level, length = KEY_OF(sizes)
+    if root == NULL:
+        return s.error
+    node = tower_make(s, &link, levels, sizes, key, payload)
+    if node == NULL:
+        return s.error
+    for level in range(levels):
+        before = t.nodes[level]
+        node.next[level] = link_after(root, before, level)
+        if node.next[level].address:
+            next = tower_read(s, &node.next[level], level)
+            if next == NULL:
+                return s.error
+            # A wrong hint must not lead to keys out of order.
+            if compare(next, key, length) <= 0:
+                return fault(s, node.next[level].address,
+                             b"the keys of the skip list are not in order")
+            link_describe(&node.next[level], tower_key(next), KEY_OF(next.sizes), key, length)
+        link_describe(&link, key, length, NULL if before == NULL else tower_key(before),
+                      0 if before == NULL else KEY_OF(before.sizes))
+        if link_forward(s, &t.before[level], level, &link) != OK:
+            return s.error
+    back = t.before[0]
+    back.common = back.ahead = 0
+    node.back = back
+    link.common = link.ahead = 0
+    return link_back(s, &node.next[0], &link)
 
 
 cdef int tower_replace(instance *s, const trail *t, uint32_t sizes,
                        const char *payload) noexcept nogil:
-    cdef int outcome = tower_link(s, t, &t.at, t.node.levels, sizes, tower_key(t.node), payload)
-    return node_free(s, t.at.address, t.at.length) if outcome == OK else outcome
+    cdef const skip_root *root = root_of(s)
+    cdef const skip_tower *before = NULL
+    cdef skip_tower *node
+    cdef skip_link link, hinted
+    cdef uint32_t level
+    if root == NULL:
+        return s.error
+    node = tower_make(s, &link, t.node.levels, sizes, tower_key(t.node), payload)
+    if node == NULL:
+        return s.error
+    node.back = t.node.back
+    for level in range(t.node.levels):
+        before = t.nodes[level]
+        hinted = link_after(root, before, level)
+        if hinted.address != t.at.address:
+            return fault(s, t.at.address, b"a node of the skip list is not on all its levels")
+        hinted.address = link.address
+        hinted.length = link.length
+        node.next[level] = t.node.next[level]
+        if link_forward(s, &t.before[level], level, &hinted) != OK:
+            return s.error
+    if link_back(s, &node.next[0], &link) != OK:
+        return s.error
+    return node_free(s, t.at.address, t.at.length)
 
 
 cdef int tower_remove(instance *s, const trail *t) noexcept nogil:
     cdef const skip_root *root = root_of(s)
-    cdef const skip_tower *before
+    cdef const skip_tower *before = NULL
+    cdef skip_link back
     cdef uint32_t level
     if root == NULL:
         return s.error
     for level in range(t.node.levels):
-        before = NULL
-        if t.before[level].address:
-            before = tower_read(s, &t.before[level], level)
-            if before == NULL:
-                return s.error
+        before = t.nodes[level]
         if link_after(root, before, level).address != t.at.address:
             return fault(s, t.at.address, b"a node of the skip list is not on all its levels")
-        if link_forward(s, &t.before[level], level, &t.node.next[level]) != OK:
+        if link_around(s, &t.before[level], level, &t.node.next[level]) != OK:
             return s.error
-    if link_back(s, &t.node.next[0], &t.before[0]) != OK:
+    back = t.before[0]
+    back.common = back.ahead = 0
+    if link_back(s, &t.node.next[0], &back) != OK:
         return s.error
     return node_free(s, t.at.address, t.at.length)

@@ -10,7 +10,7 @@ from structures.layout cimport (
 )
 from structures.page cimport keys_compare
 from structures.skip_list_nodes cimport (
-    levels_of, root_of, tower_key, tower_read, value_node_of,
+    common_bytes, levels_of, root_of, two_bytes, tower_key, tower_read, value_node_of,
 )
 from structures.values cimport value_bytes
 
@@ -19,6 +19,8 @@ cdef struct survey:
     uint64_t count
     uint64_t seed
     skip_link[SKIP_LEVELS] next    # that the nodes so far lead to, on each level
+    # bytes that all keys since the last node of a level have in common with it
+    uint32_t[SKIP_LEVELS] common
     skip_link last                 # the node before
     char[KEY_MAX] key              # of that node
     uint32_t length
@@ -31,7 +33,7 @@ cdef inline bint same(const skip_link *a, const skip_link *b) noexcept nogil:
 cdef int check_tower(instance *s, const skip_tower *node, const skip_link *at,
                      survey *w) noexcept nogil:
     """Check a node against the ones before it."""
-    cdef uint32_t level, length = KEY_OF(node.sizes)
+    cdef uint32_t level, length = KEY_OF(node.sizes), common
     if VALUE_OF(node.sizes) > VALUE_MAX:
         return fault(s, at.address, b"a value exceeds the longest value")
     if w.count and keys_compare(w.key, w.length, tower_key(node), length) >= 0:
@@ -40,7 +42,14 @@ cdef int check_tower(instance *s, const skip_tower *node, const skip_link *at,
         return fault(s, at.address, b"the levels of a node do not match its key")
     if not same(&node.back, &w.last):
         return fault(s, at.address, b"a node of the skip list does not lead back")
+    common = common_bytes(tower_key(node), length, w.key, w.length)
+    for level in range(SKIP_LEVELS):
+        w.common[level] = min(w.common[level], common)
     for level in range(node.levels):
+        if (w.next[level].common != w.common[level]
+                or w.next[level].ahead != two_bytes(tower_key(node), length, w.common[level])):
+            return fault(s, at.address, b"a link of the skip list does not describe its node")
+        w.common[level] = KEY_MAX
         if not same(&w.next[level], at):
             return fault(s, at.address, b"a node of the skip list is not on all its levels")
         w.next[level] = node.next[level]
@@ -66,6 +75,7 @@ cdef int skip_walk(instance *s, visitor visit, void *context) noexcept nogil:
     memset(&w.last, 0, sizeof(w.last))
     for level in range(SKIP_LEVELS):
         w.next[level] = root.next[level]
+        w.common[level] = 0
     while w.next[0].address:
         at = w.next[0]
         node = tower_read(s, &at, 0)

@@ -41,7 +41,15 @@ cdef int item_before(instance *s, const stack_layer *layer, uint32_t end, uint64
                      item *e) noexcept nogil
 # Points `bytes` to the value of an entry.
 cdef int item_value(instance *s, const item *e, const char **bytes) noexcept nogil
-# Finds the layer that has the entry with this number.  around: also past jumps that cannot be read.
+# Returns a layer through which this entry can be reached, past the layer below, which cannot be
+# read; NULL: none.  Raises `best` to the end of a layer below the entry that was found instead.
+cdef const stack_layer *layer_around(instance *s, const stack_layer *layer, uint64_t number,
+                                     uint64_t *best) noexcept nogil
+# The same, past the top layer, which cannot be read.
+cdef const stack_layer *layer_around_top(instance *s, const stack_root *root, uint64_t number,
+                                         uint64_t *best) noexcept nogil
+# Finds the layer that has the entry with this number.  around: also past layers that cannot be
+# read.
 cdef int layer_find(instance *s, const stack_root *root, uint64_t number, bint around,
                     const stack_layer **layer) noexcept nogil
 # Finds the layer and the entry on top; NO_VALUE: there is none.

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_change, node_free, node_new, node_read, root_change,
+    OK, fault, node_change, node_free, node_glimpse, node_new, node_read, root_change,
 )
 from structures.layout cimport (
     LAYER_BYTES, LAYER_ENTRY, LAYER_FIRST, STACK_INLINE, TYPE_LAYER, VALUE_MAX, layer_jump,
@@ -13,6 +13,9 @@ from structures.layout cimport (
 )
 from structures.stack_operations cimport NO_VALUE
 from structures.values cimport value_bytes, value_free, value_new
+
+
+cdef const char *UNREADABLE = b"a layer of the stack cannot be read"
 
 
 # Reading
@@ -80,10 +83,49 @@ cdef int item_value(instance *s, const item *e, const char **bytes) noexcept nog
     return s.error if bytes[0] == NULL else OK
 
 
+cdef const stack_layer *layer_around(instance *s, const stack_layer *layer, uint64_t number,
+                                     uint64_t *best) noexcept nogil:
+    cdef const stack_layer *found = NULL
+    cdef const stack_layer *next
+    cdef stack_layer there
+    cdef uint64_t end
+    cdef int i
+    s.error = OK
+    if not layer.depth or node_glimpse(s, layer.below, &there, sizeof(there)) != OK:
+        return NULL
+    for i in range(2):
+        next = layer_read(s, there.jump if i else there.below)
+        if next == NULL or not next.count or next.first >= layer.first:
+            continue
+        end = next.first + next.count
+        if end <= number:
+            best[0] = max(best[0], end)
+        elif found == NULL or next.first < found.first:
+            found = next
+    s.error = OK
+    return found
+
+
+cdef const stack_layer *layer_around_top(instance *s, const stack_root *root, uint64_t number,
+                                         uint64_t *best) noexcept nogil:
+    # As if a layer without entries were on top of it.
+    cdef stack_layer above
+    above.below = root.top
+    above.first = root.count
+    above.depth = 1
+    return layer_around(s, &above, number, best)
+
+
 cdef int layer_find(instance *s, const stack_root *root, uint64_t number, bint around,
                     const stack_layer **layer) noexcept nogil:
     cdef const stack_layer *at = layer_read(s, root.top)
     cdef const stack_layer *next = at
+    cdef const char *damage
+    cdef uint64_t best = 0
+    if at == NULL and around:
+        at = next = layer_around_top(s, root, number, &best)
+        if at == NULL:
+            return fault(s, root.top, UNREADABLE)
     while at != NULL and number < at.first:
         next = layer_under(s, at)
         if next == NULL and not around:
@@ -91,6 +133,11 @@ cdef int layer_find(instance *s, const stack_root *root, uint64_t number, bint a
         if next == NULL or number >= next.first + next.count:
             s.error = OK
             next = layer_below(s, at)
+            if next == NULL and around:
+                damage = s.fault
+                next = layer_around(s, at, number, &best)
+                if next == NULL:
+                    return fault(s, at.below, damage if damage != NULL else UNREADABLE)
         at = next
     if at == NULL or next == NULL:
         return s.error

@@ -5,8 +5,8 @@ from libc.string cimport memcmp, memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    ALIEN, OK, answer_put, fault, node_change, node_cost, node_free, node_glimpse, pool_bytes,
-    record_room, root_change,
+    ALIEN, OK, answer_put, fault, node_change, node_cost, node_free, pool_bytes, record_room,
+    root_change,
 )
 from structures.layout cimport (
     LAYER_BYTES, LAYER_FIRST, TYPE_LAYER, VALUE_MAX, VALUE_NODE, stack_entry, stack_layer,
@@ -14,8 +14,8 @@ from structures.layout cimport (
 )
 from structures.mapping_operations cimport CLEARED_BYTES_MAX, digest_of
 from structures.stack_layers cimport (
-    item, item_before, item_value, layer_below, layer_find, layer_read, layer_under, layers_pop,
-    layers_push, layers_top, root_of,
+    item, item_before, item_value, layer_around, layer_around_top, layer_below, layer_find,
+    layer_read, layer_under, layers_pop, layers_push, layers_top, root_of,
 )
 from structures.values cimport value_free
 
@@ -234,30 +234,21 @@ cdef int read_layers(instance *s, void *context) noexcept nogil:
     return OK
 
 
-cdef uint64_t end_below(instance *s, uint64_t address, uint64_t next) noexcept nogil:
-    """Return the number behind the last entry of a layer, or 0: it is not below these values."""
-    cdef const stack_layer *layer = layer_read(s, address)
-    if layer == NULL or not layer.count or layer.first + layer.count > next:
-        return 0
-    return layer.first + layer.count
-
-
 cdef int pass_layer(instance *s, void *context) noexcept nogil:
     cdef descent *c = <descent *> context
     cdef const stack_root *root = root_of(s)
     cdef const stack_layer *at
     cdef const stack_layer *next
-    cdef stack_layer there
-    cdef uint64_t best = 0, damaged
+    cdef uint64_t best = 0
     if root == NULL:
         return s.error
-    damaged = root.top
     at = layer_read(s, root.top)
+    if at == NULL:
+        at = layer_around_top(s, root, min(c.next, root.count) - 1, &best)
     while at != NULL:
         # The values of a layer at whose entries the last step ended are lost.
         if at.first < c.next:
             best = at.first
-            damaged = 0
             break
         next = layer_under(s, at) if at.depth else NULL
         if next != NULL and c.next <= next.first + next.count:
@@ -265,11 +256,8 @@ cdef int pass_layer(instance *s, void *context) noexcept nogil:
             continue
         if next != NULL:
             best = max(best, next.first + next.count)
-        damaged = at.below
-        at = layer_below(s, at) if at.depth else NULL
-    if damaged and node_glimpse(s, damaged, &there, sizeof(there)) == OK:
-        best = max(best, end_below(s, there.below, c.next))
-        best = max(best, end_below(s, there.jump, c.next))
+        next = layer_below(s, at) if at.depth else NULL
+        at = next if next != NULL else layer_around(s, at, c.next - 1, &best)
     s.error = OK
     s.fault = NULL
     c.then = best

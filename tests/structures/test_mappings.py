@@ -278,7 +278,7 @@ def test_long_keys_keep_their_order_and_are_freed_bit_by_bit(memory, rng, kind, 
             tree.check()
         if i == 1400:
             assert memory.used < full / 4
-    assert memory.used < 400
+    assert memory.used < 500  # the root
 
 
 @ALL
