@@ -19,9 +19,10 @@ if not TYPE_CHECKING and os.path.exists(os.path.join(__path__[0], "meson.build")
     import_installed(__name__)
 else:
     from structures.bptree import BPlusTree
+    from structures.bst import BST
     from structures.hash_table import HashTable
     from structures.queue import Queue
     from structures.skip_list import SkipList
     from structures.stack import Stack
 
-__all__ = ["BPlusTree", "HashTable", "Queue", "SkipList", "Stack"]
+__all__ = ["BST", "BPlusTree", "HashTable", "Queue", "SkipList", "Stack"]

@@ -39,6 +39,7 @@ struct directory_node {
 #define TYPE_SHELF 8   /* Queue */
 #define TYPE_TOWER 9   /* SkipList */
 #define TYPE_LAYER 10  /* Stack */
+#define TYPE_BST 12    /* BST, MVBST */
 
 /* Queue (format 2): segments of entries, in the order of their numbers; and slots for reservations,
  * in tables, below shelves that record where a slot is vacant and when the first lease ends.
@@ -288,6 +289,42 @@ static inline uint32_t skip_length(uint32_t sizes, uint32_t levels)
     return UP8(skip_key_at(levels) + KEY_OF(sizes) + skip_payload(sizes));
 }
 
+/* BST: a node for each key (bst_nodes.pxd draws them).  The key follows `sizes` at once, then the
+ * value, or the address of its node. */
+#define BST_INLINE 256u    /* longer values have nodes of their own */
+#define BST_KEY 52u        /* offset of the key */
+struct bst_root {
+    struct rnvm_node node;
+    uint64_t count;      /* keys */
+    uint64_t top;        /* link */
+};
+struct bst_node {
+    struct rnvm_node node;
+    uint64_t links[2];   /* to the lower keys, to the higher ones */
+    uint32_t sizes;
+    char key[4];
+};
+/* A link is one word, so that a descent knows what to READ, and a change of balance is a change of
+ * the word that changes anyway:
+ *
+ *   63                 49   48   47                     0
+ *   +--------------------+------+------------------------+
+ *   | bytes of child / 8 | DEEP | its offset in the pool |       0: no child
+ *   +--------------------+------+------------------------+
+ *
+ * DEEP: the subtree is one level deeper than the other one of the same node. */
+#define LINK_DEEP ((uint64_t)1 << 48)
+static inline uint64_t bst_link(uint64_t address, uint32_t length)
+{
+    return rnvm_offset(address) | (uint64_t)(length / 8) << 49;
+}
+/* root: any address of the structure. */
+static inline uint64_t bst_address(uint64_t link, uint64_t root)
+{
+    return rnvm_address(rnvm_backend(root), rnvm_offset(link));
+}
+static inline uint32_t bst_length(uint64_t link) { return (uint32_t)(link >> 49) * 8; }
+
 _Static_assert(sizeof(struct directory_node) == 4032, "directory");
 _Static_assert(sizeof(struct queue_root) == 112, "root of a queue");
 _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
@@ -305,5 +342,9 @@ _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");
 _Static_assert(sizeof(struct tree_root) == 56, "root of a tree");
 _Static_assert(sizeof(struct skip_root) == 448, "root of a skip list");
 _Static_assert(sizeof(struct skip_tower) == 56, "node of a skip list");
+_Static_assert(sizeof(struct bst_root) == 48, "root of a BST");
+_Static_assert(sizeof(struct bst_node) == 56 && __builtin_offsetof(struct bst_node, key) == BST_KEY,
+               "node of a BST");
+_Static_assert(BST_KEY + KEY_MAX + BST_INLINE < 1u << 18, "a link contains the length of a node");
 
 #endif

@@ -17,6 +17,7 @@ cdef extern from "structures/layout.h" nogil:
         TYPE_SHELF
         TYPE_TOWER
         TYPE_LAYER
+        TYPE_BST
         SEGMENT_BYTES
         SEGMENT_FIRST
         QUEUE_INLINE
@@ -33,6 +34,8 @@ cdef extern from "structures/layout.h" nogil:
         LAYER_BYTES
         LAYER_FIRST
         STACK_INLINE
+        BST_INLINE
+        BST_KEY
     uint32_t UP8(uint32_t n)
     uint32_t VALUE_NODE(uint32_t length)
     uint32_t QUEUE_ENTRY(uint32_t length)
@@ -187,3 +190,19 @@ cdef extern from "structures/layout.h" nogil:
 
     uint32_t LAYER_ENTRY(uint32_t length)
     uint32_t layer_jump(uint32_t depth)
+
+    uint64_t LINK_DEEP
+    uint64_t bst_link(uint64_t address, uint32_t length)
+    uint64_t bst_address(uint64_t link, uint64_t root)
+    uint32_t bst_length(uint64_t link)
+
+    struct bst_root:
+        rnvm_node node
+        uint64_t count
+        uint64_t top
+
+    struct bst_node:
+        rnvm_node node
+        uint64_t[2] links
+        uint32_t sizes
+        char *key

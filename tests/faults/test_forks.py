@@ -281,8 +281,9 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
         tree = things[f"tree {kind}"] = structures.BPlusTree(fe, "t")
         queue = things[f"queue {kind}"] = structures.Queue(fe, "q")
         skips = things[f"skip list {kind}"] = structures.SkipList(fe, "l")
+        bst = things[f"search tree {kind}"] = structures.BST(fe, "b")
         stack_of = things[f"stack {kind}"] = structures.Stack(fe, "s")
-        table[b"k"] = tree[b"k"] = skips[b"k"] = b"v"
+        table[b"k"] = tree[b"k"] = skips[b"k"] = bst[b"k"] = b"v"
         stack_of.push(b"v")
         queue.put(b"v")
         things[f"iterator {kind}"] = iter(tree)

@@ -20,6 +20,7 @@ from structures.testing.harness import Fault, Memory
 
 __all__ = [
     "AGAIN",
+    "BST",
     "DAMAGED",
     "FULL",
     "LOST",
@@ -80,6 +81,10 @@ for below in (
     "stack_layers",
     "stack_operations",
     "stack_walk",
+    "bst_nodes",
+    "bst_operations",
+    "bst_ranges",
+    "bst_walk",
 ):
     load(below)
 Queue = load("queue").Queue
@@ -87,9 +92,10 @@ HashTable = load("hash_table").HashTable
 # The same order of keys in every run.
 loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)
 BPlusTree = load("bptree").BPlusTree
-
 SkipList = load("skip_list").SkipList
 loaded["structures.skip_list"].os = SimpleNamespace(urandom=bytes)
 Stack = load("stack").Stack
-ORDERED: list[Any] = [BPlusTree, SkipList]
+BST = load("bst").BST
+
+ORDERED: list[Any] = [BPlusTree, SkipList, BST]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]

@@ -88,6 +88,10 @@ class SkipListMachine(MappingMachine, TreeModel):
     kind = structures.SkipList
 
 
+class BSTMachine(MappingMachine, TreeModel):
+    kind = structures.BST
+
+
 class QueueMachine(Shared, QueueModel):
     def __init__(self) -> None:
         super().__init__()
@@ -136,12 +140,20 @@ class StackMachine(Shared, StackModel):
             self.model += values
 
 
-for machine in (MappingMachine, TreeMachine, SkipListMachine, QueueMachine, StackMachine):
+for machine in (
+    MappingMachine,
+    TreeMachine,
+    SkipListMachine,
+    BSTMachine,
+    QueueMachine,
+    StackMachine,
+):
     machine.TestCase.settings = FEW
 
 TestHashTable = MappingMachine.TestCase
 TestBPlusTree = TreeMachine.TestCase
 TestSkipList = SkipListMachine.TestCase
+TestBST = BSTMachine.TestCase
 TestQueue = QueueMachine.TestCase
 TestStack = StackMachine.TestCase
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import rule
 from rfp.errors import InvalidArgument, TooLarge, WrongType
 
 from .memory import (
+    BST,
     FULL,
     LOST,
     MAPPINGS,
@@ -123,9 +124,14 @@ class SkipListMachine(Machine, TreeModel):
     kind = SkipList
 
 
+class BSTMachine(Machine, TreeModel):
+    kind = BST
+
+
 TestHashTable = Machine.TestCase
 TestBPlusTree = TreeMachine.TestCase
 TestSkipList = SkipListMachine.TestCase
+TestBST = BSTMachine.TestCase
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from structures import BPlusTree, HashTable, Queue, SkipList, Stack
+from structures import BST, BPlusTree, HashTable, Queue, SkipList, Stack
 
 SEQUENCES: list[Any] = [Queue, Stack]
-ORDERED: list[Any] = [BPlusTree, SkipList]
+ORDERED: list[Any] = [BPlusTree, SkipList, BST]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]
 KINDS: list[Any] = [*SEQUENCES, *MAPPINGS]
 # Names of structures, by which tests with one structure of each kind refer to them.
@@ -19,6 +19,7 @@ NAMES: dict[str, Any] = {
     "table": HashTable,
     "tree": BPlusTree,
     "skips": SkipList,
+    "bst": BST,
 }
 
 

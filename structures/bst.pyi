@@ -1,0 +1,4 @@
+from structures.ordered_mapping import OrderedMapping
+
+class BST(OrderedMapping):
+    KIND: int

@@ -1,0 +1,10 @@
+# The operations and queries of a binary search tree.  bst_ranges.pxd has the queries of iterations.
+
+from libc.stdint cimport uint32_t
+from rnvm.frontend.state cimport instance
+
+cdef int bst_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil
+# Context: a lookup.
+cdef int find_key(instance *s, void *context) noexcept nogil
+# Answers with the item that a POP_ITEM would remove.
+cdef int find_first(instance *s, void *context) noexcept nogil
