@@ -206,7 +206,8 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
         queue.check()
         assert len(queue) == queue.reserved == 0
         if not filler:
-            for i in range(n * 9 // 10):
+            # The pool has some twenty blocks of 64 KiB, of which slabs keep some partly filled.
+            for i in range(n * (9 if block < 65536 else 7) // 10):
                 queue.put(value(i) + bytes(length))
             queue.check()
 
