@@ -34,7 +34,7 @@ cdef enum:
 
 cdef struct bst_way:           # from the top to a node
     uint32_t depth             # nodes
-    uint64_t[HEIGHT_MAX] links # of each node, with DEEP
+    uint64_t[HEIGHT_MAX] links  # of each node, with DEEP
     int[HEIGHT_MAX] sides      # that were taken there
     bint found                 # the last node has the key
     uint32_t changed           # nodes whose links the operation has changed, at most

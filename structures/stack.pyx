@@ -11,7 +11,7 @@ from rnvm.frontend.structure cimport OK, Structure, register_kind
 from structures.arguments cimport value_argument
 from structures.layout cimport VALUE_MAX, stack_root
 from structures.stack_operations cimport (
-    CHANGED, CLEAR_TOP, NO_VALUE, POP_TOP, PUSH, PUSH_MANY, REMAINING, descent, pass_layer,
+    CLEAR_TOP, POP_TOP, PUSH, PUSH_MANY, REMAINING, descent, pass_layer,
     read_layers, read_top, stack_apply, stack_count, top_value,
 )
 from structures.stack_walk cimport stack_walk

@@ -9,7 +9,7 @@ from rnvm.frontend.structure cimport (
     root_change,
 )
 from structures.layout cimport (
-    LAYER_BYTES, LAYER_FIRST, TYPE_LAYER, VALUE_MAX, VALUE_NODE, stack_entry, stack_layer,
+    LAYER_BYTES, TYPE_LAYER, VALUE_MAX, VALUE_NODE, stack_entry, stack_layer,
     stack_root,
 )
 from structures.mapping_operations cimport CLEARED_BYTES_MAX, digest_of
