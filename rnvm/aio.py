@@ -319,6 +319,14 @@ class Structure:
         """Return an asynchronous iterator over the items of a mapping."""
         return self._iterate(lambda: self._sync.items())
 
+    def range(self, lo: Any = None, hi: Any = None, *, reverse: bool = False) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator over a range of an ordered mapping."""
+        return self._iterate(lambda: self._sync.range(lo, hi, reverse=reverse))
+
+    def prefix(self, p: Any, *, reverse: bool = False) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator over the keys of an ordered mapping with a prefix."""
+        return self._iterate(lambda: self._sync.prefix(p, reverse=reverse))
+
     async def _iterate(self, view: Callable[[], Iterable[Any]]) -> AsyncIterator[Any]:
         iterator: Iterator[Any] = await self._fe.run(lambda: iter(view()))
         while some := await self._fe.run(lambda: list(islice(iterator, ITERATED_AT_ONCE))):

@@ -46,6 +46,9 @@ def test_the_methods_of_structures_are_coroutines(run, backend):
             assert await fe.run(len, table) == 600
             assert [key async for key in tree] == [b"%03d" % i for i in range(600)]
             assert [item async for item in tree.items()][:1] == [(b"000", b"w")]
+            assert [key async for key, _ in tree.range(b"01", b"012")] == [b"010", b"011"]
+            assert [key async for key, _ in tree.prefix(b"59", reverse=True)][:1] == [b"599"]
+            assert await tree.floor(b"5999") == (b"599", b"w")
             assert await fe.run(lambda sync: b"001" in sync, table)
             assert set(await fe.names()) == {"table", "tree", "queue"}
             assert await table.largest_value > 0
