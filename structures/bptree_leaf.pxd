@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, answer_put, fault, root_read
-from structures.bptree_pages cimport child_of, page_read, path, tree_descend
+from rnvm.frontend.structure cimport OK, fault, root_read
+from structures.bptree_pages cimport page_read, path, tree_descend
 from structures.layout cimport VALUE_OF, tree_root
-from structures.mapping_operations cimport MISSING, answer_entry
+from structures.mapping_operations cimport MISSING, answer_stored
 from structures.page cimport PAGE_INLINE, page, page_entry, page_entry_at
-from structures.values cimport value_answer, value_bytes
+from structures.values cimport stored_answer, stored_value
 
 
 cdef inline const tree_root *root_of(instance *s) noexcept nogil:
@@ -58,23 +58,14 @@ cdef inline int tree_first(instance *s, path *p, page_entry *e) noexcept nogil:
 
 cdef inline int entry_value(instance *s, const page_entry *e, const char **bytes) noexcept nogil:
     """Point `bytes` to the value, in the page or in its node."""
-    bytes[0] = e.payload
-    if VALUE_OF(e.sizes) > PAGE_INLINE:
-        bytes[0] = value_bytes(s, child_of(e), VALUE_OF(e.sizes))
-    return s.error if bytes[0] == NULL else OK
+    return stored_value(s, e.payload, VALUE_OF(e.sizes), PAGE_INLINE, bytes)
 
 
 cdef inline int answer_value(instance *s, const page_entry *e) noexcept nogil:
-    if VALUE_OF(e.sizes) <= PAGE_INLINE:
-        return answer_put(s, e.payload, e.payload_length)
-    return value_answer(s, child_of(e), VALUE_OF(e.sizes))
+    return stored_answer(s, e.payload, VALUE_OF(e.sizes), PAGE_INLINE)
 
 
 cdef inline int answer_item(instance *s, const page_entry *e, bint value,
                             bint outside) noexcept nogil:
     """Answer with an item.  value: with its value; outside: even if it has a node of its own."""
-    cdef const char *bytes = NULL
-    if value and (outside or VALUE_OF(e.sizes) <= PAGE_INLINE):
-        if entry_value(s, e, &bytes) != OK:
-            return s.error
-    return answer_entry(s, e.sizes, e.key, bytes)
+    return answer_stored(s, e.sizes, e.key, e.payload, PAGE_INLINE, value, outside)

@@ -25,7 +25,7 @@ from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size,
     page_remove,
 )
-from structures.values cimport value_change, value_fits, value_free, value_new
+from structures.values cimport stored_free, value_change, value_fits, value_new
 
 # Maximum bytes that operations change, without nodes allocated or freed; the other parts of the
 # operation must fit beside them.
@@ -39,10 +39,8 @@ cdef enum:
 cdef uint64_t TOO_MUCH = <uint64_t> 1 << 62            # bytes beside which nothing fits
 
 
-cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
-    if VALUE_OF(e.sizes) <= PAGE_INLINE:
-        return OK
-    return value_free(s, child_of(e), VALUE_OF(e.sizes))
+cdef inline int free_value(instance *s, const page_entry *e) noexcept nogil:
+    return stored_free(s, e.payload, VALUE_OF(e.sizes), PAGE_INLINE)
 
 
 # Operations

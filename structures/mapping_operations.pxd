@@ -9,6 +9,7 @@ from rfp.core.core cimport rfp_hash
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport ALIEN, OK, answer_put
 from structures.layout cimport KEY_MAX, KEY_OF, VALUE_MAX, VALUE_OF
+from structures.values cimport stored_value
 
 cdef enum:                     # operations; the bytes of all but POP_ITEM and CLEAR are a pair
     SET = 1
@@ -130,3 +131,15 @@ cdef inline int answer_entry(instance *s, uint32_t sizes, const char *key,
     if answer_put(s, &header, sizeof(header)) != OK or answer_put(s, key, KEY_OF(sizes)) != OK:
         return s.error
     return answer_put(s, value, header.bytes) if header.bytes else OK
+
+cdef inline int answer_stored(instance *s, uint32_t sizes, const char *key, const char *payload,
+                              uint32_t inline_max, bint value, bint outside) noexcept nogil:
+    """Answer with an item that an entry stores (values.pxd).
+
+    value: with its value; outside: even if it has a node of its own.
+    """
+    cdef const char *bytes = NULL
+    if value and (outside or VALUE_OF(sizes) <= inline_max):
+        if stored_value(s, payload, VALUE_OF(sizes), inline_max, &bytes) != OK:
+            return s.error
+    return answer_entry(s, sizes, key, bytes)

@@ -20,15 +20,13 @@
 # cache: with c cached nodes, a lookup among n keys READs about log2(n / c) nodes.
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
-from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, answer_put, root_read
+from rnvm.frontend.structure cimport root_read
 from structures.layout cimport (
     KEY_OF, SKIP_INLINE, SKIP_LEVELS, VALUE_OF, skip_key_at, skip_link, skip_root, skip_tower,
 )
-from structures.mapping_operations cimport answer_entry
-from structures.values cimport value_answer, value_bytes
+from structures.mapping_operations cimport answer_stored
+from structures.values cimport stored_answer, stored_node, stored_value
 
 cdef struct trail:             # of a search
     # on each level, the last node below the key; no address: the root
@@ -49,31 +47,20 @@ cdef inline const char *tower_payload(const skip_tower *node) noexcept nogil:
 
 cdef inline uint64_t value_node_of(const skip_tower *node) noexcept nogil:
     """Return the address of the node that has a node's value, or 0."""
-    cdef uint64_t address = 0
-    if VALUE_OF(node.sizes) > SKIP_INLINE:
-        memcpy(&address, tower_payload(node), 8)
-    return address
+    return stored_node(tower_payload(node), VALUE_OF(node.sizes), SKIP_INLINE)
 
 cdef inline int tower_value(instance *s, const skip_tower *node, const char **bytes) noexcept nogil:
     """Point `bytes` to the value of a node, in it or in a node of its own."""
-    bytes[0] = tower_payload(node)
-    if VALUE_OF(node.sizes) > SKIP_INLINE:
-        bytes[0] = value_bytes(s, value_node_of(node), VALUE_OF(node.sizes))
-    return s.error if bytes[0] == NULL else OK
+    return stored_value(s, tower_payload(node), VALUE_OF(node.sizes), SKIP_INLINE, bytes)
 
 cdef inline int answer_value(instance *s, const skip_tower *node) noexcept nogil:
-    if VALUE_OF(node.sizes) <= SKIP_INLINE:
-        return answer_put(s, tower_payload(node), VALUE_OF(node.sizes))
-    return value_answer(s, value_node_of(node), VALUE_OF(node.sizes))
+    return stored_answer(s, tower_payload(node), VALUE_OF(node.sizes), SKIP_INLINE)
 
 cdef inline int answer_item(instance *s, const skip_tower *node, bint value,
                             bint outside) noexcept nogil:
     """Answer with an item.  value: with its value; outside: even if it has a node of its own."""
-    cdef const char *bytes = NULL
-    if value and (outside or VALUE_OF(node.sizes) <= SKIP_INLINE):
-        if tower_value(s, node, &bytes) != OK:
-            return s.error
-    return answer_entry(s, node.sizes, tower_key(node), bytes)
+    return answer_stored(s, node.sizes, tower_key(node), tower_payload(node), SKIP_INLINE, value,
+                         outside)
 
 
 # The hint of a link to this key, from a node with the other one.

@@ -18,10 +18,10 @@ from structures.ordered_operations cimport at_high, below_low, bound, ordered_ap
 from structures.page cimport keys_compare
 from structures.skip_list_nodes cimport (
     answer_item, answer_value, levels_of, link_around, link_back, root_of, tower_add,
-    tower_change, tower_key, tower_read, tower_remove, tower_replace, tower_value, towers_find,
-    towers_search, towers_search_around, trail, value_node_of,
+    tower_change, tower_key, tower_payload, tower_read, tower_remove, tower_replace, tower_value,
+    towers_find, towers_search, towers_search_around, trail, value_node_of,
 )
-from structures.values cimport value_change, value_fits, value_free, value_new
+from structures.values cimport stored_free, value_change, value_fits, value_new
 
 cdef enum:
     # Maximum bytes that a clear() changes beside freed nodes: the root, and a link back.
@@ -46,10 +46,7 @@ cdef inline int add_to_count(instance *s, int64_t n) noexcept nogil:
 
 
 cdef inline int free_value(instance *s, const skip_tower *node) noexcept nogil:
-    """Free the node of a value that has one."""
-    if VALUE_OF(node.sizes) <= SKIP_INLINE:
-        return OK
-    return value_free(s, value_node_of(node), VALUE_OF(node.sizes))
+    return stored_free(s, tower_payload(node), VALUE_OF(node.sizes), SKIP_INLINE)
 
 
 cdef int replace(instance *s, const trail *t, const pair *p, uint32_t sizes) noexcept nogil:

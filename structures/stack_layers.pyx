@@ -12,7 +12,7 @@ from structures.layout cimport (
     stack_entry, stack_layer, stack_root,
 )
 from structures.stack_operations cimport NO_VALUE
-from structures.values cimport value_bytes, value_free, value_new
+from structures.values cimport stored_node, stored_value, value_free, value_new
 
 
 cdef const char *UNREADABLE = b"a layer of the stack cannot be read"
@@ -70,17 +70,12 @@ cdef int item_before(instance *s, const stack_layer *layer, uint32_t end, uint64
     e.length = entry.length
     e.begin = end - LAYER_ENTRY(entry.length)
     e.payload = <const char *> layer + e.begin
-    e.value = 0
-    if e.length > STACK_INLINE:
-        memcpy(&e.value, e.payload, 8)
+    e.value = stored_node(e.payload, e.length, STACK_INLINE)
     return OK
 
 
 cdef int item_value(instance *s, const item *e, const char **bytes) noexcept nogil:
-    bytes[0] = e.payload
-    if e.length > STACK_INLINE:
-        bytes[0] = value_bytes(s, e.value, e.length)
-    return s.error if bytes[0] == NULL else OK
+    return stored_value(s, e.payload, e.length, STACK_INLINE, bytes)
 
 
 cdef const stack_layer *layer_around(instance *s, const stack_layer *layer, uint64_t number,

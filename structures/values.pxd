@@ -28,9 +28,48 @@ cdef inline const char *value_bytes(instance *s, uint64_t address, uint32_t leng
     return node.bytes
 
 
-cdef inline int value_answer(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    cdef const char *bytes = value_bytes(s, address, length)
-    return s.error if bytes == NULL else answer_put(s, bytes, length)
+cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    return node_free(s, address, VALUE_NODE(length))
+
+
+# In entries: the value, or the address of its node if it is longer than inline_max.
+
+cdef inline uint64_t stored_node(const char *payload, uint32_t length,
+                                 uint32_t inline_max) noexcept nogil:
+    """Return the address of the node of a value that an entry stores, or 0: it is in the entry.
+
+    payload: the value, or that address if the value is longer than inline_max.
+    """
+    cdef uint64_t address = 0
+    if length > inline_max:
+        memcpy(&address, payload, 8)
+    return address
+
+
+cdef inline int stored_value(instance *s, const char *payload, uint32_t length,
+                             uint32_t inline_max, const char **bytes) noexcept nogil:
+    """Point `bytes` to a value that an entry stores."""
+    bytes[0] = payload
+    if length > inline_max:
+        bytes[0] = value_bytes(s, stored_node(payload, length, inline_max), length)
+    return s.error if bytes[0] == NULL else OK
+
+
+cdef inline int stored_answer(instance *s, const char *payload, uint32_t length,
+                              uint32_t inline_max) noexcept nogil:
+    """Answer with a value that an entry stores."""
+    cdef const char *bytes = NULL
+    if stored_value(s, payload, length, inline_max, &bytes) != OK:
+        return s.error
+    return answer_put(s, bytes, length)
+
+
+cdef inline int stored_free(instance *s, const char *payload, uint32_t length,
+                            uint32_t inline_max) noexcept nogil:
+    """In apply: free the node of a value that an entry stores, if it has one."""
+    if length <= inline_max:
+        return OK
+    return value_free(s, stored_node(payload, length, inline_max), length)
 
 
 cdef inline bint value_fits(uint32_t old, uint32_t length) noexcept nogil:
@@ -49,10 +88,6 @@ cdef inline int value_change(instance *s, uint64_t address, uint32_t at, const c
     memset(<char *> node.bytes + length, 0, UP8(length) - length)
     memcpy(<char *> node.bytes + at, bytes, n)
     return OK
-
-
-cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    return node_free(s, address, VALUE_NODE(length))
 
 
 # Lists of values: each has its length in 4 bytes before it.
