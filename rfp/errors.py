@@ -141,6 +141,10 @@ class StructureDamaged(ServerRefused):
     """The nodes of a structure are inconsistent."""
 
 
+class SnapshotTooOld(ServerRefused):
+    """The snapshot has ended: its memory was used again, or its session was lost."""
+
+
 class Empty(ServerRefused, LookupError):
     """The structure contains no value to return."""
 

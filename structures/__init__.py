@@ -21,8 +21,20 @@ else:
     from structures.bptree import BPlusTree
     from structures.bst import BST
     from structures.hash_table import HashTable
+    from structures.mvbptree import MVBPlusTree
     from structures.queue import Queue
     from structures.skip_list import SkipList
+    from structures.snapshot import Snapshot, snapshots_of
     from structures.stack import Stack
 
-__all__ = ["BST", "BPlusTree", "HashTable", "Queue", "SkipList", "Stack"]
+__all__ = [
+    "BST",
+    "BPlusTree",
+    "HashTable",
+    "MVBPlusTree",
+    "Queue",
+    "SkipList",
+    "Snapshot",
+    "Stack",
+    "snapshots_of",
+]

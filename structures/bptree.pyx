@@ -6,7 +6,7 @@ iterations, bptree_pages and bptree_leaf the nodes, bptree_walk the checks.
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport register_kind
+from rnvm.frontend.structure cimport Structure, register_kind
 from structures.bptree_operations cimport SPLIT, find_first, find_key, tree_apply
 from structures.bptree_pages cimport MADE
 from structures.bptree_ranges cimport count_leaves, read_leaf, read_next_bound
@@ -16,6 +16,17 @@ from structures.mapping_operations cimport SET, SET_DEFAULT, pair_header
 from structures.ordered_mapping cimport OrderedMapping
 
 from rfp.errors import TooLarge
+
+cdef int split_for(Structure tree, bytes key, bytes value, object timeout) except -1:
+    cdef pair_header header
+    cdef bytes operation
+    header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
+    header.salt = 0
+    operation = (<const char *> &header)[:sizeof(header)] + key
+    while tree.execute(SPLIT, operation, <uint32_t> len(operation), timeout) == MADE:
+        pass
+    return 0
+
 
 cdef kind tree_kind
 tree_kind.number, tree_kind.format, tree_kind.root = 3, 1, sizeof(tree_root)
@@ -68,18 +79,8 @@ cdef class BPlusTree(OrderedMapping):
             return OrderedMapping.change(self, code, key, value, timeout)
         except TooLarge:
             # All the splits together are too much for the log.
-            self.make_room(key, value, timeout)
+            split_for(self, key, value, timeout)
         return OrderedMapping.change(self, code, key, value, timeout)
-
-    cdef int make_room(self, bytes key, bytes value, object timeout) except -1:
-        cdef pair_header header
-        cdef bytes operation
-        header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
-        header.salt = 0
-        operation = (<const char *> &header)[:sizeof(header)] + key
-        while self.execute(SPLIT, operation, <uint32_t> len(operation), timeout) == MADE:
-            pass
-        return 0
 
 
 register_kind(&tree_kind, BPlusTree)

@@ -2,16 +2,12 @@
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, fault, root_read
-from structures.bptree_pages cimport page_read, path, tree_descend
-from structures.layout cimport VALUE_OF, tree_root
+from rnvm.frontend.structure cimport OK, fault
+from structures.bptree_pages cimport page_read, path, top_read, tree_descend, tree_top
+from structures.layout cimport VALUE_OF
 from structures.mapping_operations cimport MISSING, answer_stored
 from structures.page cimport PAGE_INLINE, page, page_entry, page_entry_at
 from structures.values cimport stored_answer, stored_value
-
-
-cdef inline const tree_root *root_of(instance *s) noexcept nogil:
-    return <const tree_root *> root_read(s)
 
 
 cdef inline int leaf_of(instance *s, const path *p, const page **leaf) noexcept nogil:
@@ -32,11 +28,10 @@ cdef inline int entry_in(instance *s, const path *p, page_entry *e) noexcept nog
 cdef inline int tree_find(instance *s, const char *key, uint32_t length, path *p,
                           page_entry *e) noexcept nogil:
     """Find the entry of a key; MISSING: there is none.  e: NULL if only that is asked."""
-    cdef const tree_root *root = root_of(s)
-    cdef int outcome
-    if root == NULL:
-        return s.error
-    outcome = tree_descend(s, root, key, length, p)
+    cdef tree_top root
+    cdef int outcome = top_read(s, &root)
+    if outcome == OK:
+        outcome = tree_descend(s, &root, key, length, p)
     if outcome != OK:
         return outcome
     if not p.found:
@@ -46,13 +41,13 @@ cdef inline int tree_find(instance *s, const char *key, uint32_t length, path *p
 
 cdef inline int tree_first(instance *s, path *p, page_entry *e) noexcept nogil:
     """Find the entry of the lowest key; MISSING: the tree is empty."""
-    cdef const tree_root *root = root_of(s)
-    cdef int outcome
-    if root == NULL:
-        return s.error
+    cdef tree_top root
+    cdef int outcome = top_read(s, &root)
+    if outcome != OK:
+        return outcome
     if not root.levels:
         return MISSING
-    outcome = tree_descend(s, root, b"", 0, p)
+    outcome = tree_descend(s, &root, b"", 0, p)
     return entry_in(s, p, e) if outcome == OK else outcome
 
 

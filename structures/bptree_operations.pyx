@@ -1,25 +1,26 @@
 """Put, remove, pop and clear: the operations of a B+tree; find: its queries."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_cost, node_free, node_read, record_room, root_change,
+    OK, fault, node_cost, node_read, record_room,
 )
 from structures.bptree_leaf cimport (
-    answer_item, answer_value, entry_in, entry_value, leaf_of, root_of, tree_find, tree_first,
+    answer_item, answer_value, entry_in, entry_value, leaf_of, tree_find, tree_first,
 )
 from structures.bptree_pages cimport (
-    child_of, page_change, page_read, path, root_rewrite, tree_descend, tree_insert,
-    tree_make_room, tree_remove,
+    child_of, count_change, page_change, page_free, page_read, path, path_own, top_read, top_write,
+    tree_descend, tree_insert, tree_make_room, tree_remove, tree_top,
 )
 from structures.layout cimport (
-    KEY_OF, SIZES, TYPE_PAGE, VALUE_MAX, VALUE_NODE, VALUE_OF, tree_root,
+    KEY_OF, SIZES, TYPE_PAGE, VALUE_MAX, VALUE_NODE, VALUE_OF,
 )
 from structures.mapping_operations cimport (
     CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, lookup, pair, pair_header,
 )
+from structures.multi_version cimport multi_version, value_retire
 from structures.ordered_operations cimport ordered_apply
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size,
@@ -39,7 +40,9 @@ cdef enum:
 cdef uint64_t TOO_MUCH = <uint64_t> 1 << 62            # bytes beside which nothing fits
 
 
-cdef inline int free_value(instance *s, const page_entry *e) noexcept nogil:
+cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
+    if VALUE_OF(e.sizes) > PAGE_INLINE and multi_version(s):
+        return value_retire(s, child_of(e), VALUE_OF(e.sizes))
     return stored_free(s, e.payload, VALUE_OF(e.sizes), PAGE_INLINE)
 
 
@@ -68,7 +71,7 @@ cdef int replace(instance *s, const path *where, const page_entry *e, const pair
             return s.error
         memcpy(changed + at, p.value, p.value_length)
         return OK
-    if VALUE_OF(old) <= PAGE_INLINE or p.value_length <= PAGE_INLINE:
+    if VALUE_OF(old) <= PAGE_INLINE or p.value_length <= PAGE_INLINE or multi_version(s):
         return MISSING
     if not value_fits(VALUE_OF(old), p.value_length):
         return MISSING
@@ -83,9 +86,8 @@ cdef int replace(instance *s, const path *where, const page_entry *e, const pair
     return OK
 
 
-cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
-    cdef const tree_root *root = root_of(s)
-    cdef tree_root *changed
+cdef int tree_put(instance *s, const pair *p, bint keep) noexcept nogil:
+    cdef tree_top root
     cdef page *leaf
     cdef const page *seen
     cdef page_entry e
@@ -94,9 +96,11 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
     cdef uint64_t value = 0
     cdef const char *payload = p.value
     cdef int outcome
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
-    outcome = tree_descend(s, root, p.key, p.key_length, &where)
+    outcome = tree_descend(s, &root, p.key, p.key_length, &where)
+    if outcome == OK and not (keep and where.found):
+        outcome = path_own(s, &where)
     if outcome != OK:
         return outcome
     if where.found:
@@ -124,31 +128,27 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
     outcome = tree_insert(s, &where, sizes, p.key, payload)
     if outcome != OK or where.found:
         return outcome
-    changed = <tree_root *> root_change(s, RNVM_NODE, 8)
-    if changed == NULL:
-        return s.error
-    changed.count += 1
-    return OK
+    return count_change(s, 1)
 
 
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
-    cdef tree_root *changed
     # On each level a page may become empty and be freed.
     cdef uint64_t beside = (REMOVE_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
                             + where.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES)))
-    cdef int outcome = free_value(s, e)
+    cdef int outcome
+    if multi_version(s):
+        beside += where.levels * (PAGE_BYTES + FREE_PAGE_BYTES)
+    outcome = path_own(s, where)
+    if outcome == OK:
+        outcome = free_value(s, e)
     if outcome == OK:
         outcome = tree_remove(s, where, beside)
     if outcome != OK:
         return outcome
-    changed = <tree_root *> root_change(s, RNVM_NODE, 8)
-    if changed == NULL:
-        return s.error
-    changed.count -= 1
-    return OK
+    return count_change(s, -1)
 
 
-cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
+cdef int tree_take(instance *s, const pair *p, uint32_t code) noexcept nogil:
     cdef page_entry e
     cdef path where
     cdef const char *value = NULL
@@ -160,7 +160,7 @@ cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
     return remove_found(s, &where, &e) if outcome == OK else outcome
 
 
-cdef int pop_first(instance *s) noexcept nogil:
+cdef int tree_pop_first(instance *s) noexcept nogil:
     cdef page_entry e
     cdef path where
     cdef int outcome = tree_first(s, &where, &e)
@@ -179,7 +179,6 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
     cdef uint64_t address = where.pages[where.levels - 1], cost
     cdef const page *leaf = page_read(s, address, 0)
     cdef page *changed = NULL
-    cdef tree_root *root
     cdef page_entry e
     cdef uint32_t i
     if leaf == NULL:
@@ -202,33 +201,31 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
             return OK                      # the leaf is freed as a whole: a leaf must not be empty
         if changed == NULL:
             changed = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * leaf.count)
-            root = root_rewrite(s)
-            if changed == NULL or root == NULL:
+            if changed == NULL:
                 return s.error
             spent[0] += UNLINK_BYTES
         page_remove(changed, i)
-        root.count -= 1
+        if count_change(s, -1) != OK:
+            return s.error
     return OK
 
 
 cdef int clear(instance *s) noexcept nogil:
     """Remove the first leaves, with their content, while the log has room; return OK, or MORE."""
-    cdef tree_root *root
+    cdef tree_top root
     cdef const page *leaf
     cdef path where
     cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
-    cdef uint64_t address
     cdef int outcome
     while True:
-        root = <tree_root *> root_of(s)
-        if root == NULL:
+        if top_read(s, &root) != OK:
             return s.error
         if not root.levels:
             return OK
         cost = UNLINK_BYTES + root.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES))
         if spent > STEP_BYTES and spent + cost > most:
             return MORE
-        outcome = tree_descend(s, root, b"", 0, &where)
+        outcome = tree_descend(s, &root, b"", 0, &where)
         if outcome == OK:
             # Reserve room for freeing the leaf itself: once its last value is freed, the leaf must
             # be freed too.
@@ -238,12 +235,7 @@ cdef int clear(instance *s) noexcept nogil:
             outcome = leaf_of(s, &where, &leaf)
         if outcome != OK:
             return outcome
-        root = root_rewrite(s)
-        if root == NULL:
-            return s.error
-        root.count -= leaf.count
-        address = where.pages[where.levels - 1]
-        if node_free(s, address, PAGE_BYTES) != OK:
+        if count_change(s, -<int64_t> leaf.count) != OK or page_free(s, leaf) != OK:
             return s.error
         where.levels -= 1
         if where.levels:
@@ -251,10 +243,13 @@ cdef int clear(instance *s) noexcept nogil:
             if outcome != OK:
                 return outcome
         else:
-            root.top = root.levels = 0
+            root = tree_top(0, 0, 0)
+            outcome = top_write(s, &root)
+            if outcome != OK:
+                return outcome
 
 
-cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+cdef int tree_split(instance *s, const char *bytes, uint32_t length) noexcept nogil:
     cdef pair_header header
     memcpy(&header, bytes, sizeof(header))
     if (length != sizeof(header) + KEY_OF(header.sizes) or not KEY_OF(header.sizes)
@@ -266,8 +261,8 @@ cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nog
 
 cdef int tree_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     if code == SPLIT and length > sizeof(pair_header):
-        return make_room(s, bytes, length)
-    return ordered_apply(s, code, bytes, length, put, remove, pop_first, clear)
+        return tree_split(s, bytes, length)
+    return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop_first, clear)
 
 
 # Queries

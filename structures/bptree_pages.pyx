@@ -4,14 +4,17 @@ Pages are not linked to their neighbours: an iteration continues by key, and a s
 its parent.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_cost, node_free, node_new, node_read, room_for, root_read,
+    OK, fault, node_cost, node_free, node_new, node_read, room_for, root_change, root_read,
+    version_read, version_write,
 )
 from structures.layout cimport KEY_MAX, SIZES, TYPE_PAGE, tree_root
+from structures.multi_version cimport made_now, multi_version, node_add, node_make, node_retire
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at,
     page_entry_size, page_gap, page_put, page_remove, page_search, page_sound, page_take, page_used,
@@ -34,6 +37,124 @@ cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexce
         s.error = fault(s, address, b"a page of the tree is inconsistent")
         return NULL
     return p
+
+
+# Both kinds of tree
+
+
+cdef int top_read(instance *s, tree_top *root) noexcept nogil:
+    cdef const tree_root *found
+    cdef rnvm_version version
+    if multi_version(s):
+        if version_read(s, &version) != OK:
+            return s.error
+        root[0] = tree_top(version.count, version.top, version.height)
+        return OK
+    found = <const tree_root *> root_read(s)
+    if found == NULL:
+        return s.error
+    root[0] = tree_top(found.count, found.top, found.levels)
+    return OK
+
+
+cdef int top_write(instance *s, const tree_top *root) noexcept nogil:
+    cdef tree_root *changed
+    cdef rnvm_version version
+    if multi_version(s):
+        version.count = root.count
+        version.top = root.top
+        version.height = root.levels
+        return version_write(s, &version)
+    changed = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+    if changed == NULL:
+        return s.error
+    changed.count = root.count
+    changed.top = root.top
+    changed.levels = root.levels
+    return OK
+
+
+cdef int count_change(instance *s, int64_t added) noexcept nogil:
+    cdef tree_root *changed
+    cdef tree_top root
+    if multi_version(s):
+        if top_read(s, &root) != OK:
+            return s.error
+        root.count += <uint64_t> added
+        return top_write(s, &root)
+    changed = <tree_root *> root_change(s, RNVM_NODE, 8)
+    if changed == NULL:
+        return s.error
+    changed.count += <uint64_t> added
+    return OK
+
+
+cdef inline page *page_new(instance *s, uint64_t *address) noexcept nogil:
+    if multi_version(s):
+        return <page *> node_add(s, PAGE_BYTES, TYPE_PAGE, address)
+    return <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, address)
+
+
+cdef int page_free(instance *s, const page *p) noexcept nogil:
+    return node_retire(s, p) if multi_version(s) else node_free(s, p.node.address, PAGE_BYTES)
+
+
+cdef int point_to(instance *s, uint64_t parent, uint32_t index, uint64_t child) noexcept nogil:
+    """Make an entry of an inner page point to another child."""
+    cdef const page *p = <const page *> node_read(s, parent, PAGE_BYTES, TYPE_PAGE)
+    cdef char *changed
+    cdef page_entry e
+    cdef uint32_t at
+    if p == NULL:
+        return s.error
+    if index >= p.count or not page_entry_at(p, index, &e) or e.payload_length != 8:
+        return fault(s, parent, b"an entry of an inner page has no child")
+    at = <uint32_t> (e.payload - <const char *> p)
+    changed = <char *> page_change(s, parent, at, 8)
+    if changed == NULL:
+        return s.error
+    memcpy(changed + at, &child, 8)
+    return OK
+
+
+cdef int child_own(instance *s, uint64_t parent, uint32_t index, uint64_t *address) noexcept nogil:
+    """Make a page the operation's own.  parent: its parent, which is own already; 0: it is the top.
+    """
+    cdef const page *old = <const page *> node_read(s, address[0], PAGE_BYTES, TYPE_PAGE)
+    cdef page *copy
+    cdef tree_top root
+    cdef uint64_t made = 0
+    if old == NULL:
+        return s.error
+    if not multi_version(s) or made_now(s, old):
+        return OK
+    copy = <page *> node_make(s, PAGE_BYTES, TYPE_PAGE, &made)
+    if copy == NULL:
+        return s.error
+    memcpy(<char *> copy + RNVM_NODE, <const char *> old + RNVM_NODE, PAGE_BYTES - RNVM_NODE)
+    address[0] = made
+    if node_retire(s, old) != OK:
+        return s.error
+    if parent:
+        return point_to(s, parent, index, made)
+    if top_read(s, &root) != OK:
+        return s.error
+    root.top = made
+    return top_write(s, &root)
+
+
+cdef int path_own(instance *s, path *p) noexcept nogil:
+    cdef uint32_t at
+    if not multi_version(s):
+        return OK
+    for at in range(p.levels):
+        if child_own(s, p.pages[at - 1] if at else 0, p.indexes[at - 1] if at else 0,
+                     &p.pages[at]) != OK:
+            return s.error
+    return OK
+
+
+# Descending
 
 
 cdef inline page *page_draft(char *memory, uint32_t level) noexcept nogil:
@@ -61,7 +182,7 @@ cdef uint64_t child_of(const page_entry *e) noexcept nogil:
     return address
 
 
-cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint32_t length,
+cdef int tree_descend(instance *s, const tree_top *root, const char *key, uint32_t length,
                       path *p) noexcept nogil:
     cdef uint32_t level = root.levels, at = 0
     cdef uint64_t address = root.top
@@ -94,12 +215,12 @@ cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint3
 
 
 cdef int new_top(instance *s, uint64_t address, uint32_t level) noexcept nogil:
-    cdef tree_root *root = root_rewrite(s)
-    if root == NULL:
+    cdef tree_top root
+    if top_read(s, &root) != OK:
         return s.error
     root.top = address
     root.levels = level + 1
-    return OK
+    return top_write(s, &root)
 
 
 cdef inline int entry_add(instance *s, const page *seen, uint64_t address, uint32_t index,
@@ -168,7 +289,7 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
     stay = cut(s, p, index, page_entry_size(sizes))
     if stay < 0:
         return stay
-    right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, right_address)
+    right = page_new(s, right_address)
     if right == NULL:
         return s.error
     page_clear(right, p.level)
@@ -207,7 +328,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key,
     cdef char[2][KEY_MAX] separators           # of this level, and of the one below
     cdef int outcome
     if not at:
-        changed = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
+        changed = page_new(s, &address)
         if changed == NULL:
             return s.error
         page_clear(changed, 0)
@@ -241,7 +362,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key,
         return fault(s, s.root, b"the tree is too high")
     left = p.pages[0]
     size = p.levels
-    changed = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &p.pages[1])
+    changed = page_new(s, &p.pages[1])
     if changed == NULL:
         return s.error
     page_clear(changed, size)
@@ -260,6 +381,7 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
     cdef const page *a
     cdef const page *b
     cdef page *into
+    cdef uint64_t address
     gone[0] = 0
     if not page_entry_at(parent, index, &left) or not page_entry_at(parent, index + 1, &right):
         return fault(s, parent.node.address, b"an entry extends beyond its page")
@@ -279,10 +401,13 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
         first.key = right.key
     if not page_append(into, &first) or not page_take(into, b, 1, b.count):
         return fault(s, child_of(&right), b"an entry extends beyond its page")
-    if page_store(s, child_of(&left), into) != OK:
-        return s.error
+    address = child_of(&left)
     gone[0] = child_of(&right)
-    return node_free(s, gone[0], PAGE_BYTES)
+    if child_own(s, parent.node.address, index, &address) != OK:
+        return s.error
+    if page_store(s, address, into) != OK:
+        return s.error
+    return page_free(s, b)
 
 
 cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
@@ -292,7 +417,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
     cdef const page *rest
     cdef page *changed
     cdef page_entry e
-    cdef tree_root *root
+    cdef tree_top root
     cdef int outcome
     while at:
         at -= 1
@@ -307,10 +432,12 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         if not at:
             break
         if not changed.count:  # an empty page is freed, and then its entry in the parent
-            if node_free(s, p.pages[at], PAGE_BYTES) != OK:
+            if page_free(s, changed) != OK:
                 return s.error
             continue
         beside += JOIN_BYTES + node_cost(s, PAGE_BYTES)
+        if multi_version(s):
+            beside += PAGE_BYTES           # the neighbour is copied
         if page_used(changed) >= SPARSE_BYTES or not room_for(s, beside):
             return OK
         parent = <const page *> node_read(s, p.pages[at - 1], PAGE_BYTES, TYPE_PAGE)
@@ -332,27 +459,24 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
             return OK
         p.indexes[at - 1] = index          # its entry is removed, too
     # The top has changed: while it has only one child, that child becomes the top.
-    root = <tree_root *> root_read(s)
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
     rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
     while rest != NULL and (rest.count == 0 or (rest.level and rest.count == 1)):
         beside += node_cost(s, PAGE_BYTES)
         if rest.count and not room_for(s, beside):
             return OK                      # a top with one child is harmless
-        root = root_rewrite(s)
-        if root == NULL:
-            return s.error
-        gone = root.top
         if rest.count == 0:
             root.top = root.levels = 0
-            return node_free(s, gone, PAGE_BYTES)
-        if not page_entry_at(rest, 0, &e):
-            return fault(s, gone, b"an entry extends beyond its page")
-        root.top = child_of(&e)
-        root.levels -= 1
-        if node_free(s, gone, PAGE_BYTES) != OK:
+        elif page_entry_at(rest, 0, &e):
+            root.top = child_of(&e)
+            root.levels -= 1
+        else:
+            return fault(s, root.top, b"an entry extends beyond its page")
+        if top_write(s, &root) != OK or page_free(s, rest) != OK:
             return s.error
+        if not root.levels:
+            return OK
         rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
     return OK if rest != NULL else s.error
 
@@ -360,14 +484,14 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
 # Room, step by step
 
 
-cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
+cdef int one_level_more(instance *s, const tree_top *root) noexcept nogil:
     """Add a new top over the old one, which can then be split like every other page."""
     cdef uint64_t address = 0, old = root.top
     cdef uint32_t level = root.levels
     cdef page *top
     if level == LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
-    top = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
+    top = page_new(s, &address)
     if top == NULL:
         return s.error
     page_clear(top, level)
@@ -413,7 +537,7 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
     if (not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b)
             or b.key_length > KEY_MAX):
         return fault(s, address, b"an entry extends beyond its page")
-    right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
+    right = page_new(s, &right_address)
     if right == NULL:
         return s.error
     page_clear(right, p.level)
@@ -439,16 +563,14 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
 
 cdef int tree_make_room(instance *s, const char *key, uint32_t length,
                         uint32_t size) noexcept nogil:
-    cdef const tree_root *root = <const tree_root *> root_read(s)
     cdef const page *p
+    cdef tree_top root
     cdef path way
     cdef uint32_t at, needed
-    cdef int outcome
-    if root == NULL:
-        return s.error
-    if not root.levels:
-        return OK
-    outcome = tree_descend(s, root, key, length, &way)
+    cdef int outcome = top_read(s, &root)
+    if outcome != OK or not root.levels:
+        return outcome
+    outcome = tree_descend(s, &root, key, length, &way)
     if outcome != OK:
         return outcome
     for at in range(way.levels):
@@ -458,11 +580,15 @@ cdef int tree_make_room(instance *s, const char *key, uint32_t length,
         needed = SEPARATOR_BYTES_MAX if p.level else size + 2
         if page_gap(p) >= needed:
             continue
+        if at or page_gap(p) + p.dead >= needed:
+            outcome = path_own(s, &way)
+            if outcome != OK:
+                return outcome
         if page_gap(p) + p.dead >= needed:
             outcome = compact(s, way.pages[at])
         elif at:
             return split(s, way.pages[at - 1], way.indexes[at - 1], way.pages[at])
         else:
-            outcome = one_level_more(s, root)
+            outcome = one_level_more(s, &root)
         return MADE if outcome == OK else outcome
     return OK

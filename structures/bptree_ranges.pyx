@@ -3,9 +3,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, answer_put, fault
-from structures.bptree_leaf cimport answer_item, leaf_of, root_of
-from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, path, tree_descend
-from structures.layout cimport tree_root
+from structures.bptree_leaf cimport answer_item, leaf_of
+from structures.bptree_pages cimport (
+    LEVELS_MAX, child_of, page_read, path, top_read, tree_descend, tree_top,
+)
 from structures.mapping_operations cimport MISSING, MORE
 from structures.ordered_operations cimport at_high, below_low, bound, stretch, tally
 from structures.page cimport keys_compare, page, page_entry, page_entry_at, page_search
@@ -14,7 +15,7 @@ cdef enum:
     LEAVES_MAX = 64            # that one query counts
 
 
-cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogil:
+cdef int to_next_leaf(instance *s, const tree_top *root, path *p) noexcept nogil:
     """Move a path to its next leaf on the right; MISSING: there is none."""
     cdef uint32_t at = p.levels - 1
     cdef const page *inner
@@ -97,11 +98,11 @@ cdef int answer_leaf(instance *s, const stretch *c, const page *leaf, int first)
 
 cdef int read_leaf(instance *s, void *context) noexcept nogil:
     cdef const stretch *c = <const stretch *> context
-    cdef const tree_root *root = root_of(s)
+    cdef tree_top root
     cdef const page *leaf = NULL
     cdef path p
     cdef int outcome, index
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
     if not root.levels:
         return MISSING
@@ -111,11 +112,11 @@ cdef int read_leaf(instance *s, void *context) noexcept nogil:
         outcome = to_last_leaf(s, root.top, root.levels - 1, &leaf)
         return answer_leaf(s, c, leaf, leaf.count - 1) if outcome == OK else outcome
     if c.reverse:
-        outcome = tree_descend(s, root, c.high.key, c.high.length, &p)
+        outcome = tree_descend(s, &root, c.high.key, c.high.length, &p)
     elif c.low.key == NULL:
-        outcome = tree_descend(s, root, b"", 0, &p)
+        outcome = tree_descend(s, &root, b"", 0, &p)
     else:
-        outcome = tree_descend(s, root, c.low.key, c.low.length, &p)
+        outcome = tree_descend(s, &root, c.low.key, c.low.length, &p)
     if outcome == OK:
         outcome = leaf_of(s, &p, &leaf)
     if outcome != OK:
@@ -131,7 +132,7 @@ cdef int read_leaf(instance *s, void *context) noexcept nogil:
         return answer_leaf(s, c, leaf, index)
     index += p.found and c.after
     if index >= leaf.count:
-        outcome = to_next_leaf(s, root, &p)
+        outcome = to_next_leaf(s, &root, &p)
         if outcome == OK:
             outcome = leaf_of(s, &p, &leaf)
         if outcome != OK:
@@ -142,7 +143,7 @@ cdef int read_leaf(instance *s, void *context) noexcept nogil:
 
 cdef int read_next_bound(instance *s, void *context) noexcept nogil:
     cdef const stretch *c = <const stretch *> context
-    cdef const tree_root *root = root_of(s)
+    cdef tree_top root
     cdef const page *inner
     cdef page_entry e, next
     cdef uint64_t address
@@ -150,7 +151,7 @@ cdef int read_next_bound(instance *s, void *context) noexcept nogil:
     cdef int index
     cdef bint found = False
     cdef const char *low = c.low.key
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
     if not root.levels or root.levels > LEVELS_MAX:
         return MISSING
@@ -199,7 +200,7 @@ cdef int leaf_end(instance *s, const tally *c, const page *leaf, uint32_t *end) 
 
 cdef int count_leaves(instance *s, void *context) noexcept nogil:
     cdef tally *c = <tally *> context
-    cdef const tree_root *root = root_of(s)
+    cdef tree_top root
     cdef const page *leaf = NULL
     cdef const char *low = c.low.key if c.low.key != NULL else <const char *> b""
     cdef page_entry e
@@ -207,11 +208,11 @@ cdef int count_leaves(instance *s, void *context) noexcept nogil:
     cdef uint32_t first, end, leaves = 0
     cdef int outcome
     c.count = 0
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
     if not root.levels:
         return OK
-    outcome = tree_descend(s, root, low, c.low.length, &p)
+    outcome = tree_descend(s, &root, low, c.low.length, &p)
     while outcome == OK:
         outcome = leaf_of(s, &p, &leaf)
         if outcome == OK:
@@ -230,5 +231,5 @@ cdef int count_leaves(instance *s, void *context) noexcept nogil:
                 return fault(s, leaf.node.address, b"the keys of the tree are not in order")
             outcome = answer_put(s, e.key, e.key_length)
             return MORE if outcome == OK else outcome
-        outcome = to_next_leaf(s, root, &p)
+        outcome = to_next_leaf(s, &root, &p)
     return OK if outcome == MISSING else outcome

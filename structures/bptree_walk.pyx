@@ -4,9 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
-from structures.bptree_leaf cimport root_of
-from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read
-from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF, tree_root
+from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, top_read, tree_top
+from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF
 from structures.ordered_operations cimport bound
 from structures.page cimport (
     PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size,
@@ -101,11 +100,11 @@ cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bou
 
 
 cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
-    cdef const tree_root *root = root_of(s)
+    cdef tree_top root
     cdef survey w
     cdef bound none
     cdef int outcome
-    if root == NULL:
+    if top_read(s, &root) != OK:
         return s.error
     if (root.levels == 0) != (root.top == 0) or root.levels > LEVELS_MAX:
         return fault(s, s.root, b"the tree has levels without pages, or too many")
@@ -119,9 +118,20 @@ cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
         if outcome != OK:
             return outcome
     nodes_release(s)
-    root = root_of(s)
-    if root == NULL:
-        return s.error
     if root.count != w.count:
         return fault(s, s.root, b"the tree's key count does not match the keys found")
     return OK
+
+
+cdef int subtree_walk(instance *s, uint64_t address, uint32_t height, visitor visit,
+                      void *context) noexcept nogil:
+    cdef survey w
+    cdef bound none
+    if not height or height > LEVELS_MAX:
+        return fault(s, address, b"a retired tree has no levels, or too many")
+    w.visit = visit
+    w.context = context
+    w.count = 0
+    none.key = NULL
+    none.length = 0
+    return walk_page(s, address, height - 1, none, none, &w)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "rnvm/format/node.h"
+#include "rnvm/format/version.h"
 
 #define KEY_MAX 1024u
 #define VALUE_MAX (1u << 20)
@@ -40,6 +41,7 @@ struct directory_node {
 #define TYPE_TOWER 9   /* SkipList */
 #define TYPE_LAYER 10  /* Stack */
 #define TYPE_BST 12    /* BST, MVBST */
+#define TYPE_RETIRED 16 /* multi-version structures */
 
 /* Queue (format 2): segments of entries, in the order of their numbers; and slots for reservations,
  * in tables, below shelves that record where a slot is vacant and when the first lease ends.
@@ -325,6 +327,41 @@ static inline uint64_t bst_address(uint64_t link, uint64_t root)
 }
 static inline uint32_t bst_length(uint64_t link) { return (uint32_t)(link >> 49) * 8; }
 
+/* Multi-version structures: the root, and the retire list: nodes that were replaced, in chunks, in
+ * the order in which they are freed (multi_version.pxd draws it). */
+#define RETIRED_ENTRIES 60u
+#define RETIRED_FIELDS 96u  /* offset of the list in the root */
+#define RETIRED_SUBTREE 1u  /* the node, and everything below that is reachable from it alone */
+#define RETIRED_VALUE 2u    /* a value_node; otherwise a node of the structure's own type */
+struct versioned_root {
+    struct rnvm_versions versions;
+    uint64_t first;      /* chunk, or 0 */
+    uint64_t last;
+    uint64_t listed;     /* entries */
+    uint64_t unused;
+};
+struct retired_entry {
+    uint64_t node;       /* address | RETIRED_SUBTREE or RETIRED_VALUE */
+    uint64_t what;       /* number of the transaction that replaced it << 18 | length / 8, or the
+                          * height of a subtree */
+};
+struct retired_chunk {
+    struct rnvm_node node;
+    uint64_t next;
+    uint32_t first;      /* entry that is freed next */
+    uint32_t end;        /* behind the last entry */
+    struct retired_entry entries[RETIRED_ENTRIES];
+};
+#define RETIRED(version, size) ((uint64_t)(version) << 18 | (uint32_t)(size))
+#define RETIRED_VERSION(what) ((what) >> 18)
+#define RETIRED_SIZE(what) ((uint32_t)((what) & 0x3ffffu))
+#define RETIRED_ADDRESS(node) ((node) & ~(uint64_t)7)
+
+_Static_assert(sizeof(struct versioned_root) == 128
+                   && __builtin_offsetof(struct versioned_root, first) == RETIRED_FIELDS,
+               "root of a multi-version structure");
+_Static_assert(sizeof(struct retired_chunk) == 1008, "chunk of the retire list");
+_Static_assert(RNVM_NODE_BYTES_MAX / 8 <= 0x3ffffu, "length of a retired node");
 _Static_assert(sizeof(struct directory_node) == 4032, "directory");
 _Static_assert(sizeof(struct queue_root) == 112, "root of a queue");
 _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");

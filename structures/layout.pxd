@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport rnvm_node
+from rnvm.format.version cimport rnvm_versions
 
 cdef extern from "structures/layout.h" nogil:
     enum:
@@ -18,6 +19,11 @@ cdef extern from "structures/layout.h" nogil:
         TYPE_TOWER
         TYPE_LAYER
         TYPE_BST
+        TYPE_RETIRED
+        RETIRED_ENTRIES
+        RETIRED_FIELDS
+        RETIRED_SUBTREE
+        RETIRED_VALUE
         SEGMENT_BYTES
         SEGMENT_FIRST
         QUEUE_INLINE
@@ -44,6 +50,28 @@ cdef extern from "structures/layout.h" nogil:
     uint32_t VALUE_OF(uint32_t sizes)
     bint HASH_SHORT_KEY(uint32_t sizes)
     bint HASH_INSIDE(uint32_t sizes)
+
+    struct versioned_root:
+        rnvm_versions versions
+        uint64_t first
+        uint64_t last
+        uint64_t listed
+
+    struct retired_entry:
+        uint64_t node
+        uint64_t what
+
+    struct retired_chunk:
+        rnvm_node node
+        uint64_t next
+        uint32_t first
+        uint32_t end
+        retired_entry *entries
+
+    uint64_t RETIRED(uint64_t version, uint32_t size)
+    uint64_t RETIRED_VERSION(uint64_t what)
+    uint32_t RETIRED_SIZE(uint64_t what)
+    uint64_t RETIRED_ADDRESS(uint64_t node)
 
     struct value_node:
         rnvm_node node

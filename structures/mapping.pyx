@@ -10,8 +10,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, Structure, fault, pool_bytes, root_read
+from rnvm.frontend.structure cimport (
+    OK, Structure, fault, pool_bytes, root_read, version_read,
+)
 from structures.arguments cimport key_argument, key_or_none, value_argument
 from structures.layout cimport KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
 from structures.mapping_operations cimport (
@@ -31,12 +34,20 @@ VANISHED = object()
 
 
 cdef int count(instance *s, void *context) noexcept nogil:
-    cdef const mapping_root *root = <const mapping_root *> root_read(s)
-    if root == NULL:
-        return s.error
-    (<uint64_t *> context)[0] = root.count
+    cdef const mapping_root *root
+    cdef rnvm_version version
+    cdef uint64_t *found = <uint64_t *> context
+    if s.kind.collect != NULL:             # a multi-version structure
+        if version_read(s, &version) != OK:
+            return s.error
+        found[0] = version.count
+    else:
+        root = <const mapping_root *> root_read(s)
+        if root == NULL:
+            return s.error
+        found[0] = root.count
     # list() allocates room for this many items before it has seen one.
-    if root.count > pool_bytes(s) // ENTRY_BYTES_MIN:
+    if found[0] > pool_bytes(s) // ENTRY_BYTES_MIN:
         return fault(s, s.root, b"the key count exceeds the pool's capacity")
     return OK
 

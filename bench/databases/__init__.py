@@ -92,6 +92,11 @@ DATABASES = {
     "rnvm-skiplist": Entry(
         "rnvm", "RnvmSkipList", "this package's persistent skip list, structures.SkipList"
     ),
+    "rnvm-mvbptree": Entry(
+        "rnvm",
+        "RnvmMVBPlusTree",
+        "this package's multi-version B+tree, structures.MVBPlusTree",
+    ),
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),

@@ -129,6 +129,13 @@ class RnvmSkipList(Mapping):
     scans = True
 
 
+class RnvmMVBPlusTree(Mapping):
+    """structures.MVBPlusTree."""
+
+    kind = structures.MVBPlusTree
+    scans = True
+
+
 class MappingClient:
     """A front-end and the mapping.  batch: number of writes that become visible together; each is
     durable by itself."""

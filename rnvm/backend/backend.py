@@ -27,6 +27,7 @@ from rnvm.pool.pool import Pool
 log = Log("rnvm")
 
 ACTIVITY_WORD_BYTES = 8  # bytes: the activity word of a front-end for one structure
+SESSION_WORD_BYTES = 16  # bytes: that word, and the word of the oldest version that it uses
 
 
 class Backend(ServerBase):
@@ -41,6 +42,8 @@ class Backend(ServerBase):
         assume_persistent: Allow a new pool on a volatile medium such as /dev/shm; such a pool
             survives a process crash only.
         lease: Seconds after which a front-end that keeps a contended lock is fenced.
+        snapshot_lifetime: Seconds for which the memory of an open snapshot is kept,
+            unless blocks run short.
         force_flush: Flush cache lines even if that has no effect, to measure its cost.
         idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
         cpus: CPU to pin the back-end's thread to.
@@ -68,6 +71,7 @@ class Backend(ServerBase):
         assume_persistent: bool = False,
         address: str | Address | None = None,
         lease: float = 2.0,
+        snapshot_lifetime: float = 60.0,
         force_flush: bool = False,
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
@@ -81,6 +85,8 @@ class Backend(ServerBase):
     ) -> None:
         if not 0.01 <= lease <= 3600:
             raise out_of_bounds("lease", lease, 0.01, 3600)
+        if not 0.01 <= snapshot_lifetime <= 86400:
+            raise out_of_bounds("snapshot_lifetime", snapshot_lifetime, 0.01, 86400)
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
@@ -109,6 +115,7 @@ class Backend(ServerBase):
                 PoolService(
                     self.pool,
                     lease,
+                    snapshot_lifetime,
                     flushed=flushed,
                     forgetful=forgetful,
                     revoking=revoking,
@@ -133,7 +140,7 @@ class Backend(ServerBase):
                 service="rnvm",
                 arenas=[arena],
                 slots=16,
-                staging_size=-(-ACTIVITY_WORD_BYTES * names // SYSTEM_PAGE) * SYSTEM_PAGE,
+                staging_size=-(-SESSION_WORD_BYTES * names // SYSTEM_PAGE) * SYSTEM_PAGE,
                 lease_ns=int(lease * 1e9),
                 idle=idle,
                 cpus=cpus,

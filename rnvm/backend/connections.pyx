@@ -33,7 +33,8 @@ cdef void client_began(void *context, service_session *connection) noexcept nogi
     if c != NULL:
         c.session = -1
         c.peer = connection.process
-        if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names:
+        # The activity words, then the words of versions in use.
+        if connection.staging_length >= 16 * <uint64_t> s.g.p.g.names:
             c.activity = connection.staging
 
 
@@ -170,6 +171,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
     done.operations = s.g.p.operations[index].tail
     done.memory = s.g.p.memory[index].tail
     done.lease = s.g.lease
+    done.snapshot = s.snapshot_ns
     done.size = s.g.p.g.size
     done.ticket = ticket
     memcpy(done.pool, s.uuid, sizeof(s.uuid))

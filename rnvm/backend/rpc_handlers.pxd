@@ -1,10 +1,13 @@
 # Handlers of calls that need neither the interpreter nor a new session (messages.h defines the
 # calls).
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from rfp.protocol.server.service cimport request, response
 from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
+
+# The index of a live structure with this ID, or -1.
+cdef int64_t index_of(const backend *s, uint64_t structure) noexcept nogil
 
 cdef void call_grant(backend *s, uint64_t count, response *answer, const client *c) noexcept nogil
 cdef void call_acquire(backend *s, uint64_t structure, response *answer,

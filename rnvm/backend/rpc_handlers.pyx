@@ -39,7 +39,7 @@ cdef void call_grant(backend *s, uint64_t count, response *answer, const client 
     reply(answer, &done, sizeof(done))
 
 
-cdef int64_t index_of(backend *s, uint64_t structure) noexcept nogil:
+cdef int64_t index_of(const backend *s, uint64_t structure) noexcept nogil:
     cdef uint32_t index = rnvm_structure_index(<uint32_t> structure)
     if (index >= s.g.p.g.names or s.g.p.structures[index].id != structure
             or s.g.p.structures[index].state != RNVM_LIVE):

@@ -14,6 +14,8 @@ class PoolService(Service):
         self,
         opened: Pool,
         lease: float,
+        snapshot_lifetime: float = 60.0,
+        *,
         flushed: bool = False,
         forgetful: bool = False,
         revoking: bool = False,

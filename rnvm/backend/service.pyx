@@ -32,7 +32,10 @@ from rnvm.backend.lock_manager cimport (
 from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share,
 )
-from rnvm.backend.state cimport backend, backend_checkpoint, backend_locks, fail, reply
+from rnvm.backend.retained cimport call_retained
+from rnvm.backend.state cimport (
+    backend, backend_checkpoint, backend_locks, fail, reply, version_use,
+)
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_FENCED, RNVM_HEADERS, RNVM_PAGE, rnvm_header, rnvm_name,
     rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
@@ -82,6 +85,7 @@ cdef class PoolService(Service):
 
     Args:
         lease: Seconds after which a session that keeps a contended lock is fenced.
+        snapshot_lifetime: Seconds for which the memory of an open snapshot is kept.
         flushed: Stores persist on the pool's medium when their cache lines are flushed.
         forgetful: The medium does not survive the machine.
         revoking: Memory that a front-end writes can be taken away from it.
@@ -89,8 +93,8 @@ cdef class PoolService(Service):
             removed; -1: none.
     """
 
-    def __cinit__(self, Pool opened not None, double lease, bint flushed=False,
-                  bint forgetful=False, bint revoking=False, int file=-1):
+    def __cinit__(self, Pool opened not None, double lease, double snapshot_lifetime=60.0, *,
+                  bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1):
         cdef const rnvm_header *header
         opened.check()
         opened.medium.check_unserved()              # by another back-end
@@ -106,7 +110,10 @@ cdef class PoolService(Service):
         self.b.g.each = <client_session *> calloc(opened.c.g.sessions, sizeof(client_session))
         self.b.g.locks = <lock *> calloc(opened.c.g.names, sizeof(lock))
         self.b.g.waiters = <waiter *> calloc(opened.c.g.sessions + 1, sizeof(waiter))
-        if self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL:
+        self.b.uses = <version_use **> calloc(opened.c.g.names, sizeof(version_use *))
+        self.b.snapshot_ns = <uint64_t> (snapshot_lifetime * 1e9)
+        if self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL \
+                or self.b.uses == NULL:
             raise MemoryError()
         self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
         self.b.flags |= RNVM_FLUSHED if flushed else 0
@@ -137,6 +144,11 @@ cdef class PoolService(Service):
         self.pool.medium.served = False
 
     def __dealloc__(self):
+        cdef uint32_t i
+        if self.b.uses != NULL:
+            for i in range(self.b.g.p.g.names):
+                free(self.b.uses[i])
+        free(self.b.uses)
         free(self.b.g.each)
         free(self.b.g.locks)
         free(self.b.g.waiters)
@@ -432,6 +444,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             call_acquire(s, number, answer, c)
         else:
             call_leave(s, number, answer, c)
+    elif asked.opcode == RNVM_RETAINED:
+        call_retained(s, asked, answer)
     elif asked.opcode == RNVM_SHARE:
         call_share(s, asked, answer, c)
     elif asked.opcode == RNVM_SYNC:

@@ -4,6 +4,7 @@
 #
 # connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
 # rpc_handlers  calls that need no interpreter
+# retained      the oldest version of a structure that a session uses
 # service       the class that owns all of it, calls that need the interpreter, the regular work
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,8 +15,16 @@ from rnvm.format.messages cimport RNVM_STOPPED
 from rnvm.pool.blocks cimport blocks_reclaim
 from rnvm.pool.replay cimport pool_checkpoint
 
+cdef struct version_use:           # of a session, as its word for a structure shows it
+    uint64_t word
+    uint64_t epoch
+    uint64_t since             # time in ns since when the word names this version
+    bint given_up
+
 cdef struct backend:
     lock_manager g
+    version_use **uses                 # per multi-version structure, for each session; or NULL
+    uint64_t snapshot_ns               # for which the memory of an open snapshot is kept
     uint64_t checkpointed              # time in ns
     uint64_t swept
     uint64_t applied                   # transactions since then

@@ -38,6 +38,13 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     show_default=True,
     help="Seconds before a front-end that holds a contended lock is fenced.",
 )
+@click.option(
+    "--snapshot-lifetime",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds for which the memory of an open snapshot is kept.",
+)
 @click.option("--idle", type=click.Choice(IDLES), default="adaptive",
               show_default=True,
               help="Behaviour of an idle back-end thread: spin "
@@ -45,8 +52,9 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @serving
 @logged
 def serve(
-    pool: str, address: Address | None, lease: float, idle: str, log_level: str, **access: Any
-) -> None:
+    pool: str, address: Address | None, lease: float, snapshot_lifetime: float, idle: str,
+    log_level: str, **access: Any,
+) -> None:  # fmt: skip
     """Serve a pool to front-ends in the foreground until Ctrl-C or SIGTERM.
 
     \b
@@ -63,7 +71,14 @@ def serve(
     raise_open_files()
     _stop_on_signals()
     try:
-        backend = Backend(pool, address=place, lease=lease, idle=idle, **access)
+        backend = Backend(
+            pool,
+            address=place,
+            lease=lease,
+            snapshot_lifetime=snapshot_lifetime,
+            idle=idle,
+            **access,
+        )
         for text in backend.recovered:
             click.echo(f"recovered: {text}")
         click.echo(f"serving {pool} at {backend.address}, pid {os.getpid()}")

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define RNVM_MESSAGES 2         /* version of everything here */
+#define RNVM_MESSAGES 3         /* version of everything here */
 
 enum rnvm_opcode {              /* request payload                    -> response payload */
     RNVM_ATTACH = 17,           /* rnvm_attach                        -> rnvm_attached */
@@ -37,6 +37,8 @@ enum rnvm_opcode {              /* request payload                    -> respons
                                  * it never will */
     RNVM_SHARE = 30,            /* rnvm_share                         -> rnvm_locked;
                                  * RNVM_ABANDONED: rnvm_number; RNVM_QUEUED */
+    RNVM_RETAINED = 31,         /* rnvm_retain                        -> rnvm_number: the oldest
+                                 * version of a multi-version structure that a session uses */
 };
 
 enum rnvm_status {
@@ -82,6 +84,7 @@ struct rnvm_attached {
     uint64_t operations;        /* LSN of the next record */
     uint64_t memory;
     uint64_t lease;             /* ns */
+    uint64_t snapshot;          /* ns for which the memory of an open snapshot is kept */
     uint64_t size;              /* of the pool, bytes */
     uint64_t ticket;            /* under which the session's rings are shared for writing: the
                                  * number of GetMemory; later the proof that the session was the
@@ -140,6 +143,11 @@ struct rnvm_after {
     uint64_t number;
 };
 
+struct rnvm_retain {
+    uint64_t structure;
+    uint64_t give_up;           /* 1: give up the oldest version in use first */
+};
+
 struct rnvm_pending {
     uint64_t number;
     uint64_t lsn;               /* of its record in the operation ring of this session */
@@ -188,12 +196,13 @@ static inline int rnvm_lock_of(uint64_t word, uint64_t epoch)
 }
 
 _Static_assert(sizeof(struct rnvm_attach) == 40, "attach");
-_Static_assert(sizeof(struct rnvm_attached) == 72, "attached");
+_Static_assert(sizeof(struct rnvm_attached) == 80, "attached");
 _Static_assert(sizeof(struct rnvm_open) == 32, "open");
 _Static_assert(sizeof(struct rnvm_opened) == 48, "opened");
 _Static_assert(sizeof(struct rnvm_listed) == 56, "listed");
 _Static_assert(sizeof(struct rnvm_locked) == 32, "locked");
 _Static_assert(sizeof(struct rnvm_share) == 16, "share");
+_Static_assert(sizeof(struct rnvm_retain) == 16, "retain");
 _Static_assert(sizeof(struct rnvm_pending) == 40, "pending");
 _Static_assert(sizeof(struct rnvm_outcome) == 32, "outcome");
 

@@ -18,6 +18,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_ROOM
         RNVM_OUTCOME
         RNVM_SHARE
+        RNVM_RETAINED
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED
@@ -71,6 +72,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         uint64_t operations
         uint64_t memory
         uint64_t lease
+        uint64_t snapshot
         uint64_t size
         uint64_t ticket
         uint8_t *pool
@@ -112,6 +114,10 @@ cdef extern from "rnvm/format/messages.h" nogil:
     struct rnvm_after:
         uint64_t structure
         uint64_t number
+
+    struct rnvm_retain:
+        uint64_t structure
+        uint64_t give_up
 
     struct rnvm_pending:
         uint64_t number

@@ -7,6 +7,7 @@ those bytes.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp
 
 from rfp.core.core cimport RFP_ASSERTS, RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
 from rnvm.format.layout cimport (
@@ -27,6 +28,15 @@ cdef enum:
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
     SPARE_MAX = 16             # removed copies that are kept for the next ones
+
+
+cdef bint checks_versions = True
+
+
+def _skip_version_checks(bint skipped):
+    """Take nodes of any version, for tests only."""
+    global checks_versions
+    checks_versions = not skipped
 
 
 cdef void cache_init(frontend *fe, uint64_t budget_bytes, uint64_t seed) noexcept nogil:
@@ -98,6 +108,7 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     n.pinned = 0
     n.changed = 0
     n.born = 0
+    n.as_of = 0
     n.sum = 0
     n.listed = n.freed = n.unsummed = False
     fe.cache.clock += 1
@@ -269,9 +280,9 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
     s.steps += 1
     if s.steps > QUERY_STEPS_MAX and not s.entered:
         return failed(s, address, AGAIN)
-    if n != NULL and n.owner == s and n.generation == s.generation:
+    if n != NULL and n.owner == s and current(s, n):
         if not matches(s, <rnvm_node *> node_bytes(n), address, length if length else n.length,
-                       type):
+                       type) or too_new(s, n):
             return failed(s, address, AGAIN)
         fe.cache.hits += 1
         fe.cache.clock += 1
@@ -281,6 +292,35 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
     if n != NULL:
         cache_remove(fe, n)
     return fetch(s, address, length, type)
+
+
+cdef inline bint too_new(const instance *s, node *n) noexcept nogil:
+    """Whether a node is of a later version than the query: its memory was used again.
+
+    This alone keeps readers of multi-version structures from wrong data (version_query.pyx).
+    """
+    return s.version and (<rnvm_node *> node_bytes(n)).version > s.version and checks_versions
+
+
+cdef bint current(instance *s, node *n) noexcept nogil:
+    """Whether a copy may be used."""
+    cdef rnvm_node header
+    cdef uint64_t offset = rnvm_offset(n.address)
+    if s.kind.collect == NULL or not s.version and n.generation == s.generation:
+        return n.generation == s.generation
+    if n.listed or s.version and n.as_of >= s.version:
+        return True
+    # Of a version before: it is the same node if its header in the pool is the same.
+    s.fetched = True
+    if remote_read(s.fe, offset, &header, RNVM_NODE) != OK:
+        return False
+    if not s.entered and s.at == NULL:
+        overlay_patch(s, offset, <char *> &header, RNVM_NODE)
+    if memcmp(&header, node_bytes(n), RNVM_NODE) != 0:
+        return False
+    n.as_of = s.version if s.version else s.number
+    n.generation = s.generation
+    return True
 
 
 cdef node *fetch(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil:
@@ -298,7 +338,7 @@ cdef node *fetch(instance *s, uint64_t address, uint32_t length, uint16_t type) 
         status = remote_read(fe, rnvm_offset(address), &header, RNVM_NODE)
         if status != OK:
             return failed(s, address, status)
-        if not s.entered:
+        if not s.entered and s.at == NULL:
             overlay_patch(s, rnvm_offset(address), <char *> &header, RNVM_NODE)
         length = header.length
     if not plausible(s, address, length):
@@ -307,12 +347,13 @@ cdef node *fetch(instance *s, uint64_t address, uint32_t length, uint16_t type) 
     if n == NULL:
         return failed(s, address, NO_MEMORY)
     status = remote_read(fe, rnvm_offset(address), node_bytes(n), length)
-    if not s.entered:
+    if not s.entered and s.at == NULL:
         overlay_patch(s, rnvm_offset(address), node_bytes(n), length)
     if status != OK or not matches(s, <rnvm_node *> node_bytes(n), address, length, type) \
-            or not whole(s, <rnvm_node *> node_bytes(n)):
+            or not whole(s, <rnvm_node *> node_bytes(n)) or too_new(s, n):
         cache_remove(fe, n)
         return failed(s, address, status if status != OK else AGAIN)
+    n.as_of = s.version
     return n
 
 

@@ -32,6 +32,8 @@ from rnvm.frontend.slab_allocator cimport slabs_begin
 from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance
 from rnvm.frontend.status cimport AGAIN, ALIEN, FULL, LOST, NO_MEMORY, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend.status_line cimport status_line, status_read
+from rnvm.frontend.version_root cimport version_touch
+from rnvm.frontend.version_use cimport version_renew
 from rnvm.frontend.write_set cimport (
     operation_begin, undo_log_clear, write_set_add, write_set_stamp_and_encode, write_set_undo,
     write_set_written)
@@ -61,12 +63,21 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
     if sizeof(rnvm_record) + operation_bytes(length) \
             <= rnvm_longest_record(fe.log[OPERATION_LOG].size):
         result = apply(s, code, bytes, length)
+    while result == FULL and s.kind.collect != NULL and (not before or fe.scope.transacting):
+        s.operations = operations
+        result = collect_retired(s)
+        in_doubt_clear(fe)
+        if result != OK:
+            break
+        mark = fe.write_set.undo_count
+        s.operations += 1
+        result = apply(s, code, bytes, length)
     if result >= 0:
         status = fits_one_record(fe)
         if status != OK:
             write_set_undo(fe, mark)
             result = status
-    if result < 0 and before and not fe.scope.transacting and may_succeed_alone(fe, result):
+    if result < 0 and before and not fe.scope.transacting and may_succeed_alone(s, result):
         s.operations = operations
         status = transaction_commit(fe)
         if status == OK:
@@ -208,12 +219,21 @@ cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record)
     cdef int status
     s.operations = pending.number
     status = apply(s, pending.code, record + pending.at, pending.length)
+    while status == FULL and s.kind.collect != NULL:
+        s.operations = pending.number - 1       # the record of a collection does not cover it
+        status = collect_retired(s)
+        s.operations = pending.number
+        if status != OK:
+            break
+        status = apply(s, pending.code, record + pending.at, pending.length)
     known = status != ALIEN
     if not known:
         status = OK                             # it was never acknowledged: pass over it for good
     if status >= 0:
         # The redo record covers it, also if it changes nothing.
         status = write_set_add(s)
+    if status >= 0 and s.kind.collect != NULL:
+        status = version_touch(s)
     if status < 0:
         return status
     status = write_redo_record(fe)
@@ -231,6 +251,42 @@ cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record)
     return OK
 
 
+# Collect
+
+
+cdef int collect_retired(instance *s) noexcept nogil:
+    """Blocks have run short: frees nodes of a multi-version structure that no reader uses.
+
+    Then those of the oldest versions in use: their readers are given up.  FULL: there are none.
+    """
+    cdef frontend *fe = s.fe
+    cdef uint64_t retained = s.retained, mark
+    cdef uint32_t attempt
+    cdef int result, status
+    for attempt in range(2):
+        status = version_renew(s, attempt != 0)
+        if status != OK:
+            return status
+        if s.retained > retained:
+            return OK                           # apply can use the memory of more nodes
+        if fe.scope.transacting:
+            continue                            # its record is written at its end
+        mark = fe.write_set.undo_count
+        operation_begin(fe)
+        s.steps = s.fault_at = 0
+        s.error = AGAIN
+        result = s.kind.collect(s)
+        if result >= 0 and fe.write_set.undo_count != mark and version_touch(s) != OK:
+            result = s.error
+        if result < 0:
+            write_set_undo(fe, mark)
+            return result
+        if fe.write_set.undo_count != mark:
+            status = write_redo_record(fe)
+            return logs_await_durable(fe) if status == OK else status
+    return FULL
+
+
 # Apply
 
 
@@ -245,6 +301,9 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     s.fetched = False
     s.error = AGAIN
     result = s.kind.apply(s, code, bytes, length)
+    if result >= 0 and s.kind.collect != NULL and fe.write_set.undo_count != mark \
+            and version_touch(s) != OK:
+        result = s.error
     # Changes outside a transaction are confirmed by their record.
     if result < 0 or fe.write_set.undo_count == mark or fe.scope.transacting:
         result = lock_confirm(s, result)
@@ -260,10 +319,11 @@ cdef inline int fits_one_record(const frontend *fe) noexcept nogil:
     return TOO_MANY if fe.write_set.structures > RNVM_PARTS_MAX else OK
 
 
-cdef bint may_succeed_alone(const frontend *fe, int result) noexcept nogil:
+cdef bint may_succeed_alone(const instance *s, int result) noexcept nogil:
     """Whether an operation may succeed once the earlier changes of the batch are written."""
     if result == FULL:
-        return fe.write_set.returned.count != 0         # their blocks can be granted again then
+        # Their blocks can be granted again then, or retired nodes be collected.
+        return s.fe.write_set.returned.count != 0 or s.kind.collect != NULL
     return result == TOO_LONG or result == TOO_MANY
 
 
@@ -446,6 +506,8 @@ cdef int structure_begin(instance *s, uint64_t blocks) noexcept nogil:
     if status == OK and s.number == 0:
         operation_begin(fe)
         status = slabs_begin(s, blocks)
+        if status == OK and s.kind.collect != NULL:
+            status = version_touch(s)
         if status == OK:
             status = transaction_commit(fe)
         if status != OK and not fe.link.error:

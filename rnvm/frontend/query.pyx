@@ -34,10 +34,6 @@ from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm.frontend.status_line cimport session_validate, status_line, status_read
 from rnvm.frontend.writer_lock cimport lock_acquire_kept, lock_confirm, lock_release_kept
 
-cdef enum:
-    RESTARTS_MAX = 8           # of a query, before it acquires the lock
-    POLLS = 1000               # of an odd sequence, before the next pause
-
 
 cdef int query_execute(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
                        void *context) noexcept nogil:
@@ -53,14 +49,14 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
         return status
     if s.holds:
         s.entered = True
-        return run_and_release(s, function, context)
+        return query_run_and_release(s, function, context)
     while restarts < RESTARTS_MAX:
         status = status_read(s, &seen)
         if status != OK:
             return status
         if seen.orphans:
             break                       # only the holder of the lock may execute them
-        status = find_state(s, &seen, polls != 0 and polls % POLLS == 0, &state)
+        status = query_find_state(s, &seen, polls != 0 and polls % POLLS == 0, &state)
         if status == AGAIN or status == OK and state & 1:
             polls += 1
             rfp_pause()
@@ -74,7 +70,7 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
         if state != s.seen:
             s.seen = state
             s.generation += 1
-        result = run(s, function, context)
+        result = query_run(s, function, context)
         if not s.fetched and result >= 0:
             cache_trim(fe)
             return result
@@ -97,12 +93,8 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
 # The state before
 
 
-cdef int find_state(instance *s, status_line *seen, bint impatient,
-                    uint64_t *state) noexcept nogil:
-    """*state: the sequence of the state that cached and READ nodes must have.
-
-    It includes everything that was acknowledged before.  AGAIN: read the line again.
-    """
+cdef int query_find_state(instance *s, status_line *seen, bint impatient,
+                          uint64_t *state) noexcept nogil:
     cdef int status = OK
     state[0] = seen.sequence
     if not seen.holder:
@@ -111,13 +103,12 @@ cdef int find_state(instance *s, status_line *seen, bint impatient,
     # The holder may have acknowledged operations that are not applied.
     status = overlay_pull(s, seen, state)
     if status == ASK_BACKEND or status == AGAIN and impatient:
-        status = have_applied(s, seen)
+        status = query_have_applied(s, seen)
         state[0] = seen.sequence
     return status
 
 
-cdef int have_applied(instance *s, status_line *seen) noexcept nogil:
-    """Has the back-end apply the holder's records, if there are any; seen: the line after that."""
+cdef int query_have_applied(instance *s, status_line *seen) noexcept nogil:
     cdef bint unapplied = False
     cdef int status = find_unapplied(s, seen, &unapplied)
     if status == OK and unapplied:
@@ -147,8 +138,8 @@ cdef int find_unapplied(instance *s, const status_line *seen, bint *unapplied) n
 # The query
 
 
-cdef int run(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
-             void *context) noexcept nogil:
+cdef int query_run(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                   void *context) noexcept nogil:
     buffer_truncate(&s.fe.answer, 0)
     s.steps = s.fault_at = 0
     s.fetched = False
@@ -184,16 +175,17 @@ cdef int query_under_lock(instance *s, int (*function)(instance *s, void *contex
     if status != OK:
         return status
     if not was_entered:
-        return run_and_release(s, function, context)
-    status = lock_confirm(s, run(s, function, context))
+        return query_run_and_release(s, function, context)
+    status = lock_confirm(s, query_run(s, function, context))
     cache_trim(s.fe)
     return status
 
 
-cdef int run_and_release(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
-                         void *context) noexcept nogil:
+cdef int query_run_and_release(instance *s,
+                               int (*function)(instance *s, void *context) noexcept nogil,
+                               void *context) noexcept nogil:
     cdef frontend *fe = s.fe
-    cdef int status = lock_confirm(s, run(s, function, context))
+    cdef int status = lock_confirm(s, query_run(s, function, context))
     if not fe.scope.transacting:
         # Also in a batch, which has changed nothing here: others would wait for its end, or for the
         # lease.

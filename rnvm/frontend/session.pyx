@@ -45,15 +45,16 @@ from rnvm.frontend.remote cimport (
 from rnvm.frontend.state cimport (
     LIVENESS_INTERVAL_NS, OPERATION_LOG, REDO_LOG, doubt, instance)
 from rnvm.frontend.status cimport (
-    AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY)
+    AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY,
+    TOO_OLD)
 from rnvm.frontend.write_set cimport write_set_abandon, write_set_free, write_set_undo
 from rnvm.frontend.writer_lock cimport activity_open
 from rnvm.media.pool_header cimport header_whole
 
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
-    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge,
-    WrongKind)
+    OutcomeUnknown, OutOfMemory, QuotaExceeded, SnapshotTooOld, StorageFailed,
+    StructureDamaged, TooLarge, WrongKind)
 from rfp.core.forks import notice
 
 cdef enum:
@@ -189,6 +190,7 @@ cdef class Session:
         cache_free(&self.c)
         for i in range(self.c.open.count):
             overlay_free(self.c.open.items[i])
+            free(self.c.open.items[i].kept)
             free(self.c.open.items[i])
         free(self.c.open.items)
         write_set_free(&self.c)
@@ -244,6 +246,7 @@ cdef class Session:
         memcpy(self.uuid, answer.pool, sizeof(self.uuid))
         self.c.session.epoch = answer.epoch
         self.c.session.lease_ns = answer.lease
+        self.c.session.snapshot_ns = answer.snapshot
         self.c.session.logs_operations = self.wants_operation_log and answer.flags & RNVM_LAST == 0
         self.c.session.direct = answer.flags & RNVM_DIRECT != 0
         self.c.session.flushes = answer.flags & RNVM_FLUSHED != 0
@@ -378,6 +381,9 @@ cdef class Session:
             s.seen = 1                          # no query's state has an odd sequence
             overlay_clear(s)
             s.number = s.applied = s.operations = s.covered = s.word = s.left = 0
+            # Its snapshots have ended: there may be a new back-end, which keeps nothing for them.
+            s.newest_of = s.published_ns = s.retained = s.renew_at = 0
+            s.kept_count = 0
         return 0
 
     cdef int connect_again(self) except -1:
@@ -554,6 +560,10 @@ cdef class Session:
             raise MemoryError()
         if status == GONE:
             raise NotFound("the structure was dropped", hint="open it again to make a new one")
+        if status == TOO_OLD:
+            raise SnapshotTooOld(
+                "the snapshot was given up, and its memory was used again",
+                hint="take a new one; see Backend(snapshot_lifetime=)")
         raise ConnectionFailed(f"the session at {self.address} was lost",
                                hint="check that the back-end is running")
 
@@ -625,6 +635,7 @@ cdef class Session:
             self.c.open.count -= 1
             self.c.open.items[i] = self.c.open.items[self.c.open.count]
             overlay_free(s)
+            free(s.kept)
             free(s)
 
     # The end of the open batch or transaction

@@ -18,6 +18,9 @@
 # structure        the base class of structures
 # operation        one write, from the writer lock to the logs
 # query            one read of a state that is whole
+# version_query    the same of a multi-version structure: one read of one version
+# version_root     its root
+# version_use      which versions this session uses; the oldest one that any session uses
 # log_overlay      redo records that are not applied yet, laid over the bytes of READs
 # write_set        the changes of the present transaction: undo log, record
 # slab_allocator   space for nodes
@@ -33,6 +36,7 @@ from rfp.fabric.fabric cimport local_region, remote_region
 from rfp.protocol.client.client_ring cimport client_ring
 from rfp.protocol.client.remote_arena cimport remote_arena
 from rnvm.format.layout cimport rnvm_geometry
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.byte_buffer cimport byte_buffer
 
 cdef enum:
@@ -64,6 +68,7 @@ cdef struct node:              # a local copy; its bytes follow
     node *next_changed         # in write_set.nodes
     uint64_t changed           # granules that the present transaction has changed, a bit for each
     uint64_t born              # number of the operation that allocated it here
+    uint64_t as_of             # of a multi-version structure: the version in which it is current
 
 cdef struct undo:              # how to undo one step of an operation
     uint32_t kind
@@ -131,6 +136,7 @@ cdef struct session_terms:     # owner: session.  Agreed with the back-end, or s
     uint32_t number            # of the session
     uint64_t epoch
     uint64_t lease_ns          # for which a lock remains ours after its revocation
+    uint64_t snapshot_ns       # for which the back-end keeps the memory of a snapshot
     bint persistent            # a call returns only when its changes are durable
     bint logs_operations
     bint sticky                # locks are kept until others request them
@@ -239,6 +245,10 @@ cdef struct frontend:
     counters stats
 
 
+cdef struct kept_version:      # of an open snapshot
+    uint64_t version
+    uint64_t opened_ns
+
 cdef struct instance:          # an open structure.  Its memory may outlive the object
     frontend *fe
     const kind *kind
@@ -266,6 +276,17 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     bint fetched               # a node was READ since the operation began
     overlay *pulled            # NULL: no log was ever pulled
     uint64_t steps             # nodes that the present query has read
+    # of a multi-version structure
+    uint64_t version           # that the present query reads; 0: nodes of any version
+    const rnvm_version *at     # the snapshot that it reads; NULL: the newest version
+    rnvm_version newest        # that was read last
+    uint64_t newest_of         # the sequence of the state that it includes; 0: it is not known
+    kept_version *kept         # its open snapshots here
+    uint32_t kept_count
+    uint32_t kept_room
+    uint64_t published_ns      # when the oldest version in use was last published
+    uint64_t retained          # no session uses a version below it
+    uint64_t renew_at          # listed nodes at which apply asks for it again
     # the last error
     int error
     uint64_t fault_at
@@ -281,3 +302,6 @@ cdef struct kind:
     int (*walk)(instance *s,
                 int (*visit)(void *context, uint64_t address, uint32_t length) noexcept nogil,
                 void *context) noexcept nogil
+    # Of a multi-version structure, else NULL: frees listed nodes that no reader uses, as many as
+    # one record takes.  Above 0: more are left.
+    int (*collect)(instance *s) noexcept nogil

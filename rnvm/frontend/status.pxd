@@ -17,6 +17,7 @@ cdef enum:                     # from 1 on: the structure's own
     GONE = -10                 # the structure was dropped
     TOO_MANY = -11             # structures in one transaction
     ALIEN = -12                # apply: an opcode that the kind does not know
+    TOO_OLD = -13              # a snapshot whose version is not complete any more
 
 # Records why a structure is damaged: address of the node, and a literal.  Returns DAMAGED.
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:

@@ -16,6 +16,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 # The results of apply, query and walk; and fault(s, address, what), which records the reason of a
 # damage.
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport frontend, instance, kind
 from rnvm.frontend.status cimport (
     AGAIN, ALIEN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault)
@@ -32,6 +33,9 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 #   walk     calls visit for the address and length of every node that it has allocated (not for the
 #            root), each once, and returns the result of visit unless that is OK.  Verifies its
 #            invariants on the way: DAMAGED and fault() at the first that does not hold
+#   collect  of a multi-version structure, otherwise NULL: frees nodes that it has listed as
+#            replaced (retired_at()), as many as one record takes.  Its nodes do not change once
+#            their transaction is written; its root begins with an rnvm_versions.
 
 
 # Nodes
@@ -60,6 +64,9 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
 # The first n bytes at an address, whole or not: to find a way around a damaged node.  They are not
 # checked.
 cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil
+# In apply only.  A new node in the place of one of the same length that is not used any more.
+cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
+                      uint16_t type) noexcept nogil
 # For walks and long iterations: no pointer to a node is used any more; the cache may evict nodes.
 cdef void nodes_release(instance *s) noexcept nogil
 # Appends to the answer of the operation (Structure.answer), which is empty at the start of each
@@ -80,6 +87,22 @@ cdef uint64_t pool_bytes(const instance *s) noexcept nogil
 # others.
 cdef uint64_t structure_identity(const instance *s) noexcept nogil
 
+# Multi-version structures
+#
+# The version that the present query reads; under the lock the newest one, with the changes of the
+# present transaction.
+cdef int version_read(instance *s, rnvm_version *found) noexcept nogil
+# In apply only.  Makes this the newest version; its number and CRC are set here.
+cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil
+# Number of the transaction that the present operation belongs to: the version of the nodes that it
+# makes.  A node of this version may be changed; others are replaced by new ones.
+cdef uint64_t version_made(const instance *s) noexcept nogil
+# Nodes that were replaced in a transaction up to this one may be freed: no reader uses them.
+# listed: how many nodes wait for that; asks the back-end now and then, when there are many, and
+# always if there are more than bytes in the pool.  The one input of apply that follows neither from
+# the operation's bytes nor from the nodes: it must change only which memory is free.
+cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil
+
 ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 
 
@@ -87,6 +110,21 @@ ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 cdef int register_kind(const kind *k, object cls) except -1
 # NULL: this process does not know it.
 cdef const kind *kind_of(uint32_t number) noexcept
+
+
+# Snapshots of a multi-version structure.
+#
+# Opens a snapshot: *at is its version, *session names the session that it belongs to.
+cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
+                      object timeout) except -1
+# The sequence of a structure: odd while the back-end applies a transaction to it.
+cdef uint64_t state_read(object structure, object timeout) except? 0
+# Closes it: nothing is kept for it any more.
+cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
+# A query of a snapshot.  SnapshotTooOld: its memory was used again, or its session has ended.
+cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
+                       int (*ask)(instance *s, void *context) noexcept nogil, void *context,
+                       object timeout) except -1
 
 
 cdef class Structure:

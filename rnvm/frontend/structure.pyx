@@ -19,6 +19,12 @@ from rnvm.frontend.query cimport query_execute, query_under_lock
 from rnvm.frontend.session cimport HOLDS
 from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
+from rnvm.frontend.status cimport TOO_OLD
+from rnvm.frontend.status_line cimport status_line, status_read
+from rnvm.frontend.version_query cimport (
+    query_newest, query_snapshot, snapshot_open)
+from rnvm.frontend.version_root cimport version_find, version_store
+from rnvm.frontend.version_use cimport version_release, version_renew, version_unpublish
 from rnvm.frontend.write_set cimport node_set_changed, node_set_new
 from rnvm.frontend.writer_lock cimport locks_poll_others
 
@@ -28,6 +34,9 @@ from rfp.errors import (
 
 ROOT = 1                       # type of a root
 ROOT_BYTES_MAX = 3072
+
+cdef enum:
+    RENEW_LISTED = 256         # nodes that are listed before the back-end is asked again
 
 cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
 
@@ -82,6 +91,12 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
     return slabs_return(s, address, rounded(length))
 
 
+cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
+                      uint16_t type) noexcept nogil:
+    cdef node *added = node_set_new(s, address, rounded(length), type)
+    return NULL if added == NULL else node_bytes(added)
+
+
 cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil:
     return cache_peek(s, address, to, n)
 
@@ -116,6 +131,28 @@ cdef uint64_t pool_bytes(const instance *s) noexcept nogil:
 
 cdef uint64_t structure_identity(const instance *s) noexcept nogil:
     return <uint64_t> s.fe.g.seed << 32 | s.id
+
+
+cdef int version_read(instance *s, rnvm_version *found) noexcept nogil:
+    return version_find(s, found)
+
+
+cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil:
+    return version_store(s, changed)
+
+
+cdef uint64_t version_made(const instance *s) noexcept nogil:
+    return s.number + 1
+
+
+cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil:
+    if listed >= s.renew_at:
+        # A failure shows later: the session's error stays, and nothing is freed without an answer.
+        version_renew(s, False)
+        s.renew_at = listed + RENEW_LISTED if listed < s.fe.g.size else RENEW_LISTED
+    elif s.renew_at - listed > RENEW_LISTED:
+        s.renew_at = listed + RENEW_LISTED
+    return s.retained
 
 
 # Kinds
@@ -243,6 +280,9 @@ cdef struct job:               # of one call
     uint32_t code
     const char *bytes
     uint32_t length
+    const rnvm_version *at     # a query of a snapshot
+    uint64_t session           # that the snapshot belongs to
+    rnvm_version *opened       # opens a snapshot
 
 
 cdef inline int attempt(instance *s, const job *j) noexcept nogil:
@@ -251,10 +291,16 @@ cdef inline int attempt(instance *s, const job *j) noexcept nogil:
     if status != OK:
         in_doubt_clear(s.fe)                    # those records belong to other operations
         return status
+    if j.opened != NULL:
+        return snapshot_open(s, j.opened)
+    if j.at != NULL:
+        return query_snapshot(s, j.at, j.ask, j.context)
     if j.ask == NULL:
         return operation_execute(s, j.code, j.bytes, j.length)
     if j.under_lock:
         return query_under_lock(s, j.ask, j.context)
+    if s.kind.collect != NULL:
+        return query_newest(s, j.ask, j.context)
     return query_execute(s, j.ask, j.context)
 
 
@@ -265,15 +311,79 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
     fe.acquire_call(timeout)
     try:
         while True:
-            begin(s, fe)
+            if j.at == NULL:
+                begin(s, fe)
+            else:
+                fe.ensure_session()
+                if fe.ticket != j.session:
+                    fe.raise_for(TOO_OLD)
             with nogil:
                 status = attempt(s.c, j)
             if status >= 0:
                 return status
-            if fe.raise_or_retry(s.c, status, j.ask == NULL, &result) == HOLDS:
+            if fe.raise_or_retry(s.c, status, j.ask == NULL and j.opened == NULL,
+                                 &result) == HOLDS:
                 return result
     finally:
         fe.release_call()
+
+
+cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
+                      object timeout) except -1:
+    cdef Structure s = structure
+    cdef job j = job(NULL, NULL, False, 0, NULL, 0, NULL, 0, at)
+    cdef FrontEnd fe = front_of(s)
+    if fe.c.scope.transacting and fe.c.write_set.record_bytes:
+        raise CallerError(
+            "a snapshot cannot be taken within a transaction that has changed something",
+            hint="take it before, or read the structure itself")
+    run(s, &j, timeout)
+    session[0] = fe.ticket
+    return 0
+
+
+cdef uint64_t state_read(object structure, object timeout) except? 0:
+    cdef Structure s = structure
+    cdef FrontEnd fe = front_of(s)
+    cdef status_line seen
+    cdef int status, unused = 0
+    fe.acquire_call(timeout)
+    try:
+        while True:
+            fe.ensure_session()
+            with nogil:
+                status = status_read(s.c, &seen)
+            if status == OK:
+                return seen.sequence
+            fe.raise_or_retry(s.c, status, False, &unused)
+    finally:
+        fe.release_call()
+
+
+cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:
+    cdef Structure s = structure
+    cdef FrontEnd fe = front_of(s)
+    cdef int status
+    fe.acquire_call(None)
+    try:
+        if fe.c.link.error or fe.ticket != session:
+            return 0                            # the session's snapshots have ended with it
+        version_release(s.c, at.version)
+        with nogil:
+            status = version_unpublish(s.c)
+        if status < 0 and not fe.c.link.error:
+            fe.raise_for(status)
+        return 0
+    finally:
+        fe.release_call()
+
+
+cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
+                       int (*ask)(instance *s, void *context) noexcept nogil, void *context,
+                       object timeout) except -1:
+    cdef Structure s = structure
+    cdef job j = job(ask, context, False, 0, NULL, 0, at, session, NULL)
+    return run(s, &j, timeout)
 
 
 @cython.no_gc_clear                     # its instance belongs to the front-end
@@ -327,11 +437,11 @@ cdef class Structure:
 
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
                      object timeout=None) except -1:
-        cdef job j = job(NULL, NULL, False, code, bytes, length)
+        cdef job j = job(NULL, NULL, False, code, bytes, length, NULL, 0, NULL)
         return run(self, &j, timeout)
 
     cdef int query(self, query_function ask, void *context, object timeout=None) except -1:
-        cdef job j = job(ask, context, False, 0, NULL, 0)
+        cdef job j = job(ask, context, False, 0, NULL, 0, NULL, 0, NULL)
         return run(self, &j, timeout)
 
     cdef bytes answer(self):
@@ -395,7 +505,7 @@ cdef class Structure:
 
         Cost: a READ for each node that is not in the cache
         """
-        cdef job j = job(reach, NULL, True, 0, NULL, 0)
+        cdef job j = job(reach, NULL, True, 0, NULL, 0, NULL, 0, NULL)
         run(self, &j, timeout)
 
     cdef object not_named(self):

@@ -308,6 +308,7 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
     header.structure = s.id
     header.type = type
     header.address = address
+    header.version = s.number + 1   # a multi-version structure recognizes its new nodes by it
     if not add_structure(s) or undo_push(s, UNDO_ADDED, n, 0, 0) == NULL:
         cache_remove(fe, n)
         return NULL
@@ -511,6 +512,7 @@ cdef bint put_part(writer *w, instance *s) noexcept nogil:
     """All changes of one structure."""
     cdef rnvm_part *part = <rnvm_part *> w.at
     cdef node *n = s.fe.write_set.nodes
+    cdef node *root = NULL
     if sizeof(rnvm_part) > <uint64_t> (w.end - w.at):
         return False
     memset(part, 0, sizeof(rnvm_part))
@@ -523,11 +525,18 @@ cdef bint put_part(writer *w, instance *s) noexcept nogil:
         return False
     while n != NULL:
         RFP_ASSERT(n.listed)
-        if n.owner == s and not n.freed and n.changed:
+        if n.address == s.root and n.owner == s:
+            root = n
+        elif n.owner == s and not n.freed and n.changed:
             stamp(s, n)
             if not put_node(w, n):
                 return False
         n = n.next_changed
+    # The root last: readers of a multi-version structure begin there, while the record is applied.
+    if root != NULL and root.changed:
+        stamp(s, root)
+        if not put_node(w, root):
+            return False
     if not put_blocks(w, s, &s.fe.write_set.returned, RNVM_RETURN):
         return False
     part.length = <uint32_t> (w.at - <char *> (part + 1))
@@ -572,6 +581,7 @@ cdef void empty(frontend *fe, bint written) noexcept nogil:
         else:
             n.pinned = n.owner.number + 1
             n.generation = n.owner.generation
+            n.as_of = n.owner.number + 1
         n = next
     fe.write_set.nodes = NULL
     fe.write_set.record_bytes = 0

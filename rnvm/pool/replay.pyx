@@ -174,6 +174,8 @@ cdef void apply_entry(pool *p, const rnvm_entry *entry, uint32_t user) noexcept 
     RFP_ASSERT(first != RNVM_NO_BLOCK)
     RFP_ASSERT(first < p.g.blocks)
     if entry.kind == RNVM_WRITE:
+        # In the record's order: a reader that sees a structure's root sees all before it.
+        rfp_fence_release()
         medium_write(p.m, offset, entry + 1, entry.length)
     elif entry.kind == RNVM_TAKE:
         blocks_claim(p, first, entry.length, user)

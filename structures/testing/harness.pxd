@@ -3,6 +3,7 @@
 # it imports from there.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance, kind
 
 cdef enum:
@@ -23,6 +24,8 @@ cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t 
 cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil
 cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil
+cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
+                      uint16_t type) noexcept nogil
 cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil
 cdef void nodes_release(instance *s) noexcept nogil
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
@@ -37,9 +40,22 @@ cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept 
     s.fault = what
     return DAMAGED
 
+cdef uint64_t version_made(const instance *s) noexcept nogil
+cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil
+cdef int version_read(instance *s, rnvm_version *found) noexcept nogil
+cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil
+
 ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 
 cdef int register_kind(const kind *k, object cls) except -1
+
+cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
+                      object timeout) except -1
+cdef uint64_t state_read(object structure, object timeout) except? 0
+cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
+cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
+                       int (*ask)(instance *s, void *context) noexcept nogil, void *context,
+                       object timeout) except -1
 
 
 cdef class Structure:

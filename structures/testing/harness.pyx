@@ -16,6 +16,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
+from rnvm.format.version cimport (
+    rnvm_version, rnvm_version_crc, rnvm_version_newest, rnvm_versions,
+)
 from rnvm.frontend.state cimport frontend, instance, kind
 from structures.testing.undo_memory cimport (
     CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies,
@@ -171,6 +174,7 @@ cdef char *make(instance *s, uint32_t length, uint16_t type, uint64_t *address) 
     header.structure = s.id
     header.type = type
     header.address = address[0]
+    header.version = a.number + 1
     return c.bytes
 
 
@@ -205,6 +209,35 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
     c.taken = False
     a.bytes -= c.length
     return OK
+
+
+cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
+                      uint16_t type) noexcept nogil:
+    cdef arena *a = arena_of(s)
+    cdef cell *c = find(a, address)
+    cdef char *bytes
+    cdef rnvm_node *header
+    cdef uint32_t rounded = (length + 7) & ~<uint32_t> 7
+    a.news += 1
+    if not a.applying or c == NULL or not c.taken or c.length != rounded \
+            or (<rnvm_node *> c.bytes).version == a.number + 1:
+        s.error = fault(s, address, b"a node in this place is not allowed here")
+        return NULL
+    if failing(a, &a.fail_news):
+        s.error = a.fail_code
+        return NULL
+    # For the undo it is a change of all bytes.
+    bytes = node_change(s, address, rounded, (<rnvm_node *> c.bytes).type, RNVM_NODE,
+                        rounded - RNVM_NODE)
+    if bytes == NULL:
+        return NULL
+    if a.strict:
+        memset(a.steps[a.step_count - 1].named, 1, rounded)
+    header = <rnvm_node *> bytes
+    header.type = type
+    header.version = a.number + 1
+    memset(bytes + RNVM_NODE, 0, rounded - RNVM_NODE)
+    return bytes
 
 
 cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil:
@@ -255,12 +288,96 @@ cdef uint64_t structure_identity(const instance *s) noexcept nogil:
     return s.id
 
 
+cdef uint64_t version_made(const instance *s) noexcept nogil:
+    return (<arena *> s.fe).number + 1
+
+
+cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil:
+    return min(arena_of(s).retained, arena_of(s).number)
+
+
+cdef int newest_half(const rnvm_versions *root) noexcept nogil:
+    return rnvm_version_newest(0, root.node.address, root.halves, ~<uint64_t> 0)
+
+
+cdef int version_read(instance *s, rnvm_version *found) noexcept nogil:
+    cdef const rnvm_versions *root
+    cdef int newest
+    if s.at != NULL:
+        found[0] = s.at[0]
+        return OK
+    root = <const rnvm_versions *> root_read(s)
+    if root == NULL:
+        return s.error
+    newest = newest_half(root)
+    if newest < 0:
+        s.error = fault(s, s.root, b"no version in the root is whole")
+        return s.error
+    found[0] = root.halves[newest]
+    return OK
+
+
+cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil:
+    cdef const rnvm_versions *root = <const rnvm_versions *> root_read(s)
+    cdef rnvm_versions *written
+    cdef int half
+    if root == NULL:
+        return s.error
+    half = newest_half(root)
+    if half < 0:
+        return fault(s, s.root, b"no version in the root is whole")
+    if root.halves[half].version != version_made(s):
+        half = 1 - half
+    written = <rnvm_versions *> root_change(
+        s, RNVM_NODE + sizeof(rnvm_version) * <uint32_t> half, sizeof(rnvm_version))
+    if written == NULL:
+        return s.error
+    changed.version = version_made(s)
+    changed.crc = rnvm_version_crc(0, s.root, changed)
+    written.halves[half] = changed[0]
+    return OK
+
+
 class Fault(Exception):
     """An operation or query returned an error.  code: the number in the contract."""
 
     def __init__(self, code, what):
         super().__init__(what)
         self.code = code
+
+
+cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
+                      object timeout) except -1:
+    cdef Structure s = structure
+    cdef int outcome
+    session[0] = 0
+    with nogil:
+        outcome = version_read(s.c, at)
+    drop_copies(arena_of(s.c))
+    if outcome != OK:
+        failure(s.c, outcome)
+    return 0
+
+
+cdef uint64_t state_read(object structure, object timeout) except? 0:
+    cdef Structure s = structure
+    return 2 * arena_of(s.c).number
+
+
+cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:
+    cdef Structure s = structure
+    return 0
+
+
+cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
+                       int (*ask)(instance *s, void *context) noexcept nogil, void *context,
+                       object timeout) except -1:
+    cdef Structure s = structure
+    s.c.at = at
+    try:
+        return s.query(ask, context, timeout)
+    finally:
+        s.c.at = NULL
 
 
 cdef dict kinds = {}
@@ -289,6 +406,7 @@ cdef class Memory:
                  uint64_t seed=1):
         self.a.record = record
         self.a.limit = limit
+        self.a.retained = ~<uint64_t> 0
         self.a.strict = strict
         self.a.random = seed * 2 + 1
         self.a.fail_reads = self.a.fail_news = self.a.fail_changes = -1
@@ -337,6 +455,10 @@ cdef class Memory:
         """
         self.a.again = <uint32_t> (again * 65536)
         self.a.mixing = mixing
+
+    def retain(self, version=None):
+        """Keep the nodes of this version and of later ones; None: of no version but the last."""
+        self.a.retained = ~<uint64_t> 0 if version is None else version
 
     def limit(self, uint64_t nbytes):
         """Set the limit in bytes; allocations beyond it return FULL."""

@@ -38,6 +38,8 @@ cdef struct arena:
     uint64_t copy_count
     uint64_t copy_room
     uint64_t operation         # number
+    uint64_t number            # of the last transaction
+    uint64_t retained          # no reader uses a version below it
     uint64_t bytes             # of taken nodes
     uint64_t limit
     uint64_t record            # bytes that an operation may change

@@ -123,6 +123,8 @@ cdef void commit(arena *a) noexcept nogil:
     cdef step *last
     cdef cell *c
     cdef uint64_t i
+    if a.step_count:
+        a.number += 1
     for i in range(a.step_count):
         last = &a.steps[i]
         c = &a.cells[last.number]
@@ -136,7 +138,7 @@ cdef void commit(arena *a) noexcept nogil:
                 a.vacant[a.vacant_count] = last.number
                 a.vacant_count += 1
         if c.taken and c.pending:
-            (<rnvm_node *> c.bytes).version = a.operation
+            (<rnvm_node *> c.bytes).version = a.number
             (<rnvm_node *> c.bytes).crc = rnvm_node_crc(0, <rnvm_node *> c.bytes)
         c.pending = False
     a.step_count = 0

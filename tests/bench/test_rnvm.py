@@ -14,7 +14,7 @@ from bench.properties import read
 from rfp import address as addresses
 from rfp.errors import InvalidArgument, Unsupported
 
-MAPPINGS = ("rnvm-hashtable", "rnvm-bptree", "rnvm-skiplist")
+MAPPINGS = ("rnvm-hashtable", "rnvm-bptree", "rnvm-skiplist", "rnvm-mvbptree")
 FEW = ("recordcount=60", "operationcount=200", "fieldcount=2", "fieldlength=20", "rnvm.size=8MiB")
 
 

@@ -28,9 +28,11 @@ __all__ = [
     "NO_MEMORY",
     "ORDERED",
     "TOO_LONG",
+    "VERSIONED",
     "BPlusTree",
     "Fault",
     "HashTable",
+    "MVBPlusTree",
     "Memory",
     "Queue",
     "SkipList",
@@ -68,6 +70,8 @@ for below in (
     "queue_walk",
     "mapping",
     "ordered_mapping",
+    "multi_version",
+    "snapshot",
     "hash_buckets",
     "hash_operations",
     "hash_walk",
@@ -85,6 +89,7 @@ for below in (
     "bst_operations",
     "bst_ranges",
     "bst_walk",
+    "mvbptree_operations",
 ):
     load(below)
 Queue = load("queue").Queue
@@ -96,6 +101,8 @@ SkipList = load("skip_list").SkipList
 loaded["structures.skip_list"].os = SimpleNamespace(urandom=bytes)
 Stack = load("stack").Stack
 BST = load("bst").BST
+MVBPlusTree = load("mvbptree").MVBPlusTree
 
-ORDERED: list[Any] = [BPlusTree, SkipList, BST]
+VERSIONED: list[Any] = [MVBPlusTree]
+ORDERED: list[Any] = [BPlusTree, SkipList, BST, *VERSIONED]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]

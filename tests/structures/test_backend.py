@@ -92,6 +92,10 @@ class BSTMachine(MappingMachine, TreeModel):
     kind = structures.BST
 
 
+class VersionedTreeMachine(MappingMachine, TreeModel):
+    kind = structures.MVBPlusTree
+
+
 class QueueMachine(Shared, QueueModel):
     def __init__(self) -> None:
         super().__init__()
@@ -145,6 +149,7 @@ for machine in (
     TreeMachine,
     SkipListMachine,
     BSTMachine,
+    VersionedTreeMachine,
     QueueMachine,
     StackMachine,
 ):
@@ -154,6 +159,7 @@ TestHashTable = MappingMachine.TestCase
 TestBPlusTree = TreeMachine.TestCase
 TestSkipList = SkipListMachine.TestCase
 TestBST = BSTMachine.TestCase
+TestMVBPlusTree = VersionedTreeMachine.TestCase
 TestQueue = QueueMachine.TestCase
 TestStack = StackMachine.TestCase
 

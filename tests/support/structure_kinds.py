@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from structures import BST, BPlusTree, HashTable, Queue, SkipList, Stack
+from structures import BST, BPlusTree, HashTable, MVBPlusTree, Queue, SkipList, Stack
 
 SEQUENCES: list[Any] = [Queue, Stack]
-ORDERED: list[Any] = [BPlusTree, SkipList, BST]
+VERSIONED: list[Any] = [MVBPlusTree]
+ORDERED: list[Any] = [BPlusTree, SkipList, BST, *VERSIONED]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]
 KINDS: list[Any] = [*SEQUENCES, *MAPPINGS]
 # Names of structures, by which tests with one structure of each kind refer to them.
@@ -20,6 +21,7 @@ NAMES: dict[str, Any] = {
     "tree": BPlusTree,
     "skips": SkipList,
     "bst": BST,
+    "versions": MVBPlusTree,
 }
 
 

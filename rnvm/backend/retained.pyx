@@ -1,0 +1,103 @@
+"""Find the oldest version of a structure that a session uses.
+
+Each session publishes a word for each structure (rnvm/format/version.h), beside its activity word.
+rnvm/frontend/version_use.pyx shows why the number of the last transaction is read before the words.
+A word is not trusted for ever: its session may be stopped.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy
+
+from rfp.core.core cimport rfp_fence_full, rfp_load64_acquire, rfp_now
+from rfp.protocol.server.service cimport request, response
+from rnvm.backend.lock_manager cimport lock_manager_catch_up, locks_publish
+from rnvm.backend.rpc_handlers cimport index_of
+from rnvm.backend.state cimport backend, fail, reply, version_use
+from rnvm.format.messages cimport RNVM_ABSENT, RNVM_BAD_REQUEST, rnvm_number, rnvm_retain
+from rnvm.format.version cimport RNVM_USES_SNAPSHOT, rnvm_uses_version
+from rnvm.pool.replay cimport pool_replay
+
+cdef enum:
+    QUERY_NS = 300000000       # for which a word without a snapshot counts after its last change
+
+cdef int64_t REPLAY_ALL = <int64_t> 1 << 62
+
+cdef uint64_t NO_VERSION = ~<uint64_t> 0
+
+
+cdef uint64_t word_of(const backend *s, uint32_t index, uint32_t session) noexcept nogil:
+    """Return the word of a session for a structure; 0: it uses no version."""
+    cdef const char *words = s.g.each[session].activity
+    if words == NULL or not s.g.each[session].attached:
+        return 0
+    return rfp_load64_acquire(words + 8 * (<uint64_t> s.g.p.g.names + index))
+
+
+cdef void note(version_use *use, uint64_t word, uint64_t epoch, uint64_t now) noexcept nogil:
+    """Note since when a session has used the version that its word names."""
+    cdef bint same = use.epoch == epoch and use.word == word
+    if use.epoch == epoch and word & use.word & RNVM_USES_SNAPSHOT:
+        same = rnvm_uses_version(use.word) == rnvm_uses_version(word)
+    if not same:
+        use.since = now
+        use.given_up = False
+    use.word = word
+    use.epoch = epoch
+
+
+cdef uint64_t oldest(backend *s, uint32_t index, uint64_t now) noexcept nogil:
+    """Return the oldest version in use; NO_VERSION: there is none."""
+    cdef version_use *use
+    cdef uint64_t found = NO_VERSION, word
+    cdef uint32_t i
+    for i in range(s.g.p.g.sessions):
+        word = word_of(s, index, i)
+        if not word:
+            continue
+        use = &s.uses[index][i]
+        note(use, word, s.g.p.sessions[i].epoch, now)
+        if not use.given_up and now - use.since <= (
+                s.snapshot_ns if word & RNVM_USES_SNAPSHOT else <uint64_t> QUERY_NS):
+            found = min(found, rnvm_uses_version(word))
+    return found
+
+
+cdef void give_up(backend *s, uint32_t index, uint64_t version) noexcept nogil:
+    """Keep nothing any more for the sessions that use this version or an earlier one."""
+    cdef uint32_t i
+    for i in range(s.g.p.g.sessions):
+        if s.uses[index][i].word and rnvm_uses_version(s.uses[index][i].word) <= version:
+            s.uses[index][i].given_up = True
+
+
+cdef void call_retained(backend *s, const request *asked, response *answer) noexcept nogil:
+    cdef rnvm_retain question
+    cdef rnvm_number done
+    cdef int64_t index
+    cdef uint64_t applied, found, now = rfp_now()
+    if asked.length != sizeof(question):
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(&question, asked.payload, sizeof(question))
+    index = index_of(s, question.structure)
+    if index < 0:
+        answer.status = RNVM_ABSENT
+        return
+    if s.uses[index] == NULL:
+        s.uses[index] = <version_use *> calloc(s.g.p.g.sessions, sizeof(version_use))
+    if s.uses[index] == NULL or question.give_up and lock_manager_catch_up(&s.g):
+        fail(s, answer)
+        return
+    # What the caller has replaced counts as soon as it is applied.
+    pool_replay(s.g.p, REPLAY_ALL)
+    locks_publish(&s.g)
+    # Before the words: a session whose word is missed here reads this version or a later one.
+    applied = s.g.p.structures[index].number
+    rfp_fence_full()
+    found = oldest(s, <uint32_t> index, now)
+    if question.give_up and found < applied:
+        give_up(s, <uint32_t> index, found)
+        found = oldest(s, <uint32_t> index, now)
+    done.number = min(applied, found)
+    reply(answer, &done, sizeof(done))

@@ -1,0 +1,16 @@
+# Queries of multi-version structures.  They return the result of the structure's function, 0 or
+# more, or a status below 0.
+
+from rnvm.format.version cimport rnvm_version
+from rnvm.frontend.state cimport instance
+
+# On the newest version, without the writer lock.
+cdef int query_newest(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                      void *context) noexcept nogil
+# On the version of a snapshot.  TOO_OLD: it is not complete any more.
+cdef int query_snapshot(instance *s, const rnvm_version *at,
+                        int (*function)(instance *s, void *context) noexcept nogil,
+                        void *context) noexcept nogil
+# The newest version, for a snapshot; it and everything that it needs is applied.  Its version is
+# published as in use; the caller enters it in s.kept.
+cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil

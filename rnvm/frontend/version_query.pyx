@@ -1,0 +1,212 @@
+"""A query of a multi-version structure: one read of one version, which no writer disturbs.
+
+Why the check of versions suffices
+----------------------------------
+Let v be the version of the root that a query has read.  A node X that is reachable from there was
+written by a transaction w <= v.  Its memory is used again only by a transaction after v, because X
+belongs to version v; a node that is written there then has a greater version.  Free memory keeps
+its bytes.  So a READ of X finds X, or a node of a version above v, or bytes that are no node of
+this structure, of this type, at this address.  It finds no bytes from before w: the READ begins
+when memory contains version v or a later one (the root is the last node of its transaction that is
+applied), or the overlay completes it to v.
+
+    structure acquired, or lock kept    query under the lock: the newest version, pending or not
+    otherwise, again only if memory was used again under the reader:
+        read the status line; pull the holder's log      as every query: state k contains
+                                                         everything acknowledged before
+        publish that version k is in use                 at most every 10 ms
+        read the root, each half by itself
+            log records laid over                        the newest half up to k: the overlay would
+                                                         lay older bytes over newer nodes
+            otherwise                                    the newest half
+        run the structure's function                     each node: header.version <= v
+        no second look at the sequence                   only: the session is still ours
+
+A snapshot reads its version without status line, log and lock: when it was opened, everything up to
+it was applied.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from rfp.core.core cimport rfp_now, rfp_pause
+from rnvm.format.layout cimport rnvm_transaction_of
+from rnvm.format.version cimport rnvm_version
+from rnvm.frontend.node_cache cimport cache_trim
+from rnvm.frontend.operation cimport transaction_commit
+from rnvm.frontend.query cimport (
+    POLLS, RESTARTS_MAX, query_find_state, query_have_applied, query_run, query_run_and_release,
+    query_under_lock)
+from rnvm.frontend.remote cimport remote_wait
+from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
+from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK, TOO_OLD
+from rnvm.frontend.status_line cimport session_validate, status_line, status_read
+from rnvm.frontend.version_root cimport read_applied, read_newest, version_find
+from rnvm.frontend.version_use cimport (
+    version_keep, version_publish, version_publish_now, version_release, version_renew,
+    versions_reserve)
+from rnvm.frontend.writer_lock cimport lock_acquire_kept
+
+cdef enum:
+    SNAPSHOT_TRIES = 3         # of a query of a snapshot, before its version counts as damaged
+
+cdef int query_newest(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                      void *context) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef uint64_t state = 0
+    cdef uint32_t restarts = 0
+    cdef bint fetched
+    cdef int status, result
+    if s.entered:
+        return query_under_lock(s, function, context)
+    status = lock_acquire_kept(s)
+    if status != OK:
+        return status
+    if s.holds:
+        s.entered = True
+        return query_run_and_release(s, function, context)
+    while restarts < RESTARTS_MAX:
+        status = await_state(s, &state)
+        if status == AGAIN:
+            break                       # only the holder of the lock may execute the pending ones
+        if status == OK:
+            status = version_publish(s, rnvm_transaction_of(state))
+        if status != OK:
+            return status
+        if state != s.seen:
+            s.seen = state
+            s.generation += 1
+        result = OK
+        fetched = state != s.newest_of
+        if fetched:
+            result = read_newest(s, rnvm_transaction_of(state), &s.newest)
+            if result != OK and result != AGAIN:
+                return result
+            s.newest_of = state if result == OK else 0
+        if result == OK:
+            s.version = s.newest.version
+            result = query_run(s, function, context)
+            s.version = 0
+        if result >= 0:
+            status = session_still_valid(s) if fetched or s.fetched else OK
+            cache_trim(fe)
+            return result if status == OK else status
+        if fe.link.error:
+            return fe.link.error
+        if result == LATE or result == NO_MEMORY:
+            return result
+        s.newest_of = 0                 # memory was used again: begin with the newest root
+        restarts += 1
+        fe.stats.restarts += 1
+    return query_under_lock(s, function, context)
+
+
+cdef int await_state(instance *s, uint64_t *state) noexcept nogil:
+    """*state: the sequence of a state that includes everything acknowledged before.
+
+    AGAIN: operations of a dead writer are pending.
+    """
+    cdef status_line seen
+    cdef uint64_t pause = 0
+    cdef uint32_t polls = 0
+    cdef int status
+    while True:
+        status = status_read(s, &seen)
+        if status != OK:
+            return status
+        if seen.orphans:
+            return AGAIN
+        status = query_find_state(s, &seen, polls != 0 and polls % POLLS == 0, state)
+        if status != AGAIN and (status != OK or not state[0] & 1):
+            return status
+        polls += 1
+        rfp_pause()
+        if polls % POLLS == 0:
+            status = remote_wait(s.fe, &pause)
+            if status != OK:
+                return status
+
+
+cdef int session_still_valid(instance *s) noexcept nogil:
+    """Whether the bytes that were fetched are those of our session's back-end."""
+    cdef frontend *fe = s.fe
+    if fe.link.mapped:
+        return session_validate(fe)
+    if fe.link.polls_liveness and rfp_now() - fe.link.alive_ns > LIVENESS_INTERVAL_NS:
+        return session_validate(fe)     # sequences restart when a back-end recovers
+    return OK
+
+
+# Snapshots
+
+
+cdef int check_root(instance *s, void *context) noexcept nogil:
+    cdef rnvm_version found
+    return version_find(s, &found)
+
+
+cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef status_line seen
+    cdef uint64_t pause = 0, earlier
+    cdef uint32_t restarts = 0
+    cdef int status = transaction_commit(fe) if s.touched else OK
+    if status == OK:
+        status = status_read(s, &seen)
+    if status != OK:
+        return status
+    if not versions_reserve(s):
+        return NO_MEMORY
+    # Any version that is not later than the snapshot's; before the root is read.
+    earlier = rnvm_transaction_of(seen.sequence)
+    version_keep(s, earlier)
+    status = version_publish_now(s, earlier)
+    while status == OK:
+        status = status_read(s, &seen)
+        if status == OK and (seen.orphans or restarts == RESTARTS_MAX):
+            status = query_under_lock(s, check_root, NULL)
+            restarts = 0
+            continue
+        if status == OK and seen.holder:
+            status = query_have_applied(s, &seen)
+        if status == OK and not seen.sequence & 1:
+            status = read_applied(s, rnvm_transaction_of(seen.sequence), at)
+            if status == OK:
+                status = session_still_valid(s)
+                break
+            restarts += 1               # its half may be damaged
+        if status == OK or status == AGAIN:
+            status = remote_wait(fe, &pause)
+    version_release(s, earlier)
+    if status == OK:
+        version_keep(s, at.version)
+    return status
+
+
+cdef int query_snapshot(instance *s, const rnvm_version *at,
+                        int (*function)(instance *s, void *context) noexcept nogil,
+                        void *context) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef uint32_t tries
+    cdef int result = OK, status
+    for tries in range(SNAPSHOT_TRIES):
+        s.at = at
+        s.version = at.version
+        result = query_run(s, function, context)
+        s.at = NULL
+        s.version = 0
+        if fe.link.error:
+            return fe.link.error
+        if result >= 0 and s.fetched:
+            status = session_still_valid(s)
+            if status != OK:
+                result = status
+        if result != AGAIN:
+            break
+        status = version_renew(s, False)
+        if status == OK and s.retained > at.version:
+            status = TOO_OLD            # it was given up, and its memory was used again
+        if status != OK:
+            result = status
+            break
+    cache_trim(fe)
+    return result

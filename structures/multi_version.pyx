@@ -1,0 +1,300 @@
+"""The retire list of a multi-version structure."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rnvm.format.node cimport RNVM_NODE, rnvm_node
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport (
+    OK, fault, node_change, node_cost, node_free, node_new, node_read, node_renew,
+    nodes_release, oldest_retained, record_room, room_for, root_change, root_read, version_made,
+    visitor,
+)
+from structures.layout cimport (
+    RETIRED, RETIRED_ADDRESS, RETIRED_ENTRIES, RETIRED_FIELDS, RETIRED_SIZE, RETIRED_SUBTREE,
+    RETIRED_VALUE, RETIRED_VERSION, TYPE_RETIRED, TYPE_VALUE, UP8, VALUE_NODE, retired_chunk, retired_entry, versioned_root,
+)
+from structures.mapping_operations cimport MORE
+
+cdef enum:
+    KEPT_ENTRIES = 64          # listed nodes up to which only node_make() uses their memory
+    RESERVE = 32               # of which this many are left for copies when blocks run short
+    PASSED_MAX = 8             # listed nodes of other lengths that node_make() frees on its way
+    FREED_MAX = 16             # that one operation frees, beside those whose memory it uses
+    POP_BYTES = 240            # that taking an entry out of the list changes
+    EXPAND_BYTES = 12288       # that freeing the top of a subtree changes at most
+    SHARE = 4                  # part of the log's record that one operation uses to free nodes
+
+cdef uint64_t RETAINED_NOW = ~<uint64_t> 0     # listed nodes: so many that the back-end is asked
+
+
+cdef inline const versioned_root *root_of(instance *s) noexcept nogil:
+    return <const versioned_root *> root_read(s)
+
+
+cdef inline versioned_root *list_change(instance *s) noexcept nogil:
+    """Return the root, whose list is being changed."""
+    return <versioned_root *> root_change(
+        s, RETIRED_FIELDS, 3 * sizeof(uint64_t))
+
+
+cdef inline const retired_chunk *chunk_read(instance *s, uint64_t address) noexcept nogil:
+    cdef const retired_chunk *c = <const retired_chunk *> node_read(
+        s, address, sizeof(retired_chunk), TYPE_RETIRED)
+    if c != NULL and (c.first > c.end or c.end > RETIRED_ENTRIES):
+        s.error = fault(s, address, b"a chunk of the retire list is inconsistent")
+        return NULL
+    return c
+
+
+cdef inline retired_chunk *chunk_change(instance *s, uint64_t address, uint32_t offset,
+                                        uint32_t n) noexcept nogil:
+    return <retired_chunk *> node_change(s, address, sizeof(retired_chunk), TYPE_RETIRED, offset, n)
+
+
+# Listing
+
+
+cdef int retired_add(instance *s, uint64_t node, uint64_t what) noexcept nogil:
+    cdef versioned_root *root = list_change(s)
+    cdef const retired_chunk *seen = NULL
+    cdef retired_chunk *last
+    cdef uint64_t address = 0
+    cdef uint32_t at
+    if root == NULL:
+        return s.error
+    if root.last:
+        seen = chunk_read(s, root.last)
+        if seen == NULL:
+            return s.error
+    if seen == NULL or seen.end == RETIRED_ENTRIES:
+        if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &address) == NULL:
+            return s.error
+        if root.last:
+            last = chunk_change(s, root.last, RNVM_NODE, sizeof(uint64_t))
+            if last == NULL:
+                return s.error
+            last.next = address
+        else:
+            root.first = address
+        root.last = address
+        seen = chunk_read(s, address)
+        if seen == NULL:
+            return s.error
+    at = seen.end
+    last = chunk_change(s, root.last, RNVM_NODE + 8, 8)
+    if last == NULL or chunk_change(s, root.last, RNVM_NODE + 16 + sizeof(retired_entry) * at,
+                                    sizeof(retired_entry)) == NULL:
+        return s.error
+    last.entries[at] = retired_entry(node, what)
+    last.end = at + 1
+    root.listed += 1
+    return OK
+
+
+cdef int listed(instance *s, uint64_t node, uint32_t length) noexcept nogil:
+    return retired_add(s, node, RETIRED(version_made(s), UP8(length) >> 3))
+
+
+cdef int value_retire(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    return listed(s, address | RETIRED_VALUE, VALUE_NODE(length))
+
+
+cdef int node_retire(instance *s, const void *node) noexcept nogil:
+    cdef const rnvm_node *header = <const rnvm_node *> node
+    if header.version == version_made(s):
+        return node_free(s, header.address, header.length)
+    return listed(s, header.address, header.length)
+
+
+cdef int subtree_retire(instance *s, uint64_t address, uint32_t height) noexcept nogil:
+    return retired_add(s, address | RETIRED_SUBTREE, RETIRED(version_made(s), height))
+
+
+# Freeing
+
+
+cdef int peek(instance *s, retired_entry *entry, uint64_t *listed) noexcept nogil:
+    """Read the entry that is freed next; *listed: how many there are, 0 if no reader permits one.
+    """
+    cdef const versioned_root *root = root_of(s)
+    cdef const retired_chunk *first
+    cdef uint64_t count
+    listed[0] = 0
+    if root == NULL:
+        return s.error
+    if not root.listed or not root.first:
+        return OK
+    count = root.listed
+    first = chunk_read(s, root.first)
+    if first == NULL:
+        return s.error
+    if first.first == first.end:
+        return fault(s, root.first, b"a chunk of the retire list is empty")
+    entry[0] = first.entries[first.first]
+    if RETIRED_VERSION(entry.what) <= oldest_retained(s, count):
+        listed[0] = count
+    return OK
+
+
+cdef int pop(instance *s) noexcept nogil:
+    """Take the entry that is freed next out of the list."""
+    cdef versioned_root *root = list_change(s)
+    cdef const retired_chunk *seen
+    cdef retired_chunk *first
+    cdef uint64_t address, next
+    if root == NULL:
+        return s.error
+    address = root.first
+    seen = chunk_read(s, address)
+    if seen == NULL:
+        return s.error
+    root.listed -= 1
+    if seen.first + 1 < seen.end:
+        first = chunk_change(s, address, RNVM_NODE + 8, 8)
+        if first == NULL:
+            return s.error
+        first.first += 1
+        return OK
+    next = seen.next
+    root.first = next
+    if not next:
+        root.last = 0
+    return node_free(s, address, sizeof(retired_chunk))
+
+
+cdef inline bint is_subtree(const retired_entry *entry) noexcept nogil:
+    return entry.node & RETIRED_SUBTREE != 0
+
+
+cdef int free_entry(instance *s, const retired_entry *entry,
+                    expand_function expand) noexcept nogil:
+    cdef int outcome = pop(s)
+    if outcome != OK:
+        return outcome
+    if is_subtree(entry):
+        return expand(s, RETIRED_ADDRESS(entry.node), entry.what)
+    return node_free(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3)
+
+
+cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
+                      expand_function expand) noexcept nogil:
+    """Free at most so many entries, for so many bytes of the log; MORE: more are left."""
+    cdef retired_entry entry
+    cdef uint64_t listed = 0, spent = 0
+    cdef int outcome
+    while most:
+        most -= 1
+        outcome = peek(s, &entry, &listed)
+        if outcome != OK:
+            return outcome
+        if listed <= keep:
+            return OK
+        spent += POP_BYTES + node_cost(s, sizeof(retired_chunk))
+        if is_subtree(&entry):
+            spent += EXPAND_BYTES
+        else:
+            spent += node_cost(s, RETIRED_SIZE(entry.what) << 3)
+        if spent > bytes:
+            return MORE
+        outcome = free_entry(s, &entry, expand)
+        if outcome != OK:
+            return outcome
+    return MORE
+
+
+cdef int retired_free(instance *s, expand_function expand) noexcept nogil:
+    cdef uint64_t bytes = record_room(s) // SHARE
+    cdef int outcome
+    if not room_for(s, 2 * bytes):
+        return OK                          # a long transaction keeps its room for itself
+    outcome = free_entries(s, FREED_MAX, bytes, KEPT_ENTRIES, expand)
+    return outcome if outcome < 0 else OK
+
+
+cdef int retired_collect(instance *s, expand_function expand) noexcept nogil:
+    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, RESERVE, expand)
+
+
+cdef int retired_collect_all(instance *s, expand_function expand) noexcept nogil:
+    oldest_retained(s, RETAINED_NOW)
+    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, 0, expand)
+
+
+cdef char *make(instance *s, uint32_t length, uint16_t type, uint64_t reserve,
+                uint64_t *address) noexcept nogil:
+    """Make a node, in the place of a listed one if more than the reserve are listed."""
+    cdef retired_entry entry
+    cdef uint64_t listed = 0
+    cdef uint32_t passed
+    for passed in range(PASSED_MAX):
+        if peek(s, &entry, &listed) != OK:
+            return NULL
+        if listed <= reserve or is_subtree(&entry):
+            break
+        if pop(s) != OK:
+            return NULL
+        if RETIRED_SIZE(entry.what) == UP8(length) >> 3:
+            address[0] = RETIRED_ADDRESS(entry.node)
+            return node_renew(s, address[0], length, type)
+        if node_free(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3) != OK:
+            return NULL
+    return node_new(s, length, type, address)
+
+
+cdef char *node_make(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
+    return make(s, length, type, 0, address)
+
+
+cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
+    return make(s, length, type, RESERVE, address)
+
+
+# The walk
+
+
+cdef int retired_walk(instance *s, visitor visit, void *context, uint16_t type,
+                      subtree_walk walk) noexcept nogil:
+    cdef const versioned_root *root = root_of(s)
+    cdef const retired_chunk *c
+    cdef retired_entry entry
+    cdef uint64_t address, next, last, left
+    cdef uint32_t i, end
+    cdef int outcome = OK
+    if root == NULL:
+        return s.error
+    address = root.first
+    last = root.last
+    left = root.listed
+    while address:
+        c = chunk_read(s, address)
+        if c == NULL:
+            return s.error
+        i, end, next = c.first, c.end, c.next
+        if i == end or end - i > left or (not next) != (address == last):
+            return fault(s, address, b"the retire list does not match its root")
+        left -= end - i
+        outcome = visit(context, address, sizeof(retired_chunk))
+        while i < end and outcome == OK:
+            c = chunk_read(s, address)
+            if c == NULL:
+                return s.error
+            entry = c.entries[i]
+            i += 1
+            if RETIRED_VERSION(entry.what) > version_made(s):
+                return fault(s, address, b"a node was retired in a later transaction")
+            nodes_release(s)
+            if is_subtree(&entry):
+                outcome = walk(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what), visit,
+                               context)
+            else:
+                if node_read(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3,
+                             TYPE_VALUE if entry.node & RETIRED_VALUE else type) == NULL:
+                    return s.error
+                outcome = visit(context, RETIRED_ADDRESS(entry.node),
+                                RETIRED_SIZE(entry.what) << 3)
+                nodes_release(s)
+        if outcome != OK:
+            return outcome
+        address = next
+    if left:
+        return fault(s, s.root, b"the retire list does not match its root")
+    return OK

@@ -1,0 +1,3 @@
+from structures.snapshot import VersionedMapping
+
+class MVBPlusTree(VersionedMapping): ...

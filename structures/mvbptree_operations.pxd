@@ -1,0 +1,10 @@
+# The operations of a multi-version B+tree, as far as they are not those of a B+tree.
+
+from libc.stdint cimport uint32_t
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport visitor
+
+cdef int versions_apply(instance *s, uint32_t code, const char *bytes,
+                        uint32_t length) noexcept nogil
+cdef int versions_collect(instance *s) noexcept nogil
+cdef int versions_walk(instance *s, visitor visit, void *context) noexcept nogil
