@@ -2,7 +2,8 @@
 
 A front-end on an event loop has one thread, which makes its calls one after the other, in the order
 in which its tasks made them.  Batches and transactions belong to the task that opened them: calls
-of other tasks wait until it has ended.
+of other tasks wait until it has ended.  A call that waits until a structure changes, such as
+get(timeout=) of a queue, is several calls, and holds neither the loop nor the thread in between.
 
 >>> import asyncio, os, tempfile, rnvm, rnvm.aio, structures
 >>> folder = tempfile.TemporaryDirectory()
@@ -24,8 +25,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
@@ -35,8 +37,11 @@ from rfp.aio.base import Connecting
 from rfp.errors import CallerError, Closed, Forked, not_copied
 from rnvm import connecting
 from rnvm.frontend.frontend import FrontEnd as SynchronousFrontEnd
+from rnvm.frontend.watch import Watch
 
 Value = TypeVar("Value")
+
+SLEEP_SECONDS_MAX = 0.5  # of a task that waits for a change, before it polls
 
 ITERATED_AT_ONCE = 256  # that an iteration fetches in one call of the thread
 
@@ -75,6 +80,7 @@ class FrontEnd:
         self._scopes = 0  # open batches and transactions of the owner
         self._closed = False
         self._closing: Future[None] | None = None
+        self._sleepers: dict[Any, _Sleeper] = {}  # by the structure whose changes tasks wait for
 
     async def _connect(self, connect: Callable[[], SynchronousFrontEnd]) -> None:
         made = self._thread.submit(connect)
@@ -103,7 +109,8 @@ class FrontEnd:
         self._check()
         task = asyncio.current_task()
         plain = [_synchronous(each) for each in args]
-        call = functools.partial(function, *plain, **kwargs)
+        named = {name: _synchronous(each) for name, each in kwargs.items()}
+        call = functools.partial(function, *plain, **named)
         if self._owner is not None and self._owner is task:
             return await self._finish(call)
         async with self._turn:
@@ -124,6 +131,24 @@ class FrontEnd:
             if not future.cancelled():
                 future.exception()  # retrieved
             raise
+
+    async def _wait(self, steps: Generator[tuple[Watch, float], None, Value], on: Any) -> Value:
+        """Run a method that waits (Structure.WAITING): its steps are calls, its sleeps are not."""
+        try:
+            while True:
+                ended, found = await self.run(_step, steps)
+                if ended:
+                    return found
+                watch, seconds = found
+                if watch.polls:
+                    await asyncio.sleep(watch.pause(seconds))
+                    continue
+                sleeper = self._sleepers.get(on)
+                if sleeper is None:
+                    sleeper = self._sleepers[on] = _Sleeper(self._loop)
+                await sleeper.sleep(watch, min(seconds, SLEEP_SECONDS_MAX))
+        finally:
+            steps.close()
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -301,6 +326,10 @@ class Structure:
         return functools.partial(self._call, name)
 
     async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        waits = getattr(type(self._sync), "WAITING", {}).get(name)
+        if waits is not None and kwargs.get("timeout") is not None:
+            steps = getattr(self._sync, waits)(*args, **kwargs)
+            return await self._fe._wait(steps, self._sync)
         return await self._fe.run(getattr(self._sync, name), *args, **kwargs)
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -335,6 +364,75 @@ class Structure:
 
     def __repr__(self) -> str:
         return f"<rnvm.aio.Structure of {self._sync!r}>"
+
+
+class _Sleeper:
+    """Sleeps until a structure changes, for all tasks of a loop that wait for that.
+
+    Its thread runs while tasks wait, and for SLEEP_SECONDS_MAX longer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None  # the last one, whose moment includes the others'
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._running = False
+
+    async def sleep(self, watch: Watch, seconds: float) -> None:
+        """Sleep until the structure changes after the watch began, or so many seconds."""
+        future = self._loop.create_future()
+        with self._lock:
+            self._watch = watch
+            self._waiting.add(future)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="rnvm-aio-sleeper", daemon=True).start()
+        timer = self._loop.call_later(seconds, _wake, future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            watch.leave()
+            raise
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._waiting.discard(future)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                watch = self._watch
+                if watch is None or not self._waiting:
+                    self._watch = None
+                    self._running = False
+                    return
+                waiting = list(self._waiting)
+            if watch.wait(SLEEP_SECONDS_MAX):
+                with self._lock:
+                    waiting = list(self._waiting)
+                try:
+                    self._loop.call_soon_threadsafe(self._notify, waiting)
+                except RuntimeError:  # the loop is closed
+                    with self._lock:
+                        self._waiting.clear()
+
+    def _notify(self, waiting: list[asyncio.Future[None]]) -> None:
+        for future in waiting:
+            _wake(future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _step(steps: Generator[Any, None, Any]) -> tuple[bool, Any]:
+    """Run a generator to its next wait: (False, the wait), or (True, its result)."""
+    try:
+        return False, next(steps)
+    except StopIteration as end:
+        return True, end.value
 
 
 def _synchronous(thing: Any) -> Any:

@@ -9,6 +9,7 @@ from rnvm.backend.lock_manager cimport (
     lock_request, lock_share, lock_word,
 )
 from rnvm.backend.state cimport backend_checkpoint, fail, reply
+from rnvm.backend.watches cimport watches_add
 from rnvm.format.layout cimport (
     RNVM_FENCED, RNVM_GRANTED, RNVM_LIVE, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at,
     rnvm_structure_index,
@@ -104,6 +105,14 @@ cdef void call_leave(backend *s, uint64_t structure, response *answer,
     cdef int64_t index = index_of(s, structure)
     if index >= 0 and lock_leave(&s.g, <uint32_t> index, <uint32_t> c.session):
         fail(s, answer)
+
+
+cdef void call_watch(backend *s, uint64_t structure, response *answer) noexcept nogil:
+    cdef int64_t index = index_of(s, structure)
+    if index < 0:
+        answer.status = RNVM_ABSENT
+        return
+    watches_add(&s.watched, &s.g, <uint32_t> index)
 
 
 cdef struct search:

@@ -30,12 +30,13 @@ from rnvm.backend.lock_manager cimport (
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (
-    call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share,
+    call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
 )
 from rnvm.backend.retained cimport call_retained
 from rnvm.backend.state cimport (
     backend, backend_checkpoint, backend_locks, fail, reply, version_use,
 )
+from rnvm.backend.watches cimport watch, watches_clear, watches_end, watches_report
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_FENCED, RNVM_HEADERS, RNVM_PAGE, rnvm_header, rnvm_name,
     rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
@@ -112,8 +113,9 @@ cdef class PoolService(Service):
         self.b.g.waiters = <waiter *> calloc(opened.c.g.sessions + 1, sizeof(waiter))
         self.b.uses = <version_use **> calloc(opened.c.g.names, sizeof(version_use *))
         self.b.snapshot_ns = <uint64_t> (snapshot_lifetime * 1e9)
-        if self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL \
-                or self.b.uses == NULL:
+        self.b.watched.items = <watch *> calloc(opened.c.g.names, sizeof(watch))
+        if (self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL
+                or self.b.uses == NULL or self.b.watched.items == NULL):
             raise MemoryError()
         self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
         self.b.flags |= RNVM_FLUSHED if flushed else 0
@@ -135,12 +137,15 @@ cdef class PoolService(Service):
         self.c.polls_when_idle = True
         self.b.max_sleep_ns = &self.c.max_sleep_ns
         self.b.collecting = self.b.replaying = True
+        watches_clear(&self.b.g)
         if lock_manager_begin(&self.b.g):
             self.b.stopped = True
         opened.medium.served = True
 
     def close(self):
         """Stop using the pool, which may be closed then.  May be called again."""
+        if self.pool.medium.served and self.b.g.p.m.base != NULL:
+            watches_end(&self.b.watched, &self.b.g)
         self.pool.medium.served = False
 
     def __dealloc__(self):
@@ -152,6 +157,7 @@ cdef class PoolService(Service):
         free(self.b.g.each)
         free(self.b.g.locks)
         free(self.b.g.waiters)
+        free(self.b.watched.items)
 
     @property
     def names(self):
@@ -433,7 +439,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     if asked.opcode == RNVM_PENDING:
         call_pending(s, asked, answer)
         return
-    if asked.opcode == RNVM_GRANT or asked.opcode == RNVM_ACQUIRE or asked.opcode == RNVM_LEAVE:
+    if (asked.opcode == RNVM_GRANT or asked.opcode == RNVM_ACQUIRE or asked.opcode == RNVM_LEAVE
+            or asked.opcode == RNVM_WATCH):
         if asked.length != sizeof(number):
             answer.status = RNVM_BAD_REQUEST
             return
@@ -442,6 +449,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             call_grant(s, number, answer, c)
         elif asked.opcode == RNVM_ACQUIRE:
             call_acquire(s, number, answer, c)
+        elif asked.opcode == RNVM_WATCH:
+            call_watch(s, number, answer)
         else:
             call_leave(s, number, answer, c)
     elif asked.opcode == RNVM_RETAINED:
@@ -482,8 +491,11 @@ cdef bint removed(const backend *s) noexcept nogil:
 cdef bint tick(void *context, uint64_t now) noexcept nogil:
     cdef backend *s = <backend *> context
     cdef bint busy = work(s, now)
+    if s.watched.count:
+        watches_report(&s.watched, &s.g)
     if s.stopped and not s.stop_reported:
         s.stop_reported = True
+        watches_end(&s.watched, &s.g)
         event_put(&s.g.events, EVENT_STOPPED, 0, 0, 0, <uint64_t> s.g.p.m.error)
     return busy
 

@@ -5,12 +5,14 @@
 # connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
 # rpc_handlers  calls that need no interpreter
 # retained      the oldest version of a structure that a session uses
+# watches       structures for whose changes front-ends wait
 # service       the class that owns all of it, calls that need the interpreter, the regular work
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_copy_out
 from rfp.protocol.server.service cimport response
 from rnvm.backend.lock_manager cimport lock_manager, locks_tick
+from rnvm.backend.watches cimport watch_list
 from rnvm.format.messages cimport RNVM_STOPPED
 from rnvm.pool.blocks cimport blocks_reclaim
 from rnvm.pool.replay cimport pool_checkpoint
@@ -25,6 +27,7 @@ cdef struct backend:
     lock_manager g
     version_use **uses                 # per multi-version structure, for each session; or NULL
     uint64_t snapshot_ns               # for which the memory of an open snapshot is kept
+    watch_list watched
     uint64_t checkpointed              # time in ns
     uint64_t swept
     uint64_t applied                   # transactions since then

@@ -39,6 +39,9 @@ enum rnvm_opcode {              /* request payload                    -> respons
                                  * RNVM_ABANDONED: rnvm_number; RNVM_QUEUED */
     RNVM_RETAINED = 31,         /* rnvm_retain                        -> rnvm_number: the oldest
                                  * version of a multi-version structure that a session uses */
+    RNVM_WATCH = 32,            /* rnvm_number (structure): from now on the back-end wakes threads
+                                 * that sleep on its sequence when that changes.  A back-end that
+                                 * does not know the call answers RNVM_BAD_REQUEST */
 };
 
 enum rnvm_status {
@@ -177,6 +180,8 @@ struct rnvm_outcome {
                                  * or 0 */
 #define RNVM_LIVE_STRUCTURE 3   /* rnvm_structure() of the live structure here, or 0; cleared
                                  * before any block of it is freed */
+#define RNVM_LIVE_WATCHED 4     /* 1: threads may sleep on the sequence; a front-end whose stores
+                                 * become durable without the back-end wakes it after a change */
 
 /* With lock="cas", front-ends arbitrate by compare-and-swap, and the back-end grants the lock to
  * all of them together.  Each structure then has a word in memory that the back-end creates when it

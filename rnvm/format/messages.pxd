@@ -19,6 +19,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_OUTCOME
         RNVM_SHARE
         RNVM_RETAINED
+        RNVM_WATCH
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED
@@ -48,6 +49,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS
         RNVM_LIVE_STRUCTURE
+        RNVM_LIVE_WATCHED
         RNVM_SHARED
         RNVM_LOCK_WORDS
     uint64_t RNVM_HELD

@@ -26,6 +26,7 @@ from rnvm.frontend.remote cimport (
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport doubt, instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
+from rnvm.frontend.watch cimport watches_wake
 
 from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutcomeUnknown,
@@ -429,6 +430,7 @@ cdef class FrontEnd(Session):
                 return                          # in a signal handler of a call, which will end it
         self.lock.reserve(False)                # no batch or transaction continues
         self.lock.acquire(TIME_S_MAX)
+        watches_wake(&self.c)
         link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
         self.release_call()
 

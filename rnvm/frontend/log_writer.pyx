@@ -41,12 +41,14 @@ from rfp.protocol.client.client_ring cimport DONE, TIMED_OUT
 from rfp.protocol.client.one_sided cimport client_ring_staggered, client_ring_transfers
 from rnvm.media.flush cimport flush_drain, store_lines
 from rnvm.format.layout cimport (
-    RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record,
-    rnvm_memory_ring_at, rnvm_operation_ring_at, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
-    rnvm_record_length, rnvm_record_seal, rnvm_ring_seed, rnvm_session_at, rnvm_up)
-from rnvm.format.messages cimport RNVM_GOOD, RNVM_ROOM, RNVM_SYNC
+    RNVM_LINE, RNVM_NAME_LIVE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION,
+    rnvm_longest_record, rnvm_memory_ring_at, rnvm_name_at, rnvm_operation_ring_at,
+    rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_length, rnvm_record_seal,
+    rnvm_ring_seed, rnvm_session_at, rnvm_up)
+from rnvm.format.messages cimport (
+    RNVM_GOOD, RNVM_LIVE_WATCHED, RNVM_ROOM, RNVM_STATUS_SPARE, RNVM_SYNC)
 from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
-from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, log_ring
+from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance, log_ring
 from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, TOO_LONG
 
 cdef enum:
@@ -351,6 +353,7 @@ cdef int await_durable(frontend *fe) noexcept nogil:
 
 cdef int confirm_stores(frontend *fe) noexcept nogil:
     """Mapped rings whose records become durable without the back-end."""
+    cdef work_request work
     RFP_ASSERT(fe.link.mapped)
     if fe.session.persistent and fe.session.flushes:
         flush_drain()
@@ -359,4 +362,29 @@ cdef int confirm_stores(frontend *fe) noexcept nogil:
     rfp_fence_full()
     if rfp_load64(fe.link.pool.base + live_at(fe)) != fe.session.epoch:
         return session_fail(fe, FENCED)
+    if watched(fe):
+        # The back-end may be asleep, and threads wait for what it applies: an empty WRITE wakes it.
+        # The records count, so the outcome does not matter.
+        memset(&work, 0, sizeof(work))
+        work.opcode = WRITE_NOTIFY
+        work.local = fe.link.buffer
+        work.remote = fe.log_io.region
+        client_ring_transfers(fe.link.ring, &work, 1, fe.link.deadline_ns)
     return OK
+
+
+cdef bint watched(frontend *fe) noexcept nogil:
+    """Whether threads wait for a change of a structure that was changed since the last call.
+
+    The full fence in confirm_stores() precedes: the back-end sees the records, or we see its word.
+    """
+    cdef instance *s
+    cdef bint any = False
+    cdef uint32_t i
+    for i in range(fe.open.count):
+        s = fe.open.items[i]
+        if s.unannounced:
+            s.unannounced = False
+            any |= rfp_load64(fe.link.pool.base + rnvm_name_at(&fe.g, s.index) + RNVM_NAME_LIVE
+                              + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_WATCHED)) != 0
+    return any

@@ -16,6 +16,7 @@
 # frontend         the handle that users have; batches and transactions
 # session          the session at a back-end, reconnecting, the fair lock, how calls begin and end
 # structure        the base class of structures
+# watch            a call that waits for a change of a structure
 # operation        one write, from the writer lock to the logs
 # query            one read of a state that is whole
 # version_query    the same of a multi-version structure: one read of one version
@@ -269,6 +270,8 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     uint64_t operations        # number of its last operation
     uint64_t covered           # operations up to this one are in transactions that were written
     bint touched               # the present transaction changes it
+    # a transaction was written since log_writer last polled whether threads wait for changes
+    bint unannounced
     # reading
     uint64_t seen              # the sequence for which nodes of this generation are current
     uint64_t applied           # number of a transaction that is known to be applied

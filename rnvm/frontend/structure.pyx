@@ -2,9 +2,11 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from rfp.protocol.client.client_base cimport seconds_of
 from rnvm.format.layout cimport (
     RNVM_OPERATION_HEAD_MAX, RNVM_OTHER_CHANGES_MAX, RNVM_VALUE_BYTES_MIN, rnvm_longest_record,
 )
@@ -25,9 +27,12 @@ from rnvm.frontend.version_query cimport (
     query_newest, query_snapshot, snapshot_open)
 from rnvm.frontend.version_root cimport version_find, version_store
 from rnvm.frontend.version_use cimport version_release, version_renew, version_unpublish
+from rnvm.frontend.watch cimport Watch, watch_of
 from rnvm.frontend.write_set cimport node_set_changed, node_set_new
 from rnvm.frontend.writer_lock cimport locks_poll_others
 
+from rfp.core import clock
+from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
     CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied)
@@ -248,6 +253,14 @@ def codec_name(codec):
     if codec is None:
         return b""
     return str(getattr(codec, "name", "own")).encode()[:16]
+
+
+# Waiting
+
+
+cdef double seconds_to_wait(object timeout) except -1:
+    """The seconds of timeout=; infinite: the longest time that a deadline may have."""
+    return TIME_S_MAX if timeout == float("inf") else seconds_of(timeout)
 
 
 # The class
@@ -507,6 +520,66 @@ cdef class Structure:
         """
         cdef job j = job(reach, NULL, True, 0, NULL, 0, NULL, 0, NULL)
         run(self, &j, timeout)
+
+    # Waiting
+
+    def _in_scope(self):
+        """Whether this thread has a batch or a transaction open."""
+        cdef FrontEnd fe = front_of(self)
+        return fe.lock.owner != 0 and fe.lock.owner == <uint64_t> PyThread_get_thread_ident()
+
+    def _in_transaction(self):
+        """Whether this thread has a transaction open."""
+        return self._in_scope() and front_of(self).c.scope.transacting
+
+    def _wait(self, steps):
+        """The result of a generator that yields as _waiting() does; its sleeps take place here."""
+        try:
+            while True:
+                watch, seconds = next(steps)
+                watch.wait(seconds)
+        except StopIteration as end:
+            return end.value
+        finally:
+            steps.close()
+
+    def _waiting(self, attempt, timeout):
+        """A generator: repeats an attempt until it succeeds or the time is over.
+
+        Yields (watch, seconds) when its caller must sleep, for at most so many seconds.  Within a
+        batch or a transaction it makes one attempt: no other thread can change the structure.
+
+        Args:
+            attempt: attempt(timeout) returns a tuple (result,); or, if the structure must change
+                first, the seconds after which it may succeed without a change
+            timeout: seconds; infinite: no limit
+
+        Returns: the tuple, or None: the time is over
+        """
+        cdef Watch watch
+        cdef double left, seconds = seconds_to_wait(timeout)
+        found = attempt(min(seconds, self.fe.timeout))
+        if isinstance(found, tuple) or self._in_scope():
+            return found if isinstance(found, tuple) else None
+        deadline = clock.deadline_in(seconds)
+        watch = watch_of(self, front_of(self), self.c)
+        try:
+            while True:
+                left = (deadline - clock.now_ns()) / 1e9
+                if left <= 0:
+                    return None
+                watch.begin()
+                if not watch.polls:
+                    found = attempt(None)
+                    if isinstance(found, tuple):
+                        return found
+                yield watch, max(0.0, min(left, <double> found))
+                found = attempt(None)
+                if isinstance(found, tuple):
+                    return found
+        except BaseException:
+            watch.leave()
+            raise
 
     cdef object not_named(self):
         return CallerError(

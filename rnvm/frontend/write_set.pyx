@@ -594,6 +594,7 @@ cdef void empty(frontend *fe, bint written) noexcept nogil:
         if s.touched:
             s.touched = False
             if written:
+                s.unannounced = True
                 s.number += 1
                 s.covered = s.operations
                 s.seen = rnvm_sequence_of(s.number)

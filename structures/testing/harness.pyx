@@ -417,7 +417,7 @@ cdef class Memory:
         release(&self.a)
 
     @contextlib.contextmanager
-    def transaction(self, *structures):
+    def transaction(self, *structures, timeout=None):
         """A transaction: all of it or, after an exception, nothing."""
         self.depth += 1
         try:
@@ -564,7 +564,7 @@ cdef class Structure:
     def __dealloc__(self):
         free(self.c)
 
-    def __init__(self, Memory fe not None, str name, *, codec=None):
+    def __init__(self, Memory fe not None, str name, *, codec=None, create=True, timeout=None):
         cdef uint64_t found
         cdef arena *a = &fe.a
         self.fe = fe
@@ -670,6 +670,29 @@ cdef class Structure:
 
     cdef uint64_t longest(self, uint64_t most) except? 0:
         return most
+
+    def _in_scope(self):
+        return (<Memory> self.fe).depth > 0
+
+    def _was_entered(self):
+        return True
+
+    def _in_transaction(self):
+        return self._in_scope()
+
+    def _wait(self, steps):
+        """Run a call that would wait for other front-ends: nobody else changes this memory."""
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("a structure on plain memory cannot wait")
+
+    def _waiting(self, attempt, timeout):
+        found = attempt(timeout)
+        if found is None:
+            yield                              # never: this makes it a generator
+        return found if isinstance(found, tuple) else None
 
     cdef object not_named(self):
         return None                            # there are no transactions

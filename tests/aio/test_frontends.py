@@ -12,6 +12,7 @@ import pytest
 import rnvm
 import rnvm.aio
 import structures
+from rfp import address as addresses
 from rfp.errors import CallerError, Closed, Forked
 
 
@@ -200,3 +201,88 @@ def test_the_end(run, backend):
             drop(dropped)
 
     run(main())
+
+
+def test_waiting_calls_of_many_tasks_leave_the_loop_and_the_front_end_free(run, backend):
+    async def main():
+        async with (
+            rnvm.aio.connect(backend.address) as fe,
+            rnvm.aio.connect(backend.address) as two,
+        ):
+            queue = await fe.open(structures.Queue, "queue")
+            other = await two.open(structures.Queue, "queue")
+            gets = [asyncio.create_task(queue.get(timeout=30)) for _ in range(5)]
+            reserve = asyncio.create_task(queue.reserve(lease=30, timeout=30))
+            await turns(50)
+            table = await fe.open(structures.HashTable, "table")
+            await table.set(b"k", b"v")  # while they wait
+            for i in range(6):
+                await (queue if i % 2 else other).put(b"%d" % i)
+            token, value = await reserve
+            taken = [*(await asyncio.gather(*gets)), value]
+            assert sorted(taken) == [b"%d" % i for i in range(6)]
+            await queue.ack(token)
+            assert await queue.get(None, timeout=0.05) is None
+            began = asyncio.get_running_loop().time()
+            await other.put(b"later", delay=0.1)
+            assert await queue.get(timeout=30) == b"later"
+            assert asyncio.get_running_loop().time() - began < 15
+
+    run(main())
+
+
+def test_a_cancelled_wait_takes_nothing(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue")
+            waits = [asyncio.create_task(queue.get(timeout=30)) for _ in range(3)]
+            while fe.figures["calls"] < 8:  # each has announced that it waits
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+            for each in waits[:2]:
+                each.cancel()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await queue.reserve(timeout=30)
+            await queue.put(b"value")
+            assert await waits[2] == b"value"
+            assert [each.cancelled() for each in waits] == [True, True, False]
+            assert await fe.run(len, queue) == 0
+
+    run(main())
+
+
+def test_closing_ends_the_waits_of_tasks(run, backend):
+    async def main():
+        fe = await rnvm.aio.connect(backend.address)
+        queue = await fe.open(structures.Queue, "queue")
+        wait = asyncio.create_task(queue.get(timeout=30))
+        await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        await fe.close()
+        with pytest.raises(Closed):
+            await wait
+        assert asyncio.get_running_loop().time() - began < 15
+
+    run(main())
+
+
+def test_a_task_waits_over_a_network(run, tmp_path):
+    async def main(address: str) -> None:
+        async with rnvm.aio.connect(address) as fe, rnvm.aio.connect(address) as two:
+            queue = await fe.open(structures.Queue, "queue")
+            other = await two.open(structures.Queue, "queue")
+            wait = asyncio.create_task(queue.get(timeout=30))
+            await asyncio.sleep(0.02)
+            await other.put(b"value")
+            assert await wait == b"value"
+            wait = asyncio.create_task(queue.reserve(timeout=30))
+            await asyncio.sleep(0.02)
+            wait.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await wait
+            assert await queue.reserved == 0
+
+    address = f"{addresses.unique()}?rtt=2us"
+    with rnvm.Backend(tmp_path / "pool", "32MiB", assume_persistent=True, address=address):
+        run(main(address))
