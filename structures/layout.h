@@ -43,13 +43,14 @@ struct directory_node {
 #define TYPE_BST 12    /* BST, MVBST */
 #define TYPE_RETIRED 16 /* multi-version structures */
 
-/* Queue (format 2): segments of entries, in the order of their numbers; and slots for reservations,
- * in tables, below shelves that record where a slot is vacant and when the first lease ends.
+/* Queue (format 3): segments of entries, in the order of their numbers; and slots for reservations
+ * and delayed entries, in tables, below shelves that record where a slot is vacant and when the
+ * first lease ends.
  * queue_segments.pxd and queue_reservations.pxd draw them. */
 #define SEGMENT_BYTES 2016u
 #define SEGMENT_FIRST 56u /* offset of the first entry */
 #define QUEUE_INLINE 480u /* longer values have nodes of their own */
-#define TABLE_SLOTS 30u
+#define TABLE_SLOTS 24u
 #define SHELF_FAN 60u
 #define LEASE_NEVER (~0ull)
 struct queue_root {
@@ -60,14 +61,14 @@ struct queue_root {
     uint32_t tables;     /* number of tables */
     uint64_t tickets;    /* number of the last reservation */
     uint64_t earliest;   /* with reservations: the end of the first lease to end, ns since 1970 */
-    uint32_t reserved;   /* slots under a lease */
+    uint32_t reserved;   /* slots under a lease, delayed ones included */
     uint32_t requeued;   /* slots that wait to be delivered again */
     uint32_t first;      /* the first of these, + 1; linked by next */
     uint32_t last;
     uint64_t tail;       /* the segment that takes new entries, or 0 */
     uint64_t top;        /* the top shelf; at depth 0 the only table, or 0 */
     uint32_t depth;      /* levels of shelves */
-    uint32_t unused;
+    uint32_t delayed;    /* slots whose entry waits for its time to come */
 };
 struct queue_segment {
     struct rnvm_node node;
@@ -88,6 +89,8 @@ struct queue_slot {
     uint64_t value;      /* the value's node, or the segment that contains it */
     uint32_t length;     /* of the value; if in a segment: | offset of the entry / 8 << 24 */
     uint32_t next;
+    uint32_t deliveries; /* how often it was reserved; 0: it was put with a delay, its lease */
+    uint32_t unused;
 };
 struct queue_table {
     struct rnvm_node node;
@@ -369,6 +372,7 @@ _Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
 _Static_assert(sizeof(struct stack_root) == 48, "root of a stack");
 _Static_assert(sizeof(struct stack_layer) == LAYER_FIRST, "layer");
 _Static_assert(sizeof(struct stack_entry) == 8, "entry of a stack");
+_Static_assert(sizeof(struct queue_slot) == 40, "slot");
 _Static_assert(sizeof(struct queue_table) == 992, "table");
 _Static_assert(sizeof(struct queue_shelf) == 992, "shelf");
 _Static_assert(VALUE_MAX < 1u << 24 && SEGMENT_BYTES >> 3 < 256,

@@ -103,6 +103,7 @@ cdef extern from "structures/layout.h" nogil:
         uint64_t tail
         uint64_t top
         uint32_t depth
+        uint32_t delayed
 
     struct queue_segment:
         rnvm_node node
@@ -122,6 +123,7 @@ cdef extern from "structures/layout.h" nogil:
         uint64_t value
         uint32_t length
         uint32_t next
+        uint32_t deliveries
 
     struct queue_table:
         rnvm_node node

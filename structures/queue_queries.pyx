@@ -32,30 +32,34 @@ cdef int measure(instance *s, void *context) noexcept nogil:
     if root == NULL or segments_count(s, root, &n.waiting) != OK:
         return s.error
     n.waiting += root.requeued
-    n.reserved = root.reserved
+    n.reserved = root.reserved - root.delayed
+    n.delayed = root.delayed
     search_ended(&f, n.now)
     outcome = next_ended_slot(s, root, &f)
     while outcome == OK:
         n.waiting += 1
-        n.reserved -= 1
+        if f.slot.deliveries:
+            n.reserved -= 1
+        else:
+            n.delayed -= 1
         outcome = next_ended_slot(s, root, &f)
     return outcome if outcome < OK else OK
 
 
 cdef int list_ended(instance *s, const queue_root *root, uint64_t now,
-                    bint with_ends) noexcept nogil:
-    """Answer with a ticket for each lease that has ended by then; with_ends: and its end."""
+                    bint whole) noexcept nogil:
+    """Answer with a ticket for each lease that has ended by then; whole: with a reservation."""
     cdef search f
-    cdef ticket t
+    cdef reservation each
     cdef int outcome
     search_ended(&f, now)
     outcome = next_ended_slot(s, root, &f)
     while outcome == OK:
-        t.number = f.slot.ticket
-        t.slot = f.slot_number
-        if answer_put(s, &t, sizeof(t)) != OK:
-            return s.error
-        if with_ends and answer_put(s, &f.slot.deadline, 8) != OK:
+        each.t.number = f.slot.ticket
+        each.t.slot = f.slot_number
+        each.ends = f.slot.deadline
+        each.deliveries = f.slot.deliveries
+        if answer_put(s, &each, sizeof(each) if whole else sizeof(each.t)) != OK:
             return s.error
         outcome = next_ended_slot(s, root, &f)
     return outcome if outcome < OK else OK
@@ -110,8 +114,26 @@ cdef int read_returned(instance *s, void *context) noexcept nogil:
     return s.error if bytes == NULL else answer_put(s, bytes, SLOT_LENGTH(slot.length))
 
 
+cdef int find_upcoming(instance *s, void *context) noexcept nogil:
+    cdef next_query *q = <next_query *> context
+    cdef const queue_root *root = root_of(s)
+    cdef const queue_slot *slot
+    cdef int outcome
+    q.deliveries = 0
+    if root == NULL:
+        return s.error
+    q.due = root.earliest if root.reserved else LEASE_NEVER
+    outcome = find_next(s, root, q.entry.now, &q.entry.next)
+    if outcome == OK and q.entry.next.slot:
+        slot = slot_read(s, root, q.entry.next.slot - 1)
+        if slot == NULL:
+            return s.error
+        q.deliveries = slot.deliveries
+    return outcome
+
+
 cdef int read_next(instance *s, void *context) noexcept nogil:
-    cdef meant *m = <meant *> context
+    cdef meant *m = &(<next_query *> context).entry
     cdef const queue_root *root = root_of(s)
     cdef const queue_segment *segment
     cdef const queue_entry *entry
@@ -119,12 +141,11 @@ cdef int read_next(instance *s, void *context) noexcept nogil:
     cdef const char *bytes
     cdef uint64_t address
     cdef uint32_t at
-    cdef int outcome
-    if root == NULL:
-        return s.error
-    outcome = find_next(s, root, m.now, &m.next)
+    cdef int outcome = find_upcoming(s, context)
     if outcome != OK:
         return outcome
+    if root == NULL:
+        return s.error
     if m.next.slot:
         slot = slot_read(s, root, m.next.slot - 1)
         bytes = NULL if slot == NULL else slot_bytes(s, slot)

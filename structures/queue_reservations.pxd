@@ -1,4 +1,5 @@
-# The reservations of a queue: each has a slot; slots are in tables, and shelves lead to the tables.
+# The reservations of a queue, and its delayed entries: each has a slot; slots are in tables, and
+# shelves lead to the tables.
 #
 #   root.top --> shelf   | child, earliest | child, earliest | ...          60 places
 #                           |                  |
@@ -6,11 +7,12 @@
 #                shelf   | ... |            shelf   | ... |                root.depth levels
 #                           |
 #                           v
-#                table   | slot 0 | slot 1 | ... | slot 29 |
+#                table   | slot 0 | slot 1 | ... | slot 23 |
 #
 #   a place:  the address below | TAKEN (no vacant slot there) | FULL (no further table fits)
 #             earliest: the end of the first lease to end there
-#   a slot:   ticket (0: vacant), deadline (0: given back), value, length, next
+#   a slot:   ticket (0: vacant), deadline (0: given back), value, length, next, deliveries
+#             deliveries 0: a delayed entry, whose lease is its delay
 #
 #   root.first --> slot --> slot --> ... root.last      given back, delivered again first
 #
@@ -62,13 +64,19 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
 # Makes a slot vacant, whose value is no longer needed.
 cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot,
                      uint32_t number) noexcept nogil
+# Ends the lease of a slot whose entry goes back to the queue or leaves it.
+cdef inline void lease_end(queue_root *root, const queue_slot *slot) noexcept nogil:
+    root.reserved -= 1
+    if not slot.deliveries:
+        root.delayed -= 1
+
 # Ends a reservation; its entry is delivered next, after those given back before.
 cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil
 # Takes back entries whose lease has ended: of some tables, at a cost that does not depend on the
 # number of reservations.
 cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil
 # Provides tables for reservations that are possible even when no block is free: an eighth of the
-# waiting entries, from 30 to 960.  Called when a queue grows.
+# waiting entries, from 24 to 960, beside the delayed ones.  Called when a queue grows.
 cdef int reservations_provide(instance *s) noexcept nogil
 
 # For checks.  Return a node, for reading only, or compute its place in the shelf above.

@@ -23,7 +23,7 @@ cdef enum:
     RECLAIM_BYTES = 3000       # bytes that one of them changes at most: it must fit into the log
     BESIDE_BYTES = 2500        # and the operation's other changes
     WAITING_PER_SLOT = 8       # waiting entries per reservation that is provided for
-    PROVIDED_TABLES_MAX = 32   # tables
+    PROVIDED_TABLES_MAX = 40   # tables
 
 cdef struct way:               # from the top to a table
     uint64_t[SHELVES_MAX] shelves
@@ -218,6 +218,7 @@ cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcep
         return s.error
     tables[0] = <uint32_t> min(1 + waiting // (WAITING_PER_SLOT * TABLE_SLOTS),
                                <uint64_t> PROVIDED_TABLES_MAX)
+    tables[0] += (root.delayed + TABLE_SLOTS - 1) // TABLE_SLOTS
     return OK
 
 
@@ -447,7 +448,7 @@ cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t num
     root.last = number + 1
     slot.deadline = 0
     slot.next = 0
-    root.reserved -= 1
+    lease_end(root, slot)
     root.requeued += 1
     return OK
 

@@ -112,6 +112,7 @@ cdef struct survey:
     void *context
     uint64_t tables
     uint64_t reserved
+    uint64_t delayed
     uint64_t returned
     uint64_t held              # entries that stay in their segments
     uint64_t holding           # the same, as counted by the segments
@@ -125,7 +126,7 @@ cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
     cdef int leads
     if slot == NULL:
         return s.error
-    if not slot.ticket and (slot.deadline or slot.value):
+    if not slot.ticket and (slot.deadline or slot.value or slot.deliveries):
         return fault(s, 0, b"a free slot is not empty")
     if not slot.ticket:
         return OK
@@ -138,6 +139,7 @@ cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
         return fault(s, 0, b"a reserved value exceeds the longest value")
     if slot.deadline:
         w.reserved += 1
+        w.delayed += not slot.deliveries
     else:
         w.returned += 1
     if slot_bytes(s, slot) == NULL:
@@ -250,7 +252,8 @@ cdef int walk_reservations(instance *s, uint64_t held, visitor visit,
     if ((root.top != 0) != (now.child != 0) or w.tables != root.tables
             or (root.reserved and root.earliest != now.earliest)):
         return fault(s, 0, b"the queue's reservation tables do not match its root")
-    if w.reserved != root.reserved or w.returned != root.requeued:
+    if (w.reserved != root.reserved or w.returned != root.requeued
+            or w.delayed != root.delayed):
         return fault(s, 0, b"the queue's reservation count does not match the reservations found")
     if w.held != w.holding:
         return fault(s, 0, b"a segment keeps entries that are not reserved")

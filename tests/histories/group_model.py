@@ -64,12 +64,14 @@ def _queue(state: Queue, name: str, arguments: list[Any], call: Call) -> list[Qu
     unknown = answer == UNKNOWN
     if name == "put":
         return [((*waiting, arguments[0]), back, reserved)]
-    if name in ("ack", "nack"):
+    if name in ("ack", "nack", "extend"):
         held = [each for each in reserved if each[0] == arguments[0]]
         if not held:
             return [state] if unknown or answer == NOTHING else []
         if not unknown and answer != DONE:
             return []
+        if name == "extend":
+            return [state]
         return [(waiting, (*back, held[0][1]) if name == "nack" else back, reserved - {held[0]})]
     if name == "len":
         return [state] if unknown or answer == len(waiting) + len(back) else []

@@ -124,11 +124,13 @@ class Worker:
         raw = value_of(value, self.sizes)
         decode = self.decode
         arguments: tuple[Any, ...] = (name,)
-        if call in ("ack", "nack"):
+        if call in ("ack", "nack", "extend"):
             if not self.tokens[name]:
                 call = "reserve"
             else:
                 token = self.tokens[name].pop(0)
+                if call == "extend":
+                    self.tokens[name].append(token)
                 return self.recorder.call(
                     call,
                     (name, token),

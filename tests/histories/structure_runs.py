@@ -23,7 +23,16 @@ LEASE_SECONDS = 0.1  # a front-end that stops for longer is fenced if others wai
 
 # More values are taken from a queue than put into it: the longer the queue, the longer the order of
 # concurrent puts is open.
-QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2, "len": 0.5}
+QUEUE = {
+    "put": 3,
+    "get": 3,
+    "reserve": 2,
+    "ack": 1.5,
+    "nack": 1,
+    "extend": 0.5,
+    "peek": 2,
+    "len": 0.5,
+}
 STACK = {"push": 3, "take": 3.5, "peek": 2, "len": 0.5}
 MAPPING = {
     "get": 4,

@@ -67,6 +67,30 @@ def put(value: bytes) -> Call:
     )
 
 
+def put_many(values: list[bytes]) -> Call:
+    """Put few enough values for one operation."""
+    return Call(
+        f"put_many({len(values)})",
+        lambda queue, timeout: queue.put_many(values, timeout=timeout),
+        lambda content, answer: sure(
+            answer, len(values), (content[0], (*content[1], *values), content[2])
+        ),
+        changes=True,
+        grows=True,
+    )
+
+
+def put_later(value: bytes) -> Call:
+    """Put a value that is not delivered during a test."""
+    return Call(
+        f"put({value[:12]!r}, delay)",
+        lambda queue, timeout: queue.put(value, delay=LEASE_SECONDS, timeout=timeout),
+        lambda content, answer: sure(answer, None, content),
+        changes=True,
+        grows=True,
+    )
+
+
 def taken(content: Content) -> tuple[Any, Content]:
     """Return the first value of a queue, and the content without it."""
     back, waiting, reserved = content
@@ -144,6 +168,17 @@ def nack(token: bytes) -> Call:
         "nack()",
         lambda queue, timeout: queue.nack(token, timeout=timeout),
         settled(token, True),
+        changes=True,
+    )
+
+
+def extend(token: bytes) -> Call:
+    return Call(
+        "extend()",
+        lambda queue, timeout: queue.extend(token, LEASE_SECONDS, timeout=timeout),
+        lambda content, answer: sure(
+            answer, None if token in dict(content[2]) else LeaseEnded, content
+        ),
         changes=True,
     )
 

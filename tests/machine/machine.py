@@ -528,20 +528,37 @@ class Machine(RuleBasedStateMachine):
     def put(self, number: int, name: str, length: int) -> None:
         self.call(self.front(number), name, calls.put(self.value(length)))
 
+    @rule(number=numbers, name=queues, lengths=st.lists(st.integers(0, 60), max_size=5))
+    @step
+    def put_many(self, number: int, name: str, lengths: list[int]) -> None:
+        values = [self.value(length) for length in lengths]
+        if values:
+            self.call(self.front(number), name, calls.put_many(values))
+
+    @rule(number=numbers, name=queues, length=lengths)
+    @step
+    def put_later(self, number: int, name: str, length: int) -> None:
+        self.call(self.front(number), name, calls.put_later(self.value(length)))
+
     @rule(number=numbers, name=queues, way=st.sampled_from([calls.get, calls.peek, calls.reserve]))
     @step
     def take(self, number: int, name: str, way: Callable[[], Call]) -> None:
         self.call(self.front(number), name, way())
 
-    @rule(number=numbers, name=queues, back=st.booleans(), which=st.integers(0, 5))
+    @rule(
+        number=numbers,
+        name=queues,
+        way=st.sampled_from([calls.ack, calls.nack, calls.extend]),
+        which=st.integers(0, 5),
+    )
     @step
-    def settle(self, number: int, name: str, back: bool, which: int) -> None:
+    def settle(self, number: int, name: str, way: Callable[[bytes], Call], which: int) -> None:
         front = self.front(number)
         content = front.inside.get(name) or self.worlds[0].get(name) or ((), (), ())
         tokens = [token for token, _ in content[2] if token]
         if tokens:
             token = tokens[which % len(tokens)]
-            self.call(front, name, calls.nack(token) if back else calls.ack(token))
+            self.call(front, name, way(token))
 
     @rule(number=numbers, name=mappings, key=keys, length=lengths)
     @step

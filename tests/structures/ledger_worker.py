@@ -3,8 +3,10 @@
 usage: python ledger_worker.py ROLE ADDRESS NUMBER LEDGER
 
 A producer writes each number to its ledger before it puts it ("t") and after the put was
-acknowledged ("a").  A consumer moves jobs to `done` in one transaction, or by reservation.  Both
-end at SIGTERM, and continue after any error of a failing connection.
+acknowledged ("a"). A consumer moves jobs to `done` in one transaction, or by reservation, and
+writes when it was delivered ("d", with the times of the day, in ns, before and after the call),
+when it extended the lease ("x", with the time before the call), and before it gives a job back
+("n"). Both end at SIGTERM, and continue after any error of a failing connection.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import time
 import rnvm
 import structures
 from rfp.errors import Empty, LeaseEnded, RfpError
+
+LEASE = 0.5  # seconds of a reservation
 
 stopping = False
 
@@ -33,16 +37,27 @@ def note(ledger: int, entry: str) -> None:
 def produce(jobs: structures.Queue, number: int, ledger: int) -> None:
     serial = 0
     while not stopping:
-        serial += 1
-        job = f"{number}.{serial}"
-        note(ledger, f"t {job}")
-        jobs.put(job.encode() + b" " * (serial % 7 * 100))
-        note(ledger, f"a {job}")
+        some = []
+        for _ in range(3 if serial % 8 == 0 else 1):
+            serial += 1
+            some.append(f"{number}.{serial}")
+            note(ledger, f"t {some[-1]}")
+        values = [job.encode() + b" " * (serial % 7 * 100) for job in some]
+        if len(some) > 1:
+            jobs.put_many(values)
+        else:
+            jobs.put(values[0], delay=0.02 if serial % 5 == 0 else 0)
+        for job in some:
+            note(ledger, f"a {job}")
         time.sleep(0.0005)
 
 
 def consume(
-    fe: rnvm.FrontEnd, jobs: structures.Queue, done: structures.BPlusTree, number: int
+    fe: rnvm.FrontEnd,
+    jobs: structures.Queue,
+    done: structures.BPlusTree,
+    number: int,
+    ledger: int,
 ) -> None:
     """Move jobs; each adds one to its count in `done`."""
     turn = number
@@ -54,8 +69,18 @@ def consume(
                     job = jobs.get().rstrip()
                     done[job] = b"%d" % (int(done.get(job, b"0")) + 1)
             else:
-                token, value = jobs.reserve(lease=0.5)
+                called = time.time_ns()
+                token, value = jobs.reserve(lease=LEASE, timeout=0.05)
                 job = value.rstrip()
+                note(ledger, f"d {job.decode()} {called} {time.time_ns()}")
+                if turn % 12 == 0:
+                    note(ledger, f"n {job.decode()}")
+                    jobs.nack(token)
+                    continue
+                if turn % 16 == 0:
+                    called = time.time_ns()
+                    jobs.extend(token, LEASE)
+                    note(ledger, f"x {job.decode()} {called}")
                 with fe.transaction(jobs, done):
                     jobs.ack(token)
                     done[job] = b"%d" % (int(done.get(job, b"0")) + 1)
@@ -77,7 +102,7 @@ def main(role: str, address: str, number: int, path: str) -> None:
             if role == "producer":
                 produce(jobs, number, ledger)
             else:
-                consume(fe, jobs, done, number)
+                consume(fe, jobs, done, number, ledger)
         except RfpError as error:
             note(ledger, f"e {error!r}")
             number += 1000000  # a new life: its jobs have other names
@@ -86,4 +111,5 @@ def main(role: str, address: str, number: int, path: str) -> None:
                 fe.close()
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
@@ -27,38 +27,59 @@ class Reserved:
 
 
 class Model:
-    """The contents that a queue must have."""
+    """The contents that a queue must have.
 
-    def __init__(self) -> None:
+    most: deliveries after which a value goes to `dead`; None: no limit.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
         self.waiting: list[bytes] = []
         self.returned: list[bytes] = []
         self.reserved: list[Reserved] = []
+        self.delayed: list[Reserved] = []  # without tokens
         self.lost: list[bytes] = []  # tokens
+        self.dead: list[bytes] = []
+        self.deliveries: dict[bytes, int] = {}  # 0 if a value is missing
 
     def over(self) -> list[Reserved]:
-        return [r for r in self.reserved if r.over]
+        return [r for r in self.reserved + self.delayed if r.over]
+
+    def exhausted(self, value: bytes) -> bool:
+        return self.most is not None and self.deliveries.get(value, 0) >= self.most
 
     def reclaim(self, order: list[bytes]) -> None:
         """Do what get() does first; leases that end at the same moment come in any order."""
         for value in order:
-            r = next(r for r in self.reserved if r.over and r.value == value)
-            self.reserved.remove(r)
-            self.lost.append(r.token)
+            r = next(r for r in self.over() if r.value == value)
+            if r in self.reserved:
+                self.reserved.remove(r)
+                self.lost.append(r.token)
+            else:
+                self.delayed.remove(r)
             self.returned.append(r.value)
+
+    def bury(self) -> None:
+        """Move values that were delivered too often, as get() and reserve() do."""
+        while self.returned and self.exhausted(self.returned[0]):
+            self.dead.append(self.returned.pop(0))
 
 
 class QueueModel(RuleBasedStateMachine):
     """A queue against lists.
 
-    queue, other: two handles of it.  All values differ, so that the order can be seen.
+    queue, other: two handles of it.  dead: of its dead-letter queue, if it has one.  All values
+    differ, so that the order can be seen.
     """
 
+    most: ClassVar[int | None] = None
     queue: Any
     other: Any
+    dead: Any = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.model = Model(self.most)
         self.serial = 0
 
     def value(self, length: int) -> bytes:
@@ -81,7 +102,8 @@ class QueueModel(RuleBasedStateMachine):
         order = self.expected()
         first = len(self.model.returned)
         self.model.reclaim(order[first : first + len(self.model.over())])
-        return order[0] if order else None
+        self.model.bury()
+        return next(iter(self.model.returned + self.model.waiting), None)
 
     def pop(self) -> bytes:
         return (self.model.returned or self.model.waiting).pop(0)
@@ -93,9 +115,26 @@ class QueueModel(RuleBasedStateMachine):
         self.model.waiting.append(value)
 
     @rule(n=st.integers(1, 60))
-    def put_many(self, n: int) -> None:
+    def put_one_after_the_other(self, n: int) -> None:
         for _ in range(n):
             self.put(40)
+
+    @rule(lengths=st.lists(queue_lengths, max_size=40))
+    def put_many(self, lengths: list[int]) -> None:
+        values = [self.value(length) for length in lengths]
+        assert self.queue.put_many(iter(values)) == len(values)
+        self.model.waiting += values
+
+    @rule(length=queue_lengths, over=st.booleans())
+    def put_with_a_delay(self, length: int, over: bool) -> None:
+        value = self.value(length)
+        self.queue.put(value, delay=OVER if over else NEVER)
+        self.model.delayed.append(Reserved(b"", value, over))
+
+    @rule(n=st.integers(20, 70), over=st.booleans())
+    def put_many_with_a_delay(self, n: int, over: bool) -> None:
+        for _ in range(n):
+            self.put_with_a_delay(9, over)
 
     @rule()
     def get(self) -> None:
@@ -129,6 +168,7 @@ class QueueModel(RuleBasedStateMachine):
         assert value == first == self.pop()
         assert token not in self.model.lost and token not in [r.token for r in self.model.reserved]
         self.model.reserved.append(Reserved(token, value, over))
+        self.model.deliveries[value] = self.model.deliveries.get(value, 0) + 1
 
     @rule(n=st.integers(20, 70), over=st.booleans())
     def reserve_many(self, n: int, over: bool) -> None:
@@ -148,13 +188,21 @@ class QueueModel(RuleBasedStateMachine):
         r = self.model.reserved.pop(data.draw(st.integers(0, len(self.model.reserved) - 1)))
         self.queue.nack(r.token)
         self.model.lost.append(r.token)
-        self.model.returned.append(r.value)
+        buried = self.model.exhausted(r.value)
+        (self.model.dead if buried else self.model.returned).append(r.value)
+
+    @precondition(lambda self: self.model.reserved)
+    @rule(data=st.data(), over=st.booleans())
+    def extend(self, data: st.DataObject, over: bool) -> None:
+        r = data.draw(st.sampled_from(self.model.reserved))
+        self.queue.extend(r.token, OVER if over else NEVER)
+        r.over = over
 
     @precondition(lambda self: self.model.lost)
     @rule(data=st.data())
     def a_lost_reservation_cannot_be_settled(self, data: st.DataObject) -> None:
         token = data.draw(st.sampled_from(self.model.lost))
-        for settle in (self.queue.ack, self.queue.nack):
+        for settle in (self.queue.ack, self.queue.nack, self.queue.extend):
             with pytest.raises(LeaseEnded):
                 settle(token)
 
@@ -163,7 +211,12 @@ class QueueModel(RuleBasedStateMachine):
         order = self.expected()
         assert list(self.other) == order
         assert len(self.other) == len(order)
-        assert self.other.reserved == len(self.model.reserved) - len(self.model.over())
+        assert self.other.reserved == sum(not r.over for r in self.model.reserved)
+        assert self.other.delayed == sum(not r.over for r in self.model.delayed)
+        assert {r.token: r.deliveries for r in self.other.reservations()} == {
+            r.token: self.model.deliveries[r.value] for r in self.model.reserved
+        }
+        assert list(self.dead) == self.model.dead
 
     @invariant()
     def it_is_consistent(self) -> None:
@@ -176,6 +229,7 @@ class QueueModel(RuleBasedStateMachine):
             pass
         self.queue.check()
         assert len(self.queue) == self.queue.reserved == 0
+        assert self.queue.delayed == sum(not r.over for r in self.model.delayed)
 
 
 class StackModel(RuleBasedStateMachine):

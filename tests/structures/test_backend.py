@@ -97,10 +97,14 @@ class VersionedTreeMachine(MappingMachine, TreeModel):
 
 
 class QueueMachine(Shared, QueueModel):
+    most = 3
+
     def __init__(self) -> None:
         super().__init__()
-        self.queue = structures.Queue(self.one, "q")
-        self.other = structures.Queue(self.two, "q")
+        options = {"dead_letter": "dead", "max_deliveries": self.most}
+        self.queue = structures.Queue(self.one, "q", **options)
+        self.other = structures.Queue(self.two, "q", **options)
+        self.dead = self.other.dead_letter
 
     @rule()
     def the_handles_are_swapped(self) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
 import pytest
+
+import rnvm
+import structures
+from rfp.errors import LeaseEnded
+from rnvm.pool.pool import Pool, format_medium
+from rnvm.testing.crash_model import Crashes, Model
 
 from .crashes import LENGTH, SIZES, History, Wrong
 
@@ -25,6 +32,46 @@ def test_acknowledged_operations_survive_thousands_of_crashes(kind, rng, run_end
         assert History(rng, kind, steps=rng.randrange(20, 120)).crash(50, again=1) == 100
         if time.monotonic() > run_ends:
             break
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_is_in_its_queue_or_in_the_dead_letter_queue_after_any_crash(kind, rng):
+    model = Model(LENGTH, kind, shared=True)
+    format_medium(model, SIZES)
+    put: list[tuple[int, bytes]] = []  # the event at which it was acknowledged, value
+
+    def queues(fe):
+        jobs = structures.Queue(fe, "jobs", dead_letter="dead", max_deliveries=2)
+        return jobs, jobs.dead_letter
+
+    with rnvm.Backend(Pool(model)) as backend, rnvm.connect(backend.address, timeout=30) as fe:
+        jobs, dead = queues(fe)
+        begun = model.events_so_far
+        for i in range(8):
+            value = b"%d " % i * rng.choice((1, 60, 300))
+            jobs.put(value)
+            put.append((model.events_so_far, value))
+            for _ in range(3):
+                token, _ = jobs.reserve(lease=1e-9 if rng.random() < 0.3 else 3600)
+                if rng.random() < 0.7:
+                    with contextlib.suppress(LeaseEnded):
+                        jobs.nack(token)
+                if not len(jobs):
+                    break
+        assert len(dead) >= 2
+        ended = model.events_so_far
+    crashes = Crashes(model)
+    for point in rng.choices(range(begun, ended), k=12):
+        left = Model(
+            LENGTH, kind, content=crashes.at_point(point, rng.getrandbits(64)), shared=True
+        )
+        with rnvm.Backend(Pool(left)) as backend, rnvm.connect(backend.address, timeout=30) as fe:
+            jobs, dead = queues(fe)
+            found = [*jobs.salvage(), *dead]
+            assert len(found) == len(set(found)), f"after event {point} a value is in both"
+            assert {value for event, value in put if event <= point} <= set(found)
+            jobs.check()
+            dead.check()
 
 
 RINGS = SIZES.rings

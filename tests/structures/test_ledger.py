@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ import rnvm
 import structures
 
 from .backends import backend
+from .ledger_worker import LEASE as JOB_LEASE
 
 WORKER = Path(__file__).with_name("ledger_worker.py")
 LEASE = 0.3
+JOB_LEASE_NS = int(JOB_LEASE * 1e9)
 
 
 class Workers:
@@ -103,10 +107,10 @@ def run(rounds: int, rng: random.Random, folder: Path, run_ends: float = math.in
             with rnvm.connect(served.address, timeout=20) as fe:
                 jobs, done = structures.Queue(fe, "jobs"), structures.BPlusTree(fe, "done")
                 deadline = time.monotonic() + 60
-                while (len(jobs) or jobs.reserved) and time.monotonic() < deadline:
+                while (len(jobs) or jobs.reserved or jobs.delayed) and time.monotonic() < deadline:
                     time.sleep(0.02)
                 workers.end("consumer")
-                assert (len(jobs), jobs.reserved) == (0, 0)
+                assert (len(jobs), jobs.reserved, jobs.delayed) == (0, 0, 0)
                 jobs.check()
                 done.check()
                 counts = dict(done)
@@ -118,6 +122,27 @@ def run(rounds: int, rng: random.Random, folder: Path, run_ends: float = math.in
     assert not twice
     assert not acknowledged - counts.keys(), "acknowledged jobs are lost"
     assert not counts.keys() - tried, "jobs were done that no producer has put"
+    check_leases(workers)
+
+
+def check_leases(workers: Workers) -> None:
+    """No job is delivered while another reservation of it lasts.
+
+    A lease begins after the call of reserve() or extend(), and a delivery is made before reserve()
+    returns.  A job that was given back may be delivered at once.
+    """
+    times: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # from the call, to the return
+    extended: dict[bytes, list[int]] = defaultdict(list)
+    back = workers.noted("n")
+    for job, called, returned in map(bytes.split, workers.noted("d")):
+        times[job].append((int(returned), int(called)))
+    for job, called in map(bytes.split, workers.noted("x")):
+        extended[job].append(int(called))
+    assert times
+    for job in times.keys() - back:
+        for (_, began), (again, _) in pairwise(sorted(times[job])):
+            begins = [began, *(called for called in extended[job] if called < again)]
+            assert again >= max(begins) + JOB_LEASE_NS, f"{job!r} was delivered within a lease"
 
 
 def test_killed_workers_lose_no_job_and_do_none_twice(rng, tmp_path):

@@ -36,12 +36,12 @@ class Machine(QueueModel):
         after=st.integers(0, 12),
         code=st.sampled_from([FULL, LOST, NO_MEMORY]),
         length=queue_lengths,
-        act=st.sampled_from(["put", "get", "reserve", "ack", "nack"]),
+        act=st.sampled_from(["put", "many", "later", "get", "reserve", "ack", "nack", "extend"]),
     )
     def a_failed_operation_changes_nothing(
         self, part: str, after: int, code: int, length: int, act: str
     ) -> None:
-        if act in ("ack", "nack") and not self.model.reserved:
+        if act in ("ack", "nack", "extend") and not self.model.reserved:
             return
         before = self.memory.nodes()
         with contextlib.suppress(Undo), self.memory.transaction(self.queue):
@@ -49,7 +49,11 @@ class Machine(QueueModel):
             try:
                 if act == "put":
                     self.queue.put(bytes(length))
-                elif act in ("ack", "nack"):
+                elif act == "many":
+                    self.queue.put_many([bytes(length), b"", bytes(length)])
+                elif act == "later":
+                    self.queue.put(bytes(length), delay=NEVER)
+                elif act in ("ack", "nack", "extend"):
                     getattr(self.queue, act)(self.model.reserved[0].token)
                 else:
                     with contextlib.suppress(Empty):
@@ -98,7 +102,20 @@ class Machine(QueueModel):
         self.memory.disturb(again, mixing)
 
 
+class DeadLetterMachine(QueueModel):
+    """With a dead-letter queue, after two deliveries."""
+
+    most = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        memory = Memory()
+        self.queue = Queue(memory, "q", dead_letter="dead", max_deliveries=self.most)
+        self.other, self.dead = Queue(memory, "q"), Queue(memory, "dead")
+
+
 TestQueue = Machine.TestCase
+TestDeadLetters = DeadLetterMachine.TestCase
 
 
 @pytest.fixture

@@ -181,9 +181,9 @@ class Machine(RuleBasedStateMachine):
     def reservations_can_be_listed_and_given_back(self, which: int) -> None:
         line = self.lines[which]
         listed = line.queue.reservations()
-        assert {token for token, _ in listed} == set(line.reserved) | set(line.over)
-        for token, left in listed:
-            assert (left <= 0) == (token in line.over) and left <= LONG
+        assert {each.token for each in listed} == set(line.reserved) | set(line.over)
+        for each in listed:
+            assert (each.left <= 0) == (each.token in line.over) and each.left <= LONG
         for token in list(line.reserved)[:1]:
             line.queue.nack(token)
             line.returned.append(line.reserved.pop(token))

@@ -137,7 +137,13 @@ class Plan:
         now, which = self.now, self.rng.choice(["queue", *NAMES])
         if which == "queue" and self.rng.random() < 0.5 and len(now.waiting) < 20:
             value = self.value()
-            return lambda at: at.queue.put(value), replace(now, waiting=(*now.waiting, value))
+            if self.rng.random() < 0.2:
+                return lambda at: at.queue.put(value, delay=LONG), now
+            both = (value, self.value()) if self.rng.random() < 0.3 else (value,)
+            following = replace(now, waiting=(*now.waiting, *both))
+            if len(both) == 2:
+                return lambda at: at.queue.put_many(both), following
+            return lambda at: at.queue.put(value), following
         if which == "queue":
             return self.take()
         if which == "stack":
@@ -162,6 +168,9 @@ class Plan:
     def take(self) -> tuple[Action, Contents]:
         """Take from the queue, for good or as a reservation, or settle an earlier reservation."""
         now, rng = self.now, self.rng
+        if self.reserved and rng.random() < 0.1:
+            kept = rng.choice(self.reserved)
+            return lambda at: at.queue.extend(kept.token, LONG), now
         if self.reserved and rng.random() < 0.6:
             back = self.reserved.pop(rng.randrange(len(self.reserved)))
             if rng.random() < 0.5:
