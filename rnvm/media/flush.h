@@ -110,7 +110,8 @@ static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 }
 
 /* Stores a range and starts its write-back; a long one bypasses the caches, which it would only
- * evict. */
+ * evict.  Later stores become visible after these: stores that bypass the caches need sfence for
+ * that, since a release fence is no instruction on x86. */
 static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
 {
     if (n >= RNVM_STREAM) {
@@ -122,6 +123,9 @@ static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
         to = (char *)to + head + body;
         from = (const char *)from + head + body;
         n -= head + body;
+#if defined(__x86_64__)
+        _mm_sfence();
+#endif
     }
     rfp_copy_out(to, from, n);
     rnvm_flush(to, n);
