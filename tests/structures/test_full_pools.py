@@ -24,7 +24,7 @@ import rnvm
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, OutOfMemory, TooLarge
 from rnvm import pools, sizes
 from rnvm.check import check
-from structures import BPlusTree, HashTable, Queue
+from structures import BPlusTree, HashTable, Queue, Stack
 
 FEW = settings(max_examples=examples(15), deadline=None)
 KIB = 1024
@@ -212,6 +212,34 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
             for i in range(n * (9 if block < 65536 else 7) // 10):
                 queue.put(value(i) + bytes(length))
             queue.check()
+
+
+@FEW
+@given(
+    log=logs,
+    block=blocks,
+    length=st.sampled_from([0, 10, 100, 480, 481, 3000]),
+    way=ways,
+    order=st.sampled_from(["pop", "clear", "both"]),
+)
+def test_a_stack_fills_the_pool_and_is_emptied_and_filled_again(
+    log: int, block: int, length: int, way: str, order: str
+) -> None:
+    with small_pool(log, block) as served, rnvm.connect(served.address, timeout=30) as fe:
+        stack = Stack(fe, "s")
+        length = min(length, stack.largest_value - 8)
+        n = fill(lambda i: stack.push(b"%08d" % i + bytes(length)))
+        stack.check()
+        with done(fe, way, stack) as each:
+            for i in range(n // 2 if order == "both" else n if order == "pop" else 0):
+                with each():
+                    assert int(stack.pop()[:8]) == n - 1 - i
+            if order != "pop":
+                stack.clear()
+        assert len(stack) == 0 and list(stack) == []
+        stack.check()
+        assert stack.push_many(bytes(length + 8) for _ in range(n * 9 // 10)) == n * 9 // 10
+        stack.check()
 
 
 @pytest.mark.parametrize("length", [10, 100])
