@@ -95,9 +95,8 @@ cdef int tower_replace(instance *s, const trail *t, uint32_t sizes,
 # In apply: the node, of which n bytes from `offset` on are being changed.
 cdef skip_tower *tower_change(instance *s, const skip_link *link, uint32_t offset,
                               uint32_t n) noexcept nogil
-# In apply: the same as link_forward, to the node of `to`, whose hint it computes.
-cdef int link_around(instance *s, const skip_link *before, uint32_t level,
-                     const skip_link *to) noexcept nogil
+# In apply: links the root to a node on a level; computes the hint.
+cdef int root_link(instance *s, uint32_t level, const skip_link *to) noexcept nogil
 # In apply: links the node before (no address: the root) to another one on a level.
 cdef int link_forward(instance *s, const skip_link *before, uint32_t level,
                       const skip_link *to) noexcept nogil

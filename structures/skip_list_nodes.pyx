@@ -55,6 +55,22 @@ cdef void link_describe(skip_link *link, const char *key, uint32_t length, const
     link.ahead = two_bytes(key, length, link.common)
 
 
+cdef void link_over(skip_link *link, const skip_link *first) noexcept nogil:
+    """Turn the hint of a link from a node into that of a link from the node before it.
+
+    first: the link from that one to the node.  The keys ascend, so the first and the last have in
+    common what each has with the middle one.
+    """
+    cdef uint32_t second
+    if link.common <= first.common:
+        return
+    second = first.ahead & 0xff
+    if first.common + 1 == link.common:
+        second = link.ahead >> 8           # there the last key differs from the middle one
+    link.common = first.common
+    link.ahead = (first.ahead & 0xff00) | second
+
+
 cdef inline bint leads_beyond(const skip_link *link, const char *key, uint32_t length,
                               uint32_t common) noexcept nogil:
     """Return whether the hint of a link shows that its node is beyond the key.
@@ -190,23 +206,16 @@ cdef int link_forward(instance *s, const skip_link *before, uint32_t level,
     return OK
 
 
-cdef int link_around(instance *s, const skip_link *before, uint32_t level,
-                     const skip_link *to) noexcept nogil:
-    cdef const skip_tower *node = NULL
+cdef int root_link(instance *s, uint32_t level, const skip_link *to) noexcept nogil:
     cdef const skip_tower *next
-    cdef skip_link link = to[0]
+    cdef skip_link link = to[0], none
+    memset(&none, 0, sizeof(none))
     if link.address:
         next = tower_read(s, &link, level)
         if next == NULL:
             return s.error
-        if before.address:
-            node = tower_read(s, before, level)
-            if node == NULL:
-                return s.error
-        link_describe(&link, tower_key(next), KEY_OF(next.sizes),
-                      NULL if node == NULL else tower_key(node),
-                      0 if node == NULL else KEY_OF(node.sizes))
-    return link_forward(s, before, level, &link)
+        link_describe(&link, tower_key(next), KEY_OF(next.sizes), NULL, 0)
+    return link_forward(s, &none, level, &link)
 
 
 cdef int link_back(instance *s, const skip_link *after, const skip_link *to) noexcept nogil:
@@ -242,11 +251,32 @@ cdef skip_tower *tower_make(instance *s, skip_link *link, uint32_t levels, uint3
     return node
 
 
+cdef int next_describe(instance *s, skip_link *link, uint32_t level, const char *key,
+                       uint32_t length, uint32_t common) noexcept nogil:
+    """Turn the hint of a link, from the node before a new key, into that of a link from the key.
+
+    common: bytes that the key has in common with the node before.
+    """
+    cdef const skip_tower *next
+    # The key differs from the next one where the node before does: the hint stays.  On the lowest
+    # level the next node is read anyway, since it links back.
+    if level and leads_beyond(link, key, length, common):
+        if common > link.common or two_bytes(key, length, common) >> 8 != link.ahead >> 8:
+            return OK
+    next = tower_read(s, link, level)
+    if next == NULL:
+        return s.error
+    # A wrong hint must not lead to keys out of order.
+    if compare(next, key, length) <= 0:
+        return fault(s, link.address, b"the keys of the skip list are not in order")
+    link_describe(link, tower_key(next), KEY_OF(next.sizes), key, length)
+    return OK
+
+
 cdef int tower_add(instance *s, const trail *t, uint32_t levels, uint32_t sizes, const char *key,
                    const char *payload) noexcept nogil:
     cdef const skip_root *root = root_of(s)
     cdef const skip_tower *before = NULL
-    cdef const skip_tower *next
     cdef skip_tower *node
     cdef skip_link link, back
     cdef uint32_t level, length = KEY_OF(sizes)
@@ -258,17 +288,11 @@ cdef int tower_add(instance *s, const trail *t, uint32_t levels, uint32_t sizes,
     for level in range(levels):
         before = t.nodes[level]
         node.next[level] = link_after(root, before, level)
-        if node.next[level].address:
-            next = tower_read(s, &node.next[level], level)
-            if next == NULL:
-                return s.error
-            # A wrong hint must not lead to keys out of order.
-            if compare(next, key, length) <= 0:
-                return fault(s, node.next[level].address,
-                             b"the keys of the skip list are not in order")
-            link_describe(&node.next[level], tower_key(next), KEY_OF(next.sizes), key, length)
         link_describe(&link, key, length, NULL if before == NULL else tower_key(before),
                       0 if before == NULL else KEY_OF(before.sizes))
+        if (node.next[level].address
+                and next_describe(s, &node.next[level], level, key, length, link.common) != OK):
+            return s.error
         if link_forward(s, &t.before[level], level, &link) != OK:
             return s.error
     back = t.before[0]
@@ -309,15 +333,19 @@ cdef int tower_replace(instance *s, const trail *t, uint32_t sizes,
 cdef int tower_remove(instance *s, const trail *t) noexcept nogil:
     cdef const skip_root *root = root_of(s)
     cdef const skip_tower *before = NULL
-    cdef skip_link back
+    cdef skip_link back, first, link
     cdef uint32_t level
     if root == NULL:
         return s.error
     for level in range(t.node.levels):
         before = t.nodes[level]
-        if link_after(root, before, level).address != t.at.address:
+        first = link_after(root, before, level)
+        if first.address != t.at.address:
             return fault(s, t.at.address, b"a node of the skip list is not on all its levels")
-        if link_around(s, &t.before[level], level, &t.node.next[level]) != OK:
+        link = t.node.next[level]
+        if link.address:
+            link_over(&link, &first)
+        if link_forward(s, &t.before[level], level, &link) != OK:
             return s.error
     back = t.before[0]
     back.common = back.ahead = 0

@@ -17,7 +17,7 @@ from structures.mapping_operations cimport (
 from structures.ordered_operations cimport at_high, below_low, bound, ordered_apply, stretch, tally
 from structures.page cimport keys_compare
 from structures.skip_list_nodes cimport (
-    answer_item, answer_value, levels_of, link_around, link_back, root_of, tower_add,
+    answer_item, answer_value, levels_of, link_back, root_link, root_of, tower_add,
     tower_change, tower_key, tower_payload, tower_read, tower_remove, tower_replace, tower_value,
     towers_find, towers_search, towers_search_around, trail, value_node_of,
 )
@@ -203,7 +203,7 @@ cdef int clear(instance *s) noexcept nogil:
     if not freed:
         return OK
     for level in range(top):
-        if link_around(s, &none, level, &next[level]) != OK:
+        if root_link(s, level, &next[level]) != OK:
             return s.error
     if link_back(s, &next[0], &none) != OK or add_to_count(s, -freed) != OK:
         return s.error
