@@ -22,6 +22,7 @@ else:
     from structures.bst import BST
     from structures.hash_table import HashTable
     from structures.mvbptree import MVBPlusTree
+    from structures.mvbst import MVBST
     from structures.queue import Queue
     from structures.skip_list import SkipList
     from structures.snapshot import Snapshot, snapshots_of
@@ -29,6 +30,7 @@ else:
 
 __all__ = [
     "BST",
+    "MVBST",
     "BPlusTree",
     "HashTable",
     "MVBPlusTree",

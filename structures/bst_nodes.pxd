@@ -19,6 +19,10 @@
 #   way: the links from the top down to a node, and the side that was taken at each
 #
 # There are no parent pointers: each rotation would write three more nodes.
+#
+# A multi-version tree has the same nodes.  Before an operation changes the nodes of a way, they are
+# made its own: copied, unless the present transaction has made them.  The nodes that a rotation
+# reaches beside the way are made its own, too.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
@@ -39,19 +43,28 @@ cdef struct bst_way:           # from the top to a node
     bint found                 # the last node has the key
     uint32_t changed           # nodes whose links the operation has changed, at most
 
+cdef struct bst_top:           # what the root says
+    uint64_t count             # keys
+    uint64_t top               # link
+
 cdef struct entry:             # an item in its node
     const char *key
     const char *payload        # the value, or the address of its node
     uint32_t sizes
     uint32_t key_length
 
+# Bytes of the longest value that is in the key's node.
+cdef uint32_t inline_max(const instance *s) noexcept nogil
+cdef bint is_inside(const instance *s, uint32_t sizes) noexcept nogil
 # Bytes of a node.
-cdef uint32_t node_length(uint32_t sizes) noexcept nogil
+cdef uint32_t node_length(const instance *s, uint32_t sizes) noexcept nogil
 cdef const bst_node *bst_read(instance *s, uint64_t link) noexcept nogil
 cdef void entry_of(const bst_node *node, entry *e) noexcept nogil
 cdef uint64_t value_address(const entry *e) noexcept nogil
-# The root's link.
-cdef int bst_top(instance *s, uint64_t *top) noexcept nogil
+# The root, of either kind of tree; of a multi-version one, of the version that is read.
+cdef int top_read(instance *s, bst_top *root) noexcept nogil
+# In apply: changes it.
+cdef int top_write(instance *s, const bst_top *root) noexcept nogil
 
 # Finds a key.  If it is not there, the way leads to the node that would be its parent.
 cdef int bst_descend(instance *s, const char *key, uint32_t length, bst_way *way) noexcept nogil
@@ -64,6 +77,8 @@ cdef int bst_step(instance *s, int direction, bst_way *way) noexcept nogil
 
 # In apply.  The way is invalid afterwards.
 
+# Adds to the count of keys.
+cdef int add_count(instance *s, int n) noexcept nogil
 # Makes a node with a pair; `value`: the address of its node, if it has one.  0: s.error.
 cdef uint64_t bst_new(instance *s, const pair *p, uint64_t value) noexcept nogil
 # Inserts a new node where the way ended.

@@ -3,24 +3,34 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
+from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
     OK, fault, node_change, node_free, node_new, node_read, root_change, root_read,
+    version_read, version_write,
 )
 from structures.layout cimport (
-    BST_INLINE, BST_KEY, KEY_MAX, KEY_OF, LINK_DEEP, SIZES, TYPE_BST, UP8, VALUE_MAX, VALUE_OF,
-    bst_address, bst_length, bst_link, bst_node, bst_root,
+    BST_INLINE, BST_KEY, KEY_MAX, KEY_OF, LINK_DEEP, MVBST_INLINE, SIZES, TYPE_BST, UP8, VALUE_MAX,
+    VALUE_OF, bst_address, bst_length, bst_link, bst_node, bst_root,
 )
 from structures.mapping_operations cimport MISSING, pair
+from structures.multi_version cimport made_now, multi_version, node_add, node_make, node_retire
 from structures.page cimport keys_compare
 
 cdef enum:
     LINKS = 16                 # bytes of the links of a node
 
 
-cdef uint32_t node_length(uint32_t sizes) noexcept nogil:
-    cdef uint32_t value = VALUE_OF(sizes) if VALUE_OF(sizes) <= BST_INLINE else 8
-    return UP8(BST_KEY + KEY_OF(sizes) + value)
+cdef uint32_t inline_max(const instance *s) noexcept nogil:
+    return MVBST_INLINE if multi_version(s) else BST_INLINE
+
+
+cdef bint is_inside(const instance *s, uint32_t sizes) noexcept nogil:
+    return VALUE_OF(sizes) <= inline_max(s)
+
+
+cdef uint32_t node_length(const instance *s, uint32_t sizes) noexcept nogil:
+    return UP8(BST_KEY + KEY_OF(sizes) + (VALUE_OF(sizes) if is_inside(s, sizes) else 8))
 
 
 cdef const bst_node *bst_read(instance *s, uint64_t link) noexcept nogil:
@@ -34,7 +44,7 @@ cdef const bst_node *bst_read(instance *s, uint64_t link) noexcept nogil:
     if node == NULL:
         return NULL
     if (not 1 <= KEY_OF(node.sizes) <= KEY_MAX or VALUE_OF(node.sizes) > VALUE_MAX
-            or node_length(node.sizes) != length):
+            or node_length(s, node.sizes) != length):
         fault(s, address, b"a node of the tree does not have the size of its item")
         return NULL
     return node
@@ -53,12 +63,46 @@ cdef uint64_t value_address(const entry *e) noexcept nogil:
     return address
 
 
-cdef int bst_top(instance *s, uint64_t *top) noexcept nogil:
-    cdef const bst_root *root = <const bst_root *> root_read(s)
-    if root == NULL:
+# The root
+
+
+cdef int top_read(instance *s, bst_top *root) noexcept nogil:
+    cdef const bst_root *found
+    cdef rnvm_version version
+    if multi_version(s):
+        if version_read(s, &version) != OK:
+            return s.error
+        root[0] = bst_top(version.count, version.top)
+        return OK
+    found = <const bst_root *> root_read(s)
+    if found == NULL:
         return s.error
-    top[0] = root.top
+    root[0] = bst_top(found.count, found.top)
     return OK
+
+
+cdef int top_write(instance *s, const bst_top *root) noexcept nogil:
+    cdef bst_root *changed
+    cdef rnvm_version version
+    if multi_version(s):
+        version.count = root.count
+        version.top = root.top
+        version.height = 0
+        return version_write(s, &version)
+    changed = <bst_root *> root_change(s, RNVM_NODE, sizeof(bst_root) - RNVM_NODE)
+    if changed == NULL:
+        return s.error
+    changed.count = root.count
+    changed.top = root.top
+    return OK
+
+
+cdef int add_count(instance *s, int n) noexcept nogil:
+    cdef bst_top root
+    if top_read(s, &root) != OK:
+        return s.error
+    root.count += n
+    return top_write(s, &root)
 
 
 # Ways
@@ -75,12 +119,14 @@ cdef inline int push(instance *s, bst_way *way, uint64_t link, int side) noexcep
 
 cdef int bst_descend(instance *s, const char *key, uint32_t length, bst_way *way) noexcept nogil:
     cdef const bst_node *node
-    cdef uint64_t link = 0
+    cdef bst_top root
+    cdef uint64_t link
     cdef int order, side
     way.depth = way.changed = 0
     way.found = False
-    if bst_top(s, &link) != OK:
+    if top_read(s, &root) != OK:
         return s.error
+    link = root.top
     while link:
         node = bst_read(s, link)
         if node == NULL:
@@ -99,14 +145,16 @@ cdef int bst_descend(instance *s, const char *key, uint32_t length, bst_way *way
 cdef int bst_seek(instance *s, const char *key, uint32_t length, bint after, int direction,
                   bst_way *way) noexcept nogil:
     cdef const bst_node *node
-    cdef uint64_t link = 0
+    cdef bst_top root
+    cdef uint64_t link
     cdef uint32_t best = 0
     cdef int order
     cdef bint within, exact
     way.depth = way.changed = 0
     way.found = False
-    if bst_top(s, &link) != OK:
+    if top_read(s, &root) != OK:
         return s.error
+    link = root.top
     while link:
         node = bst_read(s, link)
         if node == NULL:
@@ -161,10 +209,68 @@ cdef bst_node *edit(instance *s, uint64_t link) noexcept nogil:
                                     RNVM_NODE, LINKS)
 
 
+cdef inline int drop(instance *s, uint64_t link) noexcept nogil:
+    """Free a node that is not in the tree any more."""
+    cdef const bst_node *node
+    if not multi_version(s):
+        return node_free(s, bst_address(link, s.root), bst_length(link))
+    node = bst_read(s, link)
+    return s.error if node == NULL else node_retire(s, node)
+
+
+cdef int own(instance *s, uint64_t *link) noexcept nogil:
+    """Make a node the operation's own; *link: of its copy.  Its parent is not changed."""
+    cdef const bst_node *old = bst_read(s, link[0])
+    cdef bst_node *copy
+    cdef uint64_t address = 0
+    if old == NULL:
+        return s.error
+    if not multi_version(s) or made_now(s, old):
+        return OK
+    copy = <bst_node *> node_make(s, bst_length(link[0]), TYPE_BST, &address)
+    if copy == NULL:
+        return s.error
+    memcpy(<char *> copy + RNVM_NODE, <const char *> old + RNVM_NODE,
+           bst_length(link[0]) - RNVM_NODE)
+    link[0] = bst_link(address, bst_length(link[0]))
+    return node_retire(s, old)
+
+
+cdef int own_way(instance *s, bst_way *way, uint32_t depth) noexcept nogil:
+    """Make the first nodes of a way the operation's own."""
+    cdef uint32_t level
+    cdef uint64_t link
+    if not multi_version(s):
+        return OK
+    for level in range(depth):
+        link = way.links[level]
+        if own(s, &link) != OK:
+            return s.error
+        if link != way.links[level]:
+            way.links[level] = link
+            if relink(s, way, level, link) != OK:
+                return s.error
+    return OK
+
+
+cdef uint64_t own_child(instance *s, bst_node *parent, int side) noexcept nogil:
+    """Make a child the operation's own, and return its link without DEEP, or 0: s.error."""
+    cdef uint64_t link = parent.links[side] & ~LINK_DEEP
+    if own(s, &link) != OK:
+        return 0
+    parent.links[side] = link | (parent.links[side] & LINK_DEEP)
+    return link
+
+
 cdef uint64_t bst_new(instance *s, const pair *p, uint64_t value) noexcept nogil:
     cdef uint32_t sizes = SIZES(p.key_length, p.value_length)
     cdef uint64_t address = 0
-    cdef bst_node *node = <bst_node *> node_new(s, node_length(sizes), TYPE_BST, &address)
+    cdef uint32_t length = node_length(s, sizes)
+    cdef bst_node *node
+    if multi_version(s):
+        node = <bst_node *> node_add(s, length, TYPE_BST, &address)
+    else:
+        node = <bst_node *> node_new(s, length, TYPE_BST, &address)
     if node == NULL:
         return 0
     node.sizes = sizes
@@ -173,21 +279,20 @@ cdef uint64_t bst_new(instance *s, const pair *p, uint64_t value) noexcept nogil
         memcpy(<char *> node.key + p.key_length, &value, 8)
     else:
         memcpy(<char *> node.key + p.key_length, p.value, p.value_length)
-    return bst_link(address, node_length(sizes))
+    return bst_link(address, length)
 
 
 cdef int relink(instance *s, bst_way *way, uint32_t level, uint64_t link) noexcept nogil:
     """Put another node into the place of one of the way."""
-    cdef bst_root *root
+    cdef bst_top root
     cdef bst_node *parent
     way.changed += 1
     link &= ~LINK_DEEP
     if not level:
-        root = <bst_root *> root_change(s, RNVM_NODE + 8, 8)
-        if root == NULL:
+        if top_read(s, &root) != OK:
             return s.error
         root.top = link
-        return OK
+        return top_write(s, &root)
     parent = edit(s, way.links[level - 1])
     if parent == NULL:
         return s.error
@@ -217,8 +322,8 @@ cdef int rotate(instance *s, bst_way *way, uint64_t link, int side, uint64_t *to
     cdef bst_node *g
     if p == NULL:
         return s.error
-    c_link = p.links[side] & ~LINK_DEEP
-    if bst_read(s, c_link) == NULL:
+    c_link = own_child(s, p, side)
+    if not c_link:
         return s.error
     c = edit(s, c_link)
     if c == NULL:
@@ -234,8 +339,8 @@ cdef int rotate(instance *s, bst_way *way, uint64_t link, int side, uint64_t *to
         c.links[side] &= ~LINK_DEEP
         top[0] = c_link
         return OK
-    g_link = c.links[other] & ~LINK_DEEP
-    if bst_read(s, g_link) == NULL:
+    g_link = own_child(s, c, other)
+    if not g_link:
         return s.error
     g = edit(s, g_link)
     if g == NULL:
@@ -260,7 +365,7 @@ cdef int bst_insert(instance *s, bst_way *way, uint64_t link) noexcept nogil:
     cdef bst_node *p
     cdef bint lower = False
     cdef int side
-    if relink(s, way, level, link) != OK:
+    if own_way(s, way, level) != OK or relink(s, way, level, link) != OK:
         return s.error
     while level:                           # that side of the node has become one level deeper
         level -= 1
@@ -280,7 +385,7 @@ cdef int bst_insert(instance *s, bst_way *way, uint64_t link) noexcept nogil:
     return OK
 
 
-cdef int unlink(instance *s, bst_way *way) noexcept nogil:
+cdef int unlink(instance *s, bst_way *way, uint64_t *gone) noexcept nogil:
     """Take the last node out.  The way then leads to the place that has become lower."""
     cdef uint32_t at = way.depth - 1, last
     cdef const bst_node *node = bst_read(s, way.links[at])
@@ -289,13 +394,17 @@ cdef int unlink(instance *s, bst_way *way) noexcept nogil:
     cdef bst_node *heir
     if node == NULL:
         return s.error
+    gone[0] = way.links[at]
     if not node.links[LOWER] or not node.links[HIGHER]:
+        if own_way(s, way, at) != OK:
+            return s.error
         way.depth = at
         return relink(s, way, at, node.links[LOWER] | node.links[HIGHER])
     # The next higher key takes the place, with the balance of the node.
     way.sides[at] = HIGHER
-    if to_end(s, node.links[HIGHER], LOWER, way) != OK:
+    if to_end(s, node.links[HIGHER], LOWER, way) != OK or own_way(s, way, way.depth) != OK:
         return s.error
+    gone[0] = way.links[at]
     last = way.depth - 1
     next = bst_read(s, way.links[last])
     if next == NULL:
@@ -322,12 +431,12 @@ cdef int unlink(instance *s, bst_way *way) noexcept nogil:
 
 
 cdef int bst_remove(instance *s, bst_way *way) noexcept nogil:
-    cdef uint64_t gone = way.links[way.depth - 1], top = 0
+    cdef uint64_t gone = 0, top = 0
     cdef uint32_t level
     cdef bst_node *p
     cdef bint lower = False
     cdef int side
-    if unlink(s, way) != OK or node_free(s, bst_address(gone, s.root), bst_length(gone)) != OK:
+    if unlink(s, way, &gone) != OK or drop(s, gone) != OK:
         return s.error
     level = way.depth
     while level:                           # that side of the node has become one level lower
@@ -356,7 +465,7 @@ cdef int bst_replace(instance *s, bst_way *way, uint64_t link) noexcept nogil:
     cdef uint64_t gone = way.links[way.depth - 1]
     cdef const bst_node *old = bst_read(s, gone)
     cdef bst_node *node
-    if old == NULL:
+    if old == NULL or own_way(s, way, way.depth - 1) != OK:
         return s.error
     node = edit(s, link)
     if node == NULL:
@@ -365,4 +474,4 @@ cdef int bst_replace(instance *s, bst_way *way, uint64_t link) noexcept nogil:
     node.links[HIGHER] = old.links[HIGHER]
     if relink(s, way, way.depth - 1, link) != OK:
         return s.error
-    return node_free(s, bst_address(gone, s.root), bst_length(gone))
+    return drop(s, gone)

@@ -2,22 +2,21 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, answer_put, node_change, node_cost, record_room, root_change,
+    OK, answer_put, node_change, node_cost, record_room,
 )
 from structures.bst_nodes cimport (
-    LINKS_BYTES, HIGHER, bst_descend, bst_insert, bst_new, bst_read, bst_remove, bst_replace,
-    bst_seek, bst_way, entry, entry_of, node_length, value_address,
+    LINKS_BYTES, HIGHER, add_count, bst_descend, bst_insert, bst_new, bst_read, bst_remove,
+    bst_replace, bst_seek, bst_way, entry, entry_of, is_inside, node_length, value_address,
 )
 from structures.layout cimport (
-    BST_INLINE, BST_KEY, SIZES, TYPE_BST, VALUE_NODE, VALUE_OF, bst_address, bst_length, bst_node,
-    bst_root,
+    BST_KEY, SIZES, TYPE_BST, VALUE_NODE, VALUE_OF, bst_address, bst_length, bst_node,
 )
 from structures.mapping_operations cimport (
     CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_entry, answer_removed, lookup, pair,
 )
+from structures.multi_version cimport multi_version, value_retire
 from structures.ordered_operations cimport ordered_apply
 from structures.values cimport (
     value_bytes, value_change, value_fits, value_free, value_new,
@@ -27,10 +26,6 @@ from structures.values cimport (
 cdef enum:
     BST_STEP_BYTES = 512
     CHANGES_PER_LEVEL = 4      # nodes that a removal changes: a rotation's, and their parent
-
-
-cdef inline bint is_inside(uint32_t sizes) noexcept nogil:
-    return VALUE_OF(sizes) <= BST_INLINE
 
 
 cdef int last_entry(instance *s, const bst_way *way, entry *e) noexcept nogil:
@@ -45,7 +40,7 @@ cdef int last_entry(instance *s, const bst_way *way, entry *e) noexcept nogil:
 cdef int value_of(instance *s, const entry *e, const char **bytes) noexcept nogil:
     """Point `bytes` to the value, in the node or in its own."""
     bytes[0] = e.payload
-    if not is_inside(e.sizes):
+    if not is_inside(s, e.sizes):
         bytes[0] = value_bytes(s, value_address(e), VALUE_OF(e.sizes))
     return s.error if bytes[0] == NULL else OK
 
@@ -58,7 +53,11 @@ cdef int answer_value(instance *s, const entry *e) noexcept nogil:
 
 
 cdef int free_value(instance *s, const entry *e) noexcept nogil:
-    return OK if is_inside(e.sizes) else value_free(s, value_address(e), VALUE_OF(e.sizes))
+    if is_inside(s, e.sizes):
+        return OK
+    if multi_version(s):
+        return value_retire(s, value_address(e), VALUE_OF(e.sizes))
+    return value_free(s, value_address(e), VALUE_OF(e.sizes))
 
 
 cdef int find(instance *s, const char *key, uint32_t length, bst_way *way,
@@ -74,14 +73,6 @@ cdef int find_lowest(instance *s, bst_way *way, entry *e) noexcept nogil:
     return last_entry(s, way, e) if outcome == OK else outcome
 
 
-cdef int add_count(instance *s, int n) noexcept nogil:
-    cdef bst_root *root = <bst_root *> root_change(s, RNVM_NODE, 8)
-    if root == NULL:
-        return s.error
-    root.count += n
-    return OK
-
-
 # Operations
 
 
@@ -91,16 +82,17 @@ cdef int overwrite(instance *s, const bst_way *way, const entry *e, const pair *
     cdef uint64_t link = way.links[way.depth - 1], address = bst_address(link, s.root)
     cdef uint32_t at = BST_KEY + e.key_length
     cdef char *changed
-    if is_inside(sizes) and is_inside(e.sizes) and node_length(sizes) == bst_length(link):
+    if multi_version(s):
+        return MISSING
+    if is_inside(s, sizes) and is_inside(s, e.sizes) and node_length(s, sizes) == bst_length(link):
         if sizes == e.sizes and not p.value_length:
             return OK
-        # From the sizes on, if they change: they precede the key.
         changed = <char *> node_change(s, address, bst_length(link), TYPE_BST, at, p.value_length)
         if changed == NULL:
             return s.error
         memcpy(changed + at, p.value, p.value_length)
-    elif is_inside(sizes) or is_inside(e.sizes) or not value_fits(VALUE_OF(e.sizes),
-                                                                  p.value_length):
+    elif (is_inside(s, sizes) or is_inside(s, e.sizes)
+          or not value_fits(VALUE_OF(e.sizes), p.value_length)):
         return MISSING
     elif value_change(s, value_address(e), 0, p.value, p.value_length) != OK:
         return s.error
@@ -113,7 +105,7 @@ cdef int overwrite(instance *s, const bst_way *way, const entry *e, const pair *
     return OK
 
 
-cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
+cdef int bst_put(instance *s, const pair *p, bint keep) noexcept nogil:
     cdef uint32_t sizes = SIZES(p.key_length, p.value_length)
     cdef uint64_t value = 0, link
     cdef entry e
@@ -132,7 +124,7 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
             return outcome
         if free_value(s, &e) != OK:
             return s.error
-    if not is_inside(sizes):
+    if not is_inside(s, sizes):
         value = value_new(s, p.value, p.value_length)
         if not value:
             return s.error
@@ -151,7 +143,7 @@ cdef int remove_found(instance *s, bst_way *way, const entry *e) noexcept nogil:
     return add_count(s, -1)
 
 
-cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
+cdef int bst_take(instance *s, const pair *p, uint32_t code) noexcept nogil:
     cdef entry e
     cdef bst_way way
     cdef const char *value = NULL
@@ -170,7 +162,7 @@ cdef int answer_whole(instance *s, const entry *e) noexcept nogil:
     return answer_entry(s, e.sizes, e.key, bytes)
 
 
-cdef int pop_first(instance *s) noexcept nogil:
+cdef int bst_pop_first(instance *s) noexcept nogil:
     cdef entry e
     cdef bst_way way
     cdef int outcome = find_lowest(s, &way, &e)
@@ -192,8 +184,8 @@ cdef int clear(instance *s) noexcept nogil:
             return OK
         if outcome != OK:
             return outcome
-        freed = node_cost(s, node_length(e.sizes))
-        if not is_inside(e.sizes):
+        freed = node_cost(s, node_length(s, e.sizes))
+        if not is_inside(s, e.sizes):
             freed += node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
         worst = freed + way.depth * CHANGES_PER_LEVEL * LINKS_BYTES
         if spent > BST_STEP_BYTES and spent + worst > most:
@@ -204,7 +196,7 @@ cdef int clear(instance *s) noexcept nogil:
 
 
 cdef int bst_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
-    return ordered_apply(s, code, bytes, length, put, remove, pop_first, clear)
+    return ordered_apply(s, code, bytes, length, bst_put, bst_take, bst_pop_first, clear)
 
 
 # Queries

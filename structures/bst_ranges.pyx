@@ -5,9 +5,9 @@ from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, answer_put, fault
 from structures.bst_nodes cimport (
     HEIGHT_MAX, HIGHER, LOWER, bst_read, bst_seek, bst_step, bst_top, bst_way, entry,
-    entry_of,
+    entry_of, inline_max, top_read,
 )
-from structures.layout cimport BST_INLINE, KEY_OF, VALUE_OF, bst_node
+from structures.layout cimport KEY_OF, VALUE_OF, bst_node
 from structures.mapping_operations cimport MISSING, MORE, answer_entry
 from structures.ordered_operations cimport at_high, below_low, bound, stretch, tally
 from structures.page cimport keys_compare
@@ -24,7 +24,7 @@ cdef int read_nodes(instance *s, void *context) noexcept nogil:
     cdef const bound *start = &c.high if c.reverse else &c.low
     cdef const bst_node *node
     cdef const char *before = NULL
-    cdef uint32_t before_length = 0
+    cdef uint32_t before_length = 0, most_inside = inline_max(s)
     cdef entry e
     cdef bst_way way
     outcome = bst_seek(s, start.key, start.length, c.after, direction, &way)
@@ -43,7 +43,7 @@ cdef int read_nodes(instance *s, void *context) noexcept nogil:
         if before != NULL and step * keys_compare(e.key, e.key_length, before, before_length) <= 0:
             return fault(s, node.node.address, b"the keys of the tree are not in order")
         if answer_entry(s, e.sizes, e.key,
-                        e.payload if c.values and VALUE_OF(e.sizes) <= BST_INLINE else NULL) != OK:
+                        e.payload if c.values and VALUE_OF(e.sizes) <= most_inside else NULL) != OK:
             return s.error
         answered += 1
         if answered == most:
@@ -87,10 +87,12 @@ cdef int read_next_bound(instance *s, void *context) noexcept nogil:
     cdef const bst_node *node
     cdef const char *next = NULL
     cdef uint32_t next_length = 0, depth
-    cdef uint64_t link = 0
+    cdef uint64_t link
+    cdef bst_top root
     cdef int side
-    if bst_top(s, &link) != OK:
+    if top_read(s, &root) != OK:
         return s.error
+    link = root.top
     for depth in range(HEIGHT_MAX):
         node = bst_read(s, link) if link else NULL
         if node == NULL:

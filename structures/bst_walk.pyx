@@ -3,13 +3,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, fault, nodes_release, root_read, visitor
+from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
 from structures.bst_nodes cimport (
-    HEIGHT_MAX, LOWER, HIGHER, bst_read, entry, entry_of, value_address,
+    HEIGHT_MAX, HIGHER, LOWER, bst_read, bst_top, entry, entry_of, is_inside, top_read,
+    value_address,
 )
 from structures.layout cimport (
-    BST_INLINE, KEY_MAX, KEY_OF, LINK_DEEP, VALUE_NODE, VALUE_OF, bst_address, bst_length,
-    bst_node, bst_root,
+    KEY_MAX, KEY_OF, LINK_DEEP, VALUE_NODE, VALUE_OF, bst_address, bst_length, bst_node,
 )
 from structures.page cimport keys_compare
 from structures.values cimport value_bytes
@@ -18,6 +18,7 @@ cdef struct survey:
     visitor visit
     void *context
     uint64_t count
+    bint balanced              # the balance is checked
     uint32_t last_length       # of the key that was visited last; 0: none yet
     char[KEY_MAX] last
 
@@ -41,7 +42,7 @@ cdef int visit_node(instance *s, uint64_t link, survey *w) noexcept nogil:
     entry_of(node, &e)
     w.count += 1
     outcome = w.visit(w.context, bst_address(link, s.root), bst_length(link))
-    if outcome != OK or VALUE_OF(e.sizes) <= BST_INLINE:
+    if outcome != OK or is_inside(s, e.sizes):
         return outcome
     if value_bytes(s, value_address(&e), VALUE_OF(e.sizes)) == NULL:
         return s.error
@@ -75,31 +76,40 @@ cdef int walk_below(instance *s, uint64_t link, uint32_t room, survey *w,
     outcome = walk_below(s, right, room - 1, w, &high)
     if outcome != OK:
         return outcome
+    height[0] = max(low, high) + 1
+    if not w.balanced:
+        return OK
     if ((left & LINK_DEEP != 0) != (low == high + 1)
             or (right & LINK_DEEP != 0) != (high == low + 1)):
         return fault(s, bst_address(link, s.root), b"the links of a node do not show its balance")
     if low > high + 1 or high > low + 1:
         return fault(s, bst_address(link, s.root), b"a node is out of balance")
-    height[0] = max(low, high) + 1
     return OK
 
 
-cdef int bst_walk(instance *s, visitor visit, void *context) noexcept nogil:
-    cdef const bst_root *root = <const bst_root *> root_read(s)
+cdef int subtree_walk(instance *s, uint64_t link, bint balanced, visitor visit, void *context,
+                      uint64_t *count) noexcept nogil:
     cdef survey w
-    cdef uint64_t top, count
     cdef uint32_t height = 0
     cdef int outcome
-    if root == NULL:
-        return s.error
     w.visit = visit
     w.context = context
+    w.balanced = balanced
     w.count = w.last_length = 0
-    top = root.top
-    count = root.count
-    if top & LINK_DEEP:
+    outcome = walk_below(s, link, HEIGHT_MAX, &w, &height)
+    count[0] = w.count
+    return outcome
+
+
+cdef int bst_walk(instance *s, visitor visit, void *context) noexcept nogil:
+    cdef bst_top root
+    cdef uint64_t count = 0
+    cdef int outcome
+    if top_read(s, &root) != OK:
+        return s.error
+    if root.top & LINK_DEEP:
         return fault(s, s.root, b"the top of the tree has no other side")
-    outcome = walk_below(s, top, HEIGHT_MAX, &w, &height)
-    if outcome == OK and count != w.count:
+    outcome = subtree_walk(s, root.top, True, visit, context, &count)
+    if outcome == OK and count != root.count:
         return fault(s, s.root, b"the tree's key count does not match the keys found")
     return outcome

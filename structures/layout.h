@@ -294,9 +294,10 @@ static inline uint32_t skip_length(uint32_t sizes, uint32_t levels)
     return UP8(skip_key_at(levels) + KEY_OF(sizes) + skip_payload(sizes));
 }
 
-/* BST: a node for each key (bst_nodes.pxd draws them).  The key follows `sizes` at once, then the
- * value, or the address of its node. */
+/* BST and MVBST: a node for each key (bst_nodes.pxd draws them).  The key follows `sizes` at once,
+ * then the value, or the address of its node. */
 #define BST_INLINE 256u    /* longer values have nodes of their own */
+#define MVBST_INLINE 64u   /* the same of a multi-version tree, which copies nodes */
 #define BST_KEY 52u        /* offset of the key */
 struct bst_root {
     struct rnvm_node node;
@@ -341,7 +342,7 @@ struct versioned_root {
     uint64_t first;      /* chunk, or 0 */
     uint64_t last;
     uint64_t listed;     /* entries */
-    uint64_t unused;
+    uint64_t spare;      /* a chunk without entries, for when blocks run short, or 0 */
 };
 struct retired_entry {
     uint64_t node;       /* address | RETIRED_SUBTREE or RETIRED_VALUE */

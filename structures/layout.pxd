@@ -41,6 +41,7 @@ cdef extern from "structures/layout.h" nogil:
         LAYER_FIRST
         STACK_INLINE
         BST_INLINE
+        MVBST_INLINE
         BST_KEY
     uint32_t UP8(uint32_t n)
     uint32_t VALUE_NODE(uint32_t length)
@@ -56,6 +57,7 @@ cdef extern from "structures/layout.h" nogil:
         uint64_t first
         uint64_t last
         uint64_t listed
+        uint64_t spare
 
     struct retired_entry:
         uint64_t node

@@ -50,8 +50,8 @@ cdef inline bint made_now(const instance *s, const void *node) noexcept nogil:
     return (<const rnvm_node *> node).version == version_made(s)
 
 
-# Makes a node in place of another one, in the memory of a listed one if possible.  Some listed nodes
-# are reserved for this, so that keys can be changed and removed in a full pool.
+# Makes a node in place of another one, in the memory of a listed one if possible.  Some listed
+# nodes are reserved for this, so that keys can be changed and removed in a full pool.
 cdef char *node_make(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 # Makes a further node.
 cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
@@ -65,11 +65,14 @@ cdef int subtree_retire(instance *s, uint64_t address, uint32_t height) noexcept
 # RETIRED(version, size).
 cdef int retired_add(instance *s, uint64_t node, uint64_t what) noexcept nogil
 # The operation COLLECT: frees listed nodes, as many as one record takes.  MORE: more may be left.
-cdef int retired_collect_all(instance *s, expand_function expand) noexcept nogil
+cdef int retired_collect_all(instance *s, expand_function expand,
+                             uint64_t expand_bytes) noexcept nogil
 # kind.collect: the same, but for the reserve.
-cdef int retired_collect(instance *s, expand_function expand) noexcept nogil
-# Frees some listed nodes that no reader uses.
-cdef int retired_free(instance *s, expand_function expand) noexcept nogil
+cdef int retired_collect(instance *s, expand_function expand,
+                         uint64_t expand_bytes) noexcept nogil
+# Frees some listed nodes that no reader uses.  expand_bytes: that one call of `expand` changes at
+# most.
+cdef int retired_free(instance *s, expand_function expand, uint64_t expand_bytes) noexcept nogil
 # type: of the nodes that node_retire() lists.
 cdef int retired_walk(instance *s, visitor visit, void *context, uint16_t type,
                       subtree_walk walk) noexcept nogil

@@ -10,7 +10,8 @@ from rnvm.frontend.structure cimport (
 )
 from structures.layout cimport (
     RETIRED, RETIRED_ADDRESS, RETIRED_ENTRIES, RETIRED_FIELDS, RETIRED_SIZE, RETIRED_SUBTREE,
-    RETIRED_VALUE, RETIRED_VERSION, TYPE_RETIRED, TYPE_VALUE, UP8, VALUE_NODE, retired_chunk, retired_entry, versioned_root,
+    RETIRED_VALUE, RETIRED_VERSION, TYPE_RETIRED, TYPE_VALUE, UP8, VALUE_NODE, retired_chunk,
+    retired_entry, versioned_root,
 )
 from structures.mapping_operations cimport MORE
 
@@ -20,7 +21,6 @@ cdef enum:
     PASSED_MAX = 8             # listed nodes of other lengths that node_make() frees on its way
     FREED_MAX = 16             # that one operation frees, beside those whose memory it uses
     POP_BYTES = 240            # that taking an entry out of the list changes
-    EXPAND_BYTES = 12288       # that freeing the top of a subtree changes at most
     SHARE = 4                  # part of the log's record that one operation uses to free nodes
 
 cdef uint64_t RETAINED_NOW = ~<uint64_t> 0     # listed nodes: so many that the back-end is asked
@@ -33,7 +33,7 @@ cdef inline const versioned_root *root_of(instance *s) noexcept nogil:
 cdef inline versioned_root *list_change(instance *s) noexcept nogil:
     """Return the root, whose list is being changed."""
     return <versioned_root *> root_change(
-        s, RETIRED_FIELDS, 3 * sizeof(uint64_t))
+        s, RETIRED_FIELDS, 4 * sizeof(uint64_t))
 
 
 cdef inline const retired_chunk *chunk_read(instance *s, uint64_t address) noexcept nogil:
@@ -53,6 +53,30 @@ cdef inline retired_chunk *chunk_change(instance *s, uint64_t address, uint32_t 
 # Listing
 
 
+cdef uint64_t chunk_take(instance *s, versioned_root *root) noexcept nogil:
+    """Return an empty chunk, or 0: s.error.
+
+    The first one is made together with a spare one, so that nodes can be listed in a full pool.
+    """
+    cdef uint64_t address = root.spare
+    cdef retired_chunk *chunk
+    if not address:
+        if not root.last and node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &root.spare) == NULL:
+            return 0
+        if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &address) == NULL:
+            return 0
+        return address
+    if chunk_read(s, address) == NULL:
+        return 0
+    chunk = chunk_change(s, address, RNVM_NODE, 16)
+    if chunk == NULL:
+        return 0
+    root.spare = 0
+    chunk.next = 0
+    chunk.first = chunk.end = 0
+    return address
+
+
 cdef int retired_add(instance *s, uint64_t node, uint64_t what) noexcept nogil:
     cdef versioned_root *root = list_change(s)
     cdef const retired_chunk *seen = NULL
@@ -66,7 +90,8 @@ cdef int retired_add(instance *s, uint64_t node, uint64_t what) noexcept nogil:
         if seen == NULL:
             return s.error
     if seen == NULL or seen.end == RETIRED_ENTRIES:
-        if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &address) == NULL:
+        address = chunk_take(s, root)
+        if not address:
             return s.error
         if root.last:
             last = chunk_change(s, root.last, RNVM_NODE, sizeof(uint64_t))
@@ -158,6 +183,9 @@ cdef int pop(instance *s) noexcept nogil:
     root.first = next
     if not next:
         root.last = 0
+    if not root.spare:
+        root.spare = address
+        return OK
     return node_free(s, address, sizeof(retired_chunk))
 
 
@@ -175,8 +203,27 @@ cdef int free_entry(instance *s, const retired_entry *entry,
     return node_free(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3)
 
 
+cdef bint tree_listed(instance *s) noexcept nogil:
+    """Return whether a tree that no reader uses is among the listed nodes, which are few."""
+    cdef const versioned_root *root = root_of(s)
+    cdef uint64_t address = 0 if root == NULL else root.first
+    cdef uint64_t retained = oldest_retained(s, 0)
+    cdef const retired_chunk *c
+    cdef uint32_t i, chunks = 0
+    while address and chunks < RESERVE:
+        c = chunk_read(s, address)
+        if c == NULL:
+            return False
+        for i in range(c.first, c.end):
+            if is_subtree(&c.entries[i]) and RETIRED_VERSION(c.entries[i].what) <= retained:
+                return True
+        address = c.next
+        chunks += 1
+    return False
+
+
 cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
-                      expand_function expand) noexcept nogil:
+                      expand_function expand, uint64_t expand_bytes) noexcept nogil:
     """Free at most so many entries, for so many bytes of the log; MORE: more are left."""
     cdef retired_entry entry
     cdef uint64_t listed = 0, spent = 0
@@ -186,11 +233,18 @@ cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
         outcome = peek(s, &entry, &listed)
         if outcome != OK:
             return outcome
-        if listed <= keep:
+        if not listed:
             return OK
         spent += POP_BYTES + node_cost(s, sizeof(retired_chunk))
+        if listed <= keep and not is_subtree(&entry):
+            # The reserve; but a tree behind it is no part of it.
+            if keep != RESERVE or spent > bytes or not tree_listed(s):
+                return OK
+            if pop(s) != OK or retired_add(s, entry.node, entry.what) != OK:
+                return s.error
+            continue
         if is_subtree(&entry):
-            spent += EXPAND_BYTES
+            spent += expand_bytes
         else:
             spent += node_cost(s, RETIRED_SIZE(entry.what) << 3)
         if spent > bytes:
@@ -201,22 +255,24 @@ cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
     return MORE
 
 
-cdef int retired_free(instance *s, expand_function expand) noexcept nogil:
+cdef int retired_free(instance *s, expand_function expand, uint64_t expand_bytes) noexcept nogil:
     cdef uint64_t bytes = record_room(s) // SHARE
     cdef int outcome
     if not room_for(s, 2 * bytes):
         return OK                          # a long transaction keeps its room for itself
-    outcome = free_entries(s, FREED_MAX, bytes, KEPT_ENTRIES, expand)
+    outcome = free_entries(s, FREED_MAX, bytes, KEPT_ENTRIES, expand, expand_bytes)
     return outcome if outcome < 0 else OK
 
 
-cdef int retired_collect(instance *s, expand_function expand) noexcept nogil:
-    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, RESERVE, expand)
+cdef int retired_collect(instance *s, expand_function expand,
+                         uint64_t expand_bytes) noexcept nogil:
+    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, RESERVE, expand, expand_bytes)
 
 
-cdef int retired_collect_all(instance *s, expand_function expand) noexcept nogil:
+cdef int retired_collect_all(instance *s, expand_function expand,
+                             uint64_t expand_bytes) noexcept nogil:
     oldest_retained(s, RETAINED_NOW)
-    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, 0, expand)
+    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, 0, expand, expand_bytes)
 
 
 cdef char *make(instance *s, uint32_t length, uint16_t type, uint64_t reserve,
@@ -256,7 +312,7 @@ cdef int retired_walk(instance *s, visitor visit, void *context, uint16_t type,
     cdef const versioned_root *root = root_of(s)
     cdef const retired_chunk *c
     cdef retired_entry entry
-    cdef uint64_t address, next, last, left
+    cdef uint64_t address, next, last, left, spare
     cdef uint32_t i, end
     cdef int outcome = OK
     if root == NULL:
@@ -264,6 +320,14 @@ cdef int retired_walk(instance *s, visitor visit, void *context, uint16_t type,
     address = root.first
     last = root.last
     left = root.listed
+    spare = root.spare
+    if spare:
+        if chunk_read(s, spare) == NULL:
+            return s.error
+        outcome = visit(context, spare, sizeof(retired_chunk))
+        if outcome != OK:
+            return outcome
+        nodes_release(s)
     while address:
         c = chunk_read(s, address)
         if c == NULL:

@@ -20,6 +20,9 @@ from structures.multi_version cimport (
 from structures.ordered_operations cimport ordered_apply
 from structures.page cimport PAGE_BYTES, PAGE_INLINE, page, page_entry, page_entry_at
 
+cdef enum:
+    MVBPTREE_EXPAND_BYTES = 12288  # that freeing the top of a subtree changes at most
+
 
 cdef int expand(instance *s, uint64_t address, uint64_t what) noexcept nogil:
     """Free a page of a retired tree; list its children, or the values in nodes of their own."""
@@ -62,18 +65,20 @@ cdef int clear(instance *s) noexcept nogil:
 cdef int versions_apply(instance *s, uint32_t code, const char *bytes,
                         uint32_t length) noexcept nogil:
     # Not beside a long value, which may need all the room in the log.
-    cdef int outcome = retired_free(s, expand) if length < record_room(s) // 4 else OK
+    cdef int outcome = OK
+    if length < record_room(s) // 4:
+        outcome = retired_free(s, expand, MVBPTREE_EXPAND_BYTES)
     if outcome != OK:
         return outcome
     if code == COLLECT and not length:
-        return retired_collect_all(s, expand)
+        return retired_collect_all(s, expand, MVBPTREE_EXPAND_BYTES)
     if code == SPLIT and length > sizeof(pair_header):
         return tree_split(s, bytes, length)
     return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop_first, clear)
 
 
 cdef int versions_collect(instance *s) noexcept nogil:
-    return retired_collect(s, expand)
+    return retired_collect(s, expand, MVBPTREE_EXPAND_BYTES)
 
 
 cdef int versions_walk(instance *s, visitor visit, void *context) noexcept nogil:

@@ -24,7 +24,7 @@ from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.frontend.frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample
-from structures import BST, BPlusTree, HashTable, Queue, SkipList, Stack
+from structures import BST, MVBST, BPlusTree, HashTable, MVBPlusTree, Queue, SkipList, Stack
 
 from .conftest import new_path
 from .processes import address_of, served
@@ -205,6 +205,8 @@ KINDS: dict[str, tuple[Any, Any, Callable[[random.Random], Call], Call]] = {
     "tree": (BPlusTree, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
     "skips": (SkipList, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
     "bst": (BST, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
+    "versions": (MVBPlusTree, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
+    "mvbst": (MVBST, dict, on_mapping, lambda at: at.__setitem__(b"0", b"new")),
     "stack": (Stack, ListStack, on_stack, lambda at: at.push(b"new")),
     "queue": (Queue, ListQueue, on_queue, lambda at: at.put(b"new")),
 }

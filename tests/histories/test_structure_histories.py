@@ -19,7 +19,7 @@ LOCKS = (STICKY, CAS, EACH)
 NO_CACHE, SMALL_CACHE = {"cache": 0}, {"cache": "64KiB"}
 FAR = "?rtt=2us"
 PAIR = ("table", "tree")
-ORDERED = ("tree", "skips", "bst")
+ORDERED = ("tree", "skips", "bst", "versions", "mvbst")
 EVERY = tuple(NAMES)
 CROWD = {"put": 1, "get": 0.7, "reserve": 4, "ack": 0.3, "nack": 4, "peek": 6}
 MOVES = {"read both": 2, "move": 3, "transaction": 0.5, "one": 0.5}

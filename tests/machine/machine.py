@@ -46,7 +46,16 @@ WIDE = 70  # more structures than a record has parts for
 # Time-outs of calls: if another front-end keeps the lock for longer; of other calls of an impatient
 # machine; of all calls of a patient one.
 CONTENDED_SECONDS, IMPATIENT_SECONDS, PATIENT_SECONDS = 0.03, 5.0, 20.0
-KIND_OF = {"q": "queue", "s": "stack", "h": "table", "t": "tree", "l": "skips", "b": "bst"}
+KIND_OF = {
+    "q": "queue",
+    "s": "stack",
+    "h": "table",
+    "t": "tree",
+    "l": "skips",
+    "b": "bst",
+    "v": "versions",
+    "m": "mvbst",
+}
 
 
 class Wrong(AssertionError):
@@ -140,11 +149,11 @@ def kind_of(name: str) -> str:
     return KIND_OF[name[0]]
 
 
-names = st.sampled_from(["q0", "h0", "t0", "q1", "h1", "s0", "l0", "b0"])
+names = st.sampled_from(["q0", "h0", "t0", "q1", "h1", "s0", "l0", "b0", "v0", "m0"])
 queues, mappings, ordered = (
     st.sampled_from(["q0", "q1"]),
-    st.sampled_from(["h0", "t0", "h1", "l0", "b0"]),
-    st.sampled_from(["t0", "l0", "b0"]),
+    st.sampled_from(["h0", "t0", "h1", "l0", "b0", "v0", "m0"]),
+    st.sampled_from(["t0", "l0", "b0", "v0", "m0"]),
 )
 keys = st.integers(0, 20).map(lambda n: b"k%02d" % n)
 lengths = st.sampled_from([0, 3, 40, 200, 600, 1500])
@@ -654,7 +663,7 @@ class Machine(RuleBasedStateMachine):
                 break
 
     @precondition(lambda self: self.may_fill)
-    @rule(number=numbers, name=st.sampled_from(["q0", "h0", "t0", "s0", "l0", "b0"]))
+    @rule(number=numbers, name=st.sampled_from(["q0", "h0", "t0", "s0", "l0", "b0", "v0", "m0"]))
     @step
     def fill(self, number: int, name: str) -> None:
         """Use all blocks of the pool; from then on only calls that need one may fail."""

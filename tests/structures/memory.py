@@ -25,6 +25,7 @@ __all__ = [
     "FULL",
     "LOST",
     "MAPPINGS",
+    "MVBST",
     "NO_MEMORY",
     "ORDERED",
     "TOO_LONG",
@@ -90,6 +91,7 @@ for below in (
     "bst_ranges",
     "bst_walk",
     "mvbptree_operations",
+    "mvbst_operations",
 ):
     load(below)
 Queue = load("queue").Queue
@@ -103,6 +105,7 @@ Stack = load("stack").Stack
 BST = load("bst").BST
 MVBPlusTree = load("mvbptree").MVBPlusTree
 
-VERSIONED: list[Any] = [MVBPlusTree]
+MVBST = load("mvbst").MVBST
+VERSIONED: list[Any] = [MVBPlusTree, MVBST]
 ORDERED: list[Any] = [BPlusTree, SkipList, BST, *VERSIONED]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]

@@ -96,6 +96,10 @@ class VersionedTreeMachine(MappingMachine, TreeModel):
     kind = structures.MVBPlusTree
 
 
+class VersionedBSTMachine(MappingMachine, TreeModel):
+    kind = structures.MVBST
+
+
 class QueueMachine(Shared, QueueModel):
     most = 3
 
@@ -154,6 +158,7 @@ for machine in (
     SkipListMachine,
     BSTMachine,
     VersionedTreeMachine,
+    VersionedBSTMachine,
     QueueMachine,
     StackMachine,
 ):
@@ -164,6 +169,7 @@ TestBPlusTree = TreeMachine.TestCase
 TestSkipList = SkipListMachine.TestCase
 TestBST = BSTMachine.TestCase
 TestMVBPlusTree = VersionedTreeMachine.TestCase
+TestMVBST = VersionedBSTMachine.TestCase
 TestQueue = QueueMachine.TestCase
 TestStack = StackMachine.TestCase
 

@@ -24,7 +24,7 @@ import rnvm
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, OutOfMemory, TooLarge
 from rnvm import pools, sizes
 from rnvm.check import check
-from structures import BPlusTree, HashTable, Queue, Stack
+from structures import BPlusTree, HashTable, MVBPlusTree, Queue, Stack
 
 FEW = settings(max_examples=examples(15), deadline=None)
 KIB = 1024
@@ -106,7 +106,8 @@ def test_a_mapping_fills_the_pool_and_is_emptied_in_any_order_and_filled_again(
     kind: Any, log: int, block: int, sort: str, length: int, way: str, order: str, rng: Any
 ) -> None:
     # Copies of all nodes on the way to a key do not fit into the shortest logs.
-    log, size = (max(log, 128 * KIB), "8MiB") if kind in VERSIONED else (log, "2MiB")
+    log = max(log, 128 * KIB) if kind in VERSIONED else log
+    size = "8MiB" if kind is MVBPlusTree else "2MiB"
     with small_pool(log, block, size) as served, rnvm.connect(served.address, timeout=30) as fe:
         mapping = kind(fe, "m")
         length = min(length, mapping.largest_value)

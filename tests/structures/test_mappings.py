@@ -20,6 +20,7 @@ from .memory import (
     FULL,
     LOST,
     MAPPINGS,
+    MVBST,
     NO_MEMORY,
     ORDERED,
     VERSIONED,
@@ -143,11 +144,16 @@ class VersionedTreeMachine(Machine, TreeModel):
         assert self.memory.used < 20000
 
 
+class VersionedBSTMachine(VersionedTreeMachine):
+    kind = MVBST
+
+
 TestHashTable = Machine.TestCase
 TestBPlusTree = TreeMachine.TestCase
 TestSkipList = SkipListMachine.TestCase
 TestBST = BSTMachine.TestCase
 TestMVBPlusTree = VersionedTreeMachine.TestCase
+TestMVBST = VersionedBSTMachine.TestCase
 
 
 @pytest.fixture

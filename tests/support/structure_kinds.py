@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from structures import BST, BPlusTree, HashTable, MVBPlusTree, Queue, SkipList, Stack
+from structures import BST, MVBST, BPlusTree, HashTable, MVBPlusTree, Queue, SkipList, Stack
 
 SEQUENCES: list[Any] = [Queue, Stack]
-VERSIONED: list[Any] = [MVBPlusTree]
+VERSIONED: list[Any] = [MVBPlusTree, MVBST]
 ORDERED: list[Any] = [BPlusTree, SkipList, BST, *VERSIONED]
 MAPPINGS: list[Any] = [HashTable, *ORDERED]
 KINDS: list[Any] = [*SEQUENCES, *MAPPINGS]
@@ -22,6 +22,7 @@ NAMES: dict[str, Any] = {
     "skips": SkipList,
     "bst": BST,
     "versions": MVBPlusTree,
+    "mvbst": MVBST,
 }
 
 

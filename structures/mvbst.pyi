@@ -1,0 +1,4 @@
+from structures.snapshot import VersionedMapping
+
+class MVBST(VersionedMapping):
+    KIND: int
