@@ -332,6 +332,10 @@ class Structure:
             return await self._fe._wait(steps, self._sync)
         return await self._fe.run(getattr(self._sync, name), *args, **kwargs)
 
+    async def snapshot(self, *, timeout: float | None = None) -> Snapshot:
+        """Open a snapshot of a multi-version structure; use it with `async with`."""
+        return Snapshot(self._fe, await self._fe.run(self._sync.snapshot, timeout=timeout))
+
     def __aiter__(self) -> AsyncIterator[Any]:
         """Iterate over the structure, some items with each call."""
         return self._iterate(lambda: self._sync)
@@ -433,6 +437,16 @@ def _step(steps: Generator[Any, None, Any]) -> tuple[bool, Any]:
         return False, next(steps)
     except StopIteration as end:
         return True, end.value
+
+
+class Snapshot(Structure):
+    """A snapshot on an event loop: the methods of the synchronous one, as coroutines."""
+
+    async def __aenter__(self) -> Snapshot:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._fe.run(self._sync.close)
 
 
 def _synchronous(thing: Any) -> Any:

@@ -32,6 +32,24 @@ async def turns(n: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+def test_a_snapshot_is_a_structure_that_does_not_change(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            tree = await fe.open(structures.MVBPlusTree, "tree")
+            await tree.set(b"k", b"1")
+            async with await tree.snapshot() as before:
+                await tree.set(b"k", b"2")
+                await tree.set(b"l", b"2")
+                assert await before.get(b"k") == b"1"
+                assert [item async for item in before.items()] == [(b"k", b"1")]
+            with pytest.raises(CallerError):
+                await before.get(b"k")
+            assert await tree.get(b"k") == b"2"
+            del tree, before
+
+    run(main())
+
+
 def test_the_methods_of_structures_are_coroutines(run, backend):
     async def main():
         async with rnvm.aio.connect(backend.address) as fe:
