@@ -24,7 +24,7 @@ from .workload import Contents, Handles, Plan, Seen
 
 PAGE = 4096
 SIZES = Sizes(
-    block=1024, names=8, sessions=4, operation_ring=2 * PAGE, memory_ring=8 * PAGE, group_map=1024
+    block=1024, names=8, sessions=4, operation_ring=2 * PAGE, memory_ring=16 * PAGE, group_map=1024
 )
 LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 512 * SIZES.block) // PAGE) * PAGE
 
