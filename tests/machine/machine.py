@@ -554,20 +554,23 @@ class Machine(RuleBasedStateMachine):
     def take(self, number: int, name: str, way: Callable[[], Call]) -> None:
         self.call(self.front(number), name, way())
 
-    @rule(
-        number=numbers,
-        name=queues,
-        way=st.sampled_from([calls.ack, calls.nack, calls.extend]),
-        which=st.integers(0, 5),
-    )
+    @rule(number=numbers, name=queues, back=st.booleans(), which=st.integers(0, 5))
     @step
-    def settle(self, number: int, name: str, way: Callable[[bytes], Call], which: int) -> None:
+    def settle(self, number: int, name: str, back: bool, which: int) -> None:
+        self.reserved(number, name, which, calls.nack if back else calls.ack)
+
+    @rule(number=numbers, name=queues, which=st.integers(0, 5))
+    @step
+    def extend(self, number: int, name: str, which: int) -> None:
+        self.reserved(number, name, which, calls.extend)
+
+    def reserved(self, number: int, name: str, which: int, way: Callable[[bytes], Call]) -> None:
+        """Do a call on one of the known reservations, if there is any."""
         front = self.front(number)
         content = front.inside.get(name) or self.worlds[0].get(name) or ((), (), ())
         tokens = [token for token, _ in content[2] if token]
         if tokens:
-            token = tokens[which % len(tokens)]
-            self.call(front, name, way(token))
+            self.call(front, name, way(tokens[which % len(tokens)]))
 
     @rule(number=numbers, name=mappings, key=keys, length=lengths)
     @step
