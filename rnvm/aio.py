@@ -132,7 +132,7 @@ class FrontEnd:
                 future.exception()  # retrieved
             raise
 
-    async def _wait(self, steps: Generator[tuple[Watch, float], None, Value], on: Any) -> Value:
+    async def _wait(self, steps: Generator[tuple[Watch, float], None, Any], on: Any) -> Any:
         """Run a method that waits (Structure.WAITING): its steps are calls, its sleeps are not."""
         try:
             while True:

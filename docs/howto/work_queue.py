@@ -30,9 +30,8 @@ DEADLY = 50  # each 50th job kills its worker
 
 
 def queue_of(fe: rnvm.FrontEnd) -> structures.Queue:
-    return structures.Queue(
-        fe, "jobs", codec="json", dead_letter="failed", max_deliveries=DELIVERIES
-    )
+    failed = structures.Queue(fe, "failed", codec="json")
+    return structures.Queue(fe, "jobs", codec="json", dead_letter=failed, max_deliveries=DELIVERIES)
 
 
 def produce(address: str, first: int, jobs: int) -> None:
@@ -77,12 +76,14 @@ def main(jobs: int, workers: int) -> None:
         rnvm.connect(backend.address) as fe,
     ):
         queue, results = queue_of(fe), structures.HashTable(fe, "results")
+        failed = queue.dead_letter
+        assert failed is not None
         deadly = [number for number in range(jobs) if number % DEADLY == DEADLY - 1]
         running = [start("work", backend.address) for _ in range(workers)]
         producers = [start("produce", backend.address, i, jobs) for i in range(PRODUCERS)]
         killed = 0
         try:
-            while len(results) + len(queue.dead_letter) < jobs:
+            while len(results) + len(failed) < jobs:
                 if time.monotonic() > deadline:
                     raise SystemExit(f"{len(results)} of {jobs} jobs were done in {SECONDS} s")
                 if killed < workers and len(results) > jobs // (workers + 1) * (killed + 1):
@@ -103,11 +104,11 @@ def main(jobs: int, workers: int) -> None:
             for each in running + producers:
                 each.kill()
                 each.wait()
-        failed = sorted(job["number"] for job in queue.dead_letter)
-        if failed != deadly or len(results) != jobs - len(deadly):
-            raise SystemExit(f"{len(results)} results of {jobs} jobs; dead letters: {failed}")
+        numbers = sorted(job["number"] for job in failed)
+        if numbers != deadly or len(results) != jobs - len(deadly):
+            raise SystemExit(f"{len(results)} results of {jobs} jobs; dead letters: {numbers}")
         print(f"{len(results)} jobs done once each; {killed} workers were killed at work, and")
-        print(f"{len(failed)} jobs that killed their workers are in the dead-letter queue")
+        print(f"{len(numbers)} jobs that killed their workers are in the dead-letter queue")
 
 
 if __name__ == "__main__":
