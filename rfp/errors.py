@@ -70,10 +70,10 @@ class NotANumber(ServerRefused, ValueError):
 
 
 class Conflict(ServerRefused):
-    """A conditional put did not apply.
+    """A conditional put did not apply, or a read transaction cannot go on.
 
     Attributes:
-        version: the version of the stored value, or None if the key has no value.
+        version: the version of the stored value; None if the key has none, or in a read transaction.
     """
 
     def __init__(
@@ -89,6 +89,10 @@ class AlreadyExists(Conflict):
 
 class VersionMismatch(Conflict):
     """put(if_version=n) over a value with another version."""
+
+
+class ReadConflict(Conflict):
+    """Data that a read transaction had read was changed before its last query.  Repeat it."""
 
 
 class Unsupported(ServerRefused):

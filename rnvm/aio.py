@@ -204,6 +204,25 @@ class FrontEnd:
         plain = [_synchronous(each) for each in structures]
         return Scope(self, lambda: self._sync.transaction(*plain, timeout=timeout))
 
+    def read_transaction(self, *structures: Structure, timeout: float | None = None) -> Scope:
+        """Return a read transaction, as rnvm.FrontEnd.read_transaction(), for `async with`.
+
+        It belongs to the task, as a transaction does.
+        """
+        plain = [_synchronous(each) for each in structures]
+        return Scope(self, lambda: self._sync.read_transaction(*plain, timeout=timeout))
+
+    async def read(
+        self,
+        function: Callable[..., Value],
+        *structures: Structure,
+        timeout: float | None = None,
+    ) -> Value:
+        """Call a function with the synchronous structures, as rnvm.FrontEnd.read(), in the
+        front-end's thread.
+        """
+        return await self.run(self._sync.read, function, *structures, timeout=timeout)
+
     # The end
 
     async def close(self) -> None:

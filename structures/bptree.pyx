@@ -48,9 +48,12 @@ cdef class BPlusTree(OrderedMapping):
         name: Name of the tree in the pool; created if it does not exist.
         codec: How keys and values other than bytes are stored: "utf-8" (which keeps the order of
             strings), "json", "pickle", or an object with encode() and decode().
+        partitions: How many trees it consists of, 1 to 64, as of HashTable; a key's hash chooses.
+            Ranges merge the trees, so each READs at least one page of every tree.
 
     Raises:
-        WrongKind: The name belongs to another kind of structure.
+        WrongKind: The name belongs to another kind of structure, or has another number of
+            partitions.
 
     Cost:
         - `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).

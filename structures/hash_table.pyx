@@ -6,6 +6,7 @@ hash_walk the checks.
 
 import contextlib
 import os
+from itertools import chain
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport kind
@@ -40,9 +41,12 @@ cdef class HashTable(Mapping):
         name: Name of the table in the pool; created if it does not exist.
         codec: How keys and values other than bytes are stored: "utf-8", "json", "pickle", or an
             object with encode() and decode().
+        partitions: How many structures it consists of, 1 to 64: writers of different partitions do
+            not wait for each other.  Stored with the name; the same for each opening.
 
     Raises:
-        WrongKind: The name belongs to another kind of structure.
+        WrongKind: The name belongs to another kind of structure, or has another number of
+            partitions.
 
     Cost:
         - `table[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
@@ -73,9 +77,12 @@ cdef class HashTable(Mapping):
         return OK
 
     def _each(self, bint values, *, bint reverse=False):
-        cdef cursor c
         if reverse:
             raise TypeError("cannot reverse a hash table: it is not ordered")
+        return chain.from_iterable(part._each_bucket(values) for part in self._parts())
+
+    def _each_bucket(self, bint values):
+        cdef cursor c
         c.next = 0
         c.values = values
         while c.next < <uint64_t> 1 << 32 and self.query(read_bucket, &c) == OK:

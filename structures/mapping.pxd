@@ -10,6 +10,14 @@ cdef class Mapping(Structure):
     # answers with the item that popitem() would remove, its value included; OK or MISSING
     cdef query_function any_item
     cdef uint32_t salt         # of each pair
+    # Of a mapping with partitions: this object is partition 0, and has the others.
+    cdef uint32_t place        # number of this partition
+    cdef readonly uint32_t partitions
+    cdef tuple others          # partitions 1...; None: the mapping has none, or it is one of them
+    # Returns the partition that a key belongs to.
+    cdef Mapping partition_of(self, bytes key)
+    cdef Mapping open_partition(self, uint32_t number, dict options)
+    cdef object pop_item(self, object timeout)
     # Executes an operation on a pair.
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1
     # Removes a key that still has this value: OK, MISSING or ANOTHER.

@@ -3,13 +3,34 @@ from collections.abc import Mapping as AbstractMapping
 from typing import Any
 
 from rfp.errors import RfpError
+from rnvm.format.partitions import MAPPING_PARTS_MAX as MAPPING_PARTS_MAX
+from rnvm.format.partitions import SEPARATOR as SEPARATOR
+from rnvm.frontend.frontend import FrontEnd
 from rnvm.frontend.structure import Structure
 from structures.views import Items, Keys, Values
 
+class Partition:
+    mapping: Mapping
+    structure: Mapping
+    name: str
+    def __init__(self, mapping: Mapping, structure: Mapping) -> None: ...
+
 class Mapping(Structure):
     __reversed__: Any
+    partitions: int
+    def __init__(
+        self,
+        fe: FrontEnd,
+        name: str,
+        *,
+        codec: Any = None,
+        create: bool = True,
+        partitions: int | None = None,
+        timeout: float | None = None,
+    ) -> None: ...
     @property
     def largest_value(self) -> int: ...
+    def partition(self, key: Any) -> Partition: ...
     def salvage(self, damages: list[RfpError] | None = None) -> Iterator[tuple[Any, Any]]: ...
     def __getitem__(self, key: Any, /) -> Any: ...
     def __setitem__(self, key: Any, value: Any, /) -> None: ...

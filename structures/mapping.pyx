@@ -2,14 +2,20 @@
 
 Each call is one operation or one query.  A kind of mapping adds only `find`, `any_item`, `_each`
 and `_salvage`.
+
+A mapping with partitions is several structures (rnvm/format/partitions.py), each with its own
+writer lock and logs' numbers.  The object that users have is partition 0; it has the objects of the
+others and passes the calls for their keys on.
 """
 
 from collections.abc import MutableMapping
+from itertools import chain
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
+from rfp.core.core cimport rfp_crc32c
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
@@ -22,7 +28,8 @@ from structures.mapping_operations cimport (
     digest_of, item_header, lookup, pair_header,
 )
 
-from rfp.errors import StructureDamaged, Undecodable
+from rfp.errors import InvalidArgument, StructureDamaged, Undecodable
+from rnvm.format.partitions import MAPPING_PARTS_MAX, SEPARATOR, entry_name
 from structures.views import Items, Keys, Values
 
 cdef enum:
@@ -56,13 +63,99 @@ cdef inline lookup lookup_of(bytes key, bint answer) noexcept:
     return lookup(PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), answer)
 
 
+class Partition:
+    """One partition of a mapping, as a transaction names it."""
+
+    def __init__(self, mapping, structure):
+        self.mapping, self.structure = mapping, structure
+        self.name = mapping.name
+
+    def _parts(self):
+        return (self.structure,)
+
+    def __repr__(self):
+        return f"<partition of {self.mapping!r}>"
+
+
 cdef class Mapping(Structure):
     """A persistent mapping: a complete MutableMapping."""
+
+    def __init__(self, fe, str name not None, *, partitions=None, **options):
+        if partitions is not None and not self.partitions:
+            if not 1 <= partitions <= MAPPING_PARTS_MAX:
+                raise InvalidArgument(f"partitions must be between 1 and {MAPPING_PARTS_MAX}, "
+                                      f"got {partitions}")
+            if hasattr(type(self), "snapshot"):
+                # A snapshot is of one structure.
+                raise InvalidArgument("a multi-version mapping has no partitions",
+                                      hint="open several mappings, and use a read transaction")
+            self.partitions = partitions
+        Structure.__init__(self, fe, name, **options)
+        if self.partitions and not self.place:
+            self.others = tuple([self.open_partition(number, options)
+                                 for number in range(1, self.partitions)])
+
+    cdef Mapping open_partition(self, uint32_t number, dict options):
+        cdef object cls = type(self)
+        cdef Mapping part
+        # A class of the user's may be made in another way.
+        while cls.__base__.KIND:
+            cls = cls.__base__
+        part = cls.__new__(cls)
+        part.place, part.partitions = number, self.partitions
+        cls.__init__(part, self.fe, f"{self.name}{SEPARATOR}{number}",
+                     **{**options, "codec": self.codec})
+        return part
+
+    cdef Mapping partition_of(self, bytes key):
+        cdef uint32_t number
+        if self.others is None:
+            return self
+        number = <uint32_t> (<uint64_t> rfp_crc32c(0, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+                             * self.partitions >> 32)
+        return <Mapping> self.others[number - 1] if number else self
+
+    def _entry_name(self):
+        if not self.partitions:
+            return Structure._entry_name(self)
+        name = self.name
+        if self.place:
+            name = name[:name.rindex(SEPARATOR)]
+        if SEPARATOR in name:
+            return Structure._entry_name(self)
+        return entry_name(name.encode(), self.place, self.partitions)
+
+    def _parts(self):
+        return (self, *(self.others or ()))
+
+    def partition(self, key):
+        """Return the partition that a key belongs to, to name it alone in a transaction.
+
+        A transaction over one partition of each mapping excludes only the writers of these.
+
+        Args:
+            key: 1 to 1024 bytes, or a type of the codec.
+
+        >>> users = structures.HashTable(fe, "users", partitions=8)
+        >>> with fe.transaction(users.partition(b"ada"), users.partition(b"bob")):
+        ...     users[b"ada"] = users[b"bob"] = b"1"
+        """
+        return Partition(self, self.partition_of(key_argument(self, key)))
+
+    def check(self, *, timeout=None):
+        cdef dict options = {} if timeout is None else {"timeout": timeout}
+        for part in self._parts():
+            Structure.check(part, **options)
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
         cdef char[STACK_BYTES] small
         cdef char *operation = small
         cdef uint32_t key_length = <uint32_t> PyBytes_GET_SIZE(key), value_length = 0, length
+        cdef Mapping part
+        if self.others is not None:
+            part = self.partition_of(key)
+            if part is not self:
+                return part.change(code, key, value, timeout)
         if value is not None:
             value_length = <uint32_t> PyBytes_GET_SIZE(value)
         length = sizeof(pair_header) + key_length + value_length
@@ -102,6 +195,8 @@ cdef class Mapping(Structure):
         if key is None:
             return None
         wanted = lookup_of(key, True)
+        if self.others is not None:
+            self = self.partition_of(key)
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
     cdef list answered_items(self):
@@ -161,7 +256,8 @@ cdef class Mapping(Structure):
         >>> list(index.salvage(damages)), damages
         ([(b'k', b'v')], [])
         """
-        return self._salvage([] if damages is None else damages)
+        damages = [] if damages is None else damages
+        return chain.from_iterable(part._salvage(damages) for part in self._parts())
 
     def __getitem__(self, key):
         cdef bytes raw = key_or_none(self, key)
@@ -184,12 +280,20 @@ cdef class Mapping(Structure):
         if raw is None:
             return False
         wanted = lookup_of(raw, False)
+        if self.others is not None:
+            self = self.partition_of(raw)
         return self.query(self.find, &wanted) != MISSING
 
     def __len__(self):
-        cdef uint64_t n
-        self.query(count, &n)
-        return n
+        cdef uint64_t n = 0, total = 0
+        cdef Mapping part
+        if self.others is None:
+            self.query(count, &n)
+            return n
+        for part in self._parts():
+            part.query(count, &n)
+            total += n
+        return total
 
     def get(self, key, default=None, *, timeout=None):
         """Return the value of a key, or the default.
@@ -272,18 +376,26 @@ cdef class Mapping(Structure):
         Cost:
             2 WRITEs.
         """
+        cdef Mapping part
+        for part in self._parts():
+            item = part.pop_item(timeout)
+            if item is not None:
+                return item
+        raise KeyError(f"{self.name!r} is empty")
+
+    cdef object pop_item(self, object timeout):
+        """Removes an item of this partition and returns it; None: there is none."""
         cdef int outcome = MORE
         if self.codec is None:
             while outcome == MORE:
                 outcome = self.execute(POP_ITEM, b"", 0, timeout)
-            if outcome == OK:
-                return self.answered_items()[0]
-        while self.codec is not None and self.query(self.any_item, NULL, timeout) != MISSING:
+            return self.answered_items()[0] if outcome == OK else None
+        while self.query(self.any_item, NULL, timeout) != MISSING:
             raw, value = self.answered_items()[0]
             item = self.decode(raw, raw), self.decode(value, raw)
             if self.remove_same(raw, value, timeout) == OK:
                 return item
-        raise KeyError(f"{self.name!r} is empty")
+        return None
 
     def clear(self, *, timeout=None):
         """Remove all keys.
@@ -293,8 +405,10 @@ cdef class Mapping(Structure):
         Args:
             timeout: Seconds, of each operation.
         """
-        while self.execute(CLEAR, b"", 0, timeout) == MORE:
-            pass
+        cdef Mapping part
+        for part in self._parts():
+            while part.execute(CLEAR, b"", 0, timeout) == MORE:
+                pass
 
     def __iter__(self):
         return self._each(False)

@@ -37,6 +37,7 @@
 #                called again from its beginning while others write.  It verifies that the key that
 #                it answers is above `low`.  NULL: the class counts what read_items answers.
 
+from libc.stdint cimport uint64_t
 from rnvm.frontend.structure cimport query_function
 from structures.mapping cimport Mapping
 
@@ -50,5 +51,9 @@ cdef class OrderedMapping(Mapping):
     cdef bytes bound_argument(self, object key)
     # Returns (key, value) of the first item of a range, or None.
     cdef object neighbour(self, bint reverse, bytes lo, bytes hi)
-    # Sets the pairs (bytes, bytes) in one operation if it fits into the log, else in several.
+    # Sets the pairs (bytes, bytes) in one operation if it fits into the log, else in several, in
+    # this partition.
     cdef int load(self, list pairs, object timeout) except -1
+    cdef int load_all(self, list pairs, object timeout) except -1
+    cdef object pop_end(self, bint last, object timeout)
+    cdef uint64_t count_range(self, bytes low, bytes high) except? 0xffffffffffffffff

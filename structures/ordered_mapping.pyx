@@ -3,6 +3,9 @@
 An iteration is a sequence of queries, each of which continues after the last key of the one before.
 """
 
+from heapq import merge
+from operator import itemgetter
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -18,6 +21,9 @@ from rfp.errors import StructureDamaged, TooLarge
 cdef enum:
     LOAD_BYTES = 16384         # of pairs in one operation
     NO_LIMIT = 0xffffffff      # items of a stretch
+
+
+cdef object first_of = itemgetter(0)
 
 
 cdef void set_bound(bound *b, bytes key) noexcept:
@@ -80,6 +86,19 @@ cdef class OrderedMapping(Mapping):
                           hi=None if low is None else prefix_end(low))
 
     def _each(self, bint values, *, bint reverse=False, bytes lo=None, bytes hi=None, most=None):
+        cdef object items, key, value
+        if self.others is None:
+            items = self._each_raw(values, reverse, lo, hi, most)
+        else:
+            items = merge(*[part._each_raw(values, reverse, lo, hi, most)
+                            for part in self._parts()], key=first_of, reverse=reverse)
+        for key, value in items:
+            item = self.decoded(key, value, values)
+            if item is not VANISHED:
+                yield item
+
+    def _each_raw(self, bint values, bint reverse, bytes lo, bytes hi, most):
+        """Iterate over the items of this partition, as bytes; a long value may be None."""
         cdef stretch c
         cdef bytes last = None
         memset(&c, 0, sizeof(c))
@@ -97,9 +116,7 @@ cdef class OrderedMapping(Mapping):
             if self.query(self.read_items, &c) == MISSING:
                 return
             for last, value in self.answered_items():
-                item = self.decoded(last, value, values)
-                if item is not VANISHED:
-                    yield item
+                yield last, value
 
     def __reversed__(self):
         return self._each(False, reverse=True)
@@ -265,6 +282,8 @@ cdef class OrderedMapping(Mapping):
         """
         cdef stretch c
         cdef bytes raw, value
+        if self.others is not None:
+            return self.pop_end(last, timeout)
         if not last:
             return Mapping.popitem(self, timeout=timeout)
         memset(&c, 0, sizeof(c))
@@ -281,6 +300,23 @@ cdef class OrderedMapping(Mapping):
             if self.remove_same(raw, value, timeout) == OK:
                 return item
         raise KeyError(f"{self.name!r} is empty")
+
+    cdef object pop_end(self, bint last, object timeout):
+        """Removes the item with the lowest or highest key of all partitions."""
+        cdef bytes raw, value
+        while True:
+            ends = [next(part._each_raw(True, last, None, None, 1), None) for part in self._parts()]
+            ends = sorted([end for end in ends if end is not None], key=first_of, reverse=last)
+            if not ends:
+                raise KeyError(f"{self.name!r} is empty")
+            raw, value = ends[0]
+            if value is None:
+                value = self.fetch(raw, timeout)
+            if value is None:
+                continue
+            item = self.decode(raw, raw), self.decode(value, raw)
+            if self.remove_same(raw, value, timeout) == OK:
+                return item
 
     def count(self, lo=None, hi=None):
         """Return the number of keys with lo <= key < hi.
@@ -300,11 +336,19 @@ cdef class OrderedMapping(Mapping):
         (2, 2, 3)
         """
         cdef bytes low = self.bound_argument(lo), high = self.bound_argument(hi)
+        cdef OrderedMapping part
+        cdef uint64_t total = 0
+        if lo is None and hi is None:
+            return len(self)
+        for part in self._parts():
+            total += part.count_range(low, high)
+        return total
+
+    cdef uint64_t count_range(self, bytes low, bytes high) except? 0xffffffffffffffff:
+        """Returns the number of keys of this partition in a range."""
         cdef tally c
         cdef uint64_t total = 0
         cdef int outcome = MORE
-        if lo is None and hi is None:
-            return len(self)
         if self.count_keys == NULL:
             for _ in self._raw_keys(low, high):
                 total += 1
@@ -356,13 +400,13 @@ cdef class OrderedMapping(Mapping):
             key = key_argument(self, k)
             value = value_argument(self, v)
             if pairs and length + len(key) + len(value) > LOAD_BYTES:
-                self.load(pairs, timeout)
+                self.load_all(pairs, timeout)
                 pairs = []
                 length = 0
             length += sizeof(pair_header) + len(key) + len(value)
             pairs.append((key, value))
             n += 1
-        self.load(pairs, timeout)
+        self.load_all(pairs, timeout)
         return n
 
     cdef int load(self, list pairs, object timeout) except -1:
@@ -384,4 +428,17 @@ cdef class OrderedMapping(Mapping):
                 self.load(pairs[:half], timeout)
                 return self.load(pairs[half:], timeout)
         self.change(SET, pairs[0][0], pairs[0][1], timeout)
+        return 0
+
+    cdef int load_all(self, list pairs, object timeout) except -1:
+        """Loads each pair into its partition."""
+        cdef dict groups = {}
+        cdef OrderedMapping part
+        if self.others is None:
+            return self.load(pairs, timeout)
+        for pair in pairs:
+            part = self.partition_of(pair[0])
+            groups.setdefault(part.place, (part, []))[1].append(pair)
+        for part, group in groups.values():
+            part.load(group, timeout)
         return 0

@@ -49,6 +49,7 @@ from rnvm.pool.state cimport pool
 from rfp.core.log import Log
 from rfp.core.process import number_of
 from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
+from rnvm.format import partitions
 
 log = Log("rnvm")
 
@@ -290,6 +291,12 @@ cdef class PoolService(Service):
                                          asked.length - sizeof(question))
         codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
         if name not in self.pool.names:
+            others = self.other_partitions(name)
+            if others:
+                answer.status = RNVM_OTHER_PARTITIONS
+                answer.length = len(others)
+                rfp_copy_out(answer.payload, PyBytes_AS_STRING(others), len(others))
+                return 0
             if not question.create:
                 answer.status = RNVM_ABSENT
                 return 0
@@ -328,6 +335,16 @@ cdef class PoolService(Service):
         reply(answer, &found, sizeof(found))
         return 0
 
+    cdef bytes other_partitions(self, bytes name):
+        """Return the number of partitions that the name has instead, as text; None: it is free."""
+        wanted, _, number = partitions.parsed(name)
+        for each in self.pool.names:
+            if each.startswith(wanted):
+                found, _, others = partitions.parsed(each)
+                if found == wanted and others != number:
+                    return b"%d" % others
+        return None
+
     cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1:
         """Create a structure; return whether there was room for it."""
         try:
@@ -339,18 +356,24 @@ cdef class PoolService(Service):
 
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1:
         name = PyBytes_FromStringAndSize(asked.payload, asked.length)
-        if name not in self.pool.names:
+        # A front-end that died while it made a mapping may have left only some partitions.
+        entries = [name] if name in self.pool.names \
+            else partitions.entries_of(self.pool.names, name)
+        if not entries:
             answer.status = RNVM_ABSENT
             return 0
-        index = self.pool.names[name]
-        if lock_request(&self.b.g, index, <uint32_t> user) != LOCK_GRANTED:
-            lock_leave(&self.b.g, index, <uint32_t> user)
-            answer.status = RNVM_IN_USE
-            return 0
-        if lock_leave(&self.b.g, index, <uint32_t> user):
-            return fail(&self.b, answer)
-        self.pool.drop(name)
-        self.b.g.locks[index].orphans = 0
+        for each in entries:
+            index = self.pool.names[each]
+            if lock_request(&self.b.g, index, <uint32_t> user) != LOCK_GRANTED:
+                lock_leave(&self.b.g, index, <uint32_t> user)
+                answer.status = RNVM_IN_USE
+                return 0
+            if lock_leave(&self.b.g, index, <uint32_t> user):
+                return fail(&self.b, answer)
+        for each in entries:
+            index = self.pool.names[each]
+            self.pool.drop(each)
+            self.b.g.locks[index].orphans = 0
         locks_publish(&self.b.g)
         return 0
 

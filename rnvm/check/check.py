@@ -17,6 +17,7 @@ from rfp.core.log import Log
 from rfp.errors import PoolDamaged
 from rnvm import pools
 from rnvm.check import offline_walk
+from rnvm.format import partitions
 from rnvm.format.layout import OWNER_GRANTED, OWNER_KIND, OWNER_NOBODY, OWNER_UNKNOWN, OWNER_USED
 from rnvm.media import wal
 from rnvm.media.medium import VolatileMemory
@@ -105,11 +106,19 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
                 f"{blocks} blocks, and {slots} slots of other blocks, belong to it and are "
                 f"unreachable; the first at {first:#x}"
             )
-            findings.append(Finding("leak", f"structure {name!r}", what))
+            findings.append(Finding("leak", f"structure {partitions.label(name)}", what))
         if wrong is not None:
             mend = "one flipped bit corrected" if at else None
             findings.append(
-                Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name])
+                Finding(
+                    "damage",
+                    f"structure {partitions.label(name)}",
+                    wrong,
+                    mend,
+                    "node",
+                    at,
+                    pool.names[name],
+                )
             )
     return reached, findings
 

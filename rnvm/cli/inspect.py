@@ -17,6 +17,7 @@ from rnvm.check import check as checking
 from rnvm.check import dump as dump_module
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
+from rnvm.format import partitions
 from rnvm.media import wal
 from rnvm.media.medium import VolatileMemory
 from rnvm.pool.inspect import Inspection
@@ -203,8 +204,14 @@ def reached(found: checking.Checked) -> list[str]:
             if counts
             else ["not walked", "-", "-"]
         )
-        rows.append([text(name), *cells, grouped(used)])
+        rows.append([text(partition_text(name)), *cells, grouped(used)])
     return table(["structure", "nodes", "bytes", "blocks reached", "owned"], rows, "<>>>>")
+
+
+def partition_text(name: bytes) -> bytes:
+    """Return the name of a structure, with the number of a partition in words."""
+    base, partition, number = partitions.parsed(name)
+    return b"%b (partition %d of %d)" % (base, partition, number) if number else name
 
 
 def summary(found: checking.Checked) -> str:
@@ -237,20 +244,43 @@ def ls(pool: str, as_json: bool) -> None:
         blocks = dump_module.counts(inspection)
     for each in names:
         each["blocks"] = blocks.get(f"used by entry {each['entry']}", 0)
+    names = merged(names)
     if as_json:
         click.echo(json.dumps(plain(names)))
         return
     rows = [
         [
             text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-",
-            grouped(each["blocks"]),
+            str(each.get("partitions", "-")), grouped(each["blocks"]),
             "?" if each["transaction"] is None else grouped(each["transaction"]),
             when(each["created"]), each["state"],
         ]
         for each in names
     ]  # fmt: skip
-    head = ["name", "kind", "format", "codec", "blocks", "transactions", "created", "state"]
-    click.echo("\n".join(table(head, rows, "<>><>><<")))
+    head = ["name", "kind", "format", "codec", "partitions", "blocks", "transactions", "created",
+            "state"]  # fmt: skip
+    click.echo("\n".join(table(head, rows, "<>><>>><<")))
+
+
+def merged(names: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return naming entries with those of a mapping with partitions as one."""
+    found: dict[tuple[bytes, int], dict[str, Any]] = {}
+    for each in names:
+        name, partition, number = partitions.parsed(each["name"])
+        if not number:
+            found[each["name"], 0] = each
+        elif (name, number) not in found:
+            entries = {partition: each["entry"]}
+            found[name, number] = {**each, "name": name, "partitions": number, "entries": entries}
+        else:
+            whole = found[name, number]
+            whole["entries"][partition] = each["entry"]
+            whole["blocks"] += each["blocks"]
+            if None not in (whole["transaction"], each["transaction"]):
+                whole["transaction"] += each["transaction"]
+            if each["state"] != whole["state"]:
+                whole["state"] = f"{whole['state']}, {each['state']}"
+    return list(found.values())
 
 
 def plain(value: Any) -> Any:
@@ -290,7 +320,9 @@ def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, An
     """Yield the output of `rnvm dump`, part by part."""
     yield {"part": "pool", **dump_module.description(inspection)}
     for name in dump_module.names(inspection):
-        yield {"part": "name", **name}
+        base, partition, number = partitions.parsed(name["name"])
+        split = {"name": base, "partition": partition, "partitions": number} if number else {}
+        yield {"part": "name", **name, **split}
     for session in dump_module.sessions(inspection):
         yield {"part": "session", **session}
         for which in ("operations", "memory"):

@@ -134,7 +134,9 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
                 continue
             # Takes its writer lock, and therefore executes pending operations first.
             codec = Untouched(about["codec"]) if about["codec"] else None
-            known.cls(fe, name, codec=codec, create=False).check(timeout=3600)
+            # A mapping whose maker was killed may lack partitions: they are made, empty.
+            split = {"partitions": about["partitions"]} if "partitions" in about else {}
+            known.cls(fe, name, codec=codec, create=bool(split), **split).check(timeout=3600)
         done = fe.figures["executed_again"]
         click.echo(f"{plural(done, 'operation')} executed")
         if passed := fe.figures["passed_over"]:

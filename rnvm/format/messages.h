@@ -17,7 +17,7 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_DETACH = 18,           /* -: the front-end writes no more, even if the session was
                                  * fenced before */
     RNVM_FIND = 19,             /* rnvm_open, name                    -> rnvm_opened */
-    RNVM_DROP = 20,             /* name */
+    RNVM_DROP = 20,             /* name; of a mapping with partitions: without a number */
     RNVM_LIST = 21,             /* rnvm_number (first index)          -> rnvm_listed and name,
                                  * many; result: index to go on with, or 0 */
     RNVM_GRANT = 22,            /* rnvm_number (blocks in a row)      -> rnvm_number (address of
@@ -60,6 +60,8 @@ enum rnvm_status {
     RNVM_OTHER_VERSION = 13,    /* result: RNVM_MESSAGES of the back-end */
     RNVM_OTHER_POOL = 14,       /* not the pool in which the front-end had its session before */
     RNVM_TOO_MANY = 15,         /* the process has its maximum of sessions: result */
+    RNVM_OTHER_PARTITIONS = 16, /* payload: the number that the name has, in digits; 0: it is no
+                                 * mapping with partitions */
     RNVM_ABANDONED = 12,        /* a lock word that its writer will not release: the caller may,
                                  * by compare-and-swap */
 };

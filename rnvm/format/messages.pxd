@@ -35,6 +35,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_OTHER_VERSION
         RNVM_OTHER_POOL
         RNVM_TOO_MANY
+        RNVM_OTHER_PARTITIONS
         RNVM_ABANDONED
         RNVM_MESSAGES
         RNVM_WAITS

@@ -1,12 +1,16 @@
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.opener import Opener
 from rnvm.frontend.session import Session
 
+Value = TypeVar("Value")
+
 DURABILITIES: tuple[str, ...]
 GOODBYE_S: float
+CONFLICTS_MAX: int
 
 class FrontEnd(Session):
     durability: str
@@ -25,6 +29,12 @@ class FrontEnd(Session):
     def drop(self, name: str, *, timeout: float | None = None) -> None: ...
     def batch(self) -> Batch: ...
     def transaction(self, *structures: Any, timeout: float | None = None) -> Transaction: ...
+    def read_transaction(
+        self, *structures: Any, timeout: float | None = None
+    ) -> ReadTransaction: ...
+    def read(
+        self, function: Callable[..., Value], *structures: Any, timeout: float | None = None
+    ) -> Value: ...
     def release(self, *, timeout: float | None = None) -> None: ...
     @property
     def closed(self) -> bool: ...
@@ -56,6 +66,22 @@ class Transaction:
     def __new__(
         cls, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None
     ) -> Transaction: ...
+    def __enter__(self) -> FrontEnd: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+class ReadTransaction:
+    fe: FrontEnd
+    structures: tuple[Any, ...]
+    timeout: float | None
+    locked: bool
+    def __new__(
+        cls, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None, locked: bool = False
+    ) -> ReadTransaction: ...
     def __enter__(self) -> FrontEnd: ...
     def __exit__(
         self,

@@ -8,7 +8,7 @@ import weakref
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from rfp.core.core cimport rfp_now
@@ -17,6 +17,7 @@ from rnvm.format.layout cimport RNVM_NAME_MAX, rnvm_structure_index, rnvm_up
 from rnvm.format.messages cimport *
 from rnvm.format.node cimport rnvm_slabs
 from rnvm.frontend.log_writer cimport in_doubt_clear
+from rnvm.frontend.moment cimport moment_begin, moment_end
 from rnvm.frontend.node_cache cimport cache_init, cache_trim
 from rnvm.frontend.operation cimport (
     locks_return, scope_set_batching, scope_set_transacting, structure_begin, structure_close,
@@ -30,10 +31,11 @@ from rnvm.frontend.watch cimport watches_wake
 
 from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutcomeUnknown,
-    OutOfMemory, WrongKind, not_copied)
+    OutOfMemory, ReadConflict, WrongKind, not_copied)
 from rfp.core.forks import in_child, notice
 from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
+from rnvm.format import partitions
 from rnvm.frontend.session import unknown
 
 cdef enum:
@@ -42,6 +44,7 @@ cdef enum:
 
 DURABILITIES = ("volatile", "persistent", "replicated")
 GOODBYE_S = 0.5                # for what close() still has to write and call
+CONFLICTS_MAX = 8              # of a read() before it acquires the locks
 
 handles = weakref.WeakSet()
 
@@ -159,7 +162,7 @@ cdef class FrontEnd(Session):
         cdef char[64] answer
         cdef rnvm_opened opened
         cdef uint32_t got = 0
-        cdef bytes name = structure.name.encode()
+        cdef bytes name = structure._entry_name()
         cdef bytes codec = structure._codec_bytes()
         if not 1 <= len(name) <= RNVM_NAME_MAX:
             raise InvalidArgument(f"a structure's name must be between 1 and {RNVM_NAME_MAX} "
@@ -191,7 +194,7 @@ cdef class FrontEnd(Session):
         return 0
 
     cdef int raise_not_found(self, object structure, bytes codec) except -1:
-        """Raises the error of a status of RNVM_FIND, unless it is good."""
+        """Raises the error of a status of RNVM_FIND, unless it is good.  codec: its payload."""
         cdef uint32_t status = self.c.link.status
         if status == RNVM_ABSENT:
             raise NotFound(f"there is no structure {structure.name!r}",
@@ -203,6 +206,12 @@ cdef class FrontEnd(Session):
             raise WrongKind(
                 f"{structure.name!r} is another kind of structure, or has another format",
                 hint="run rnvm ls to see which")
+        if status == RNVM_OTHER_PARTITIONS:
+            number = codec.decode(errors="replace")
+            base = partitions.parsed(structure._entry_name())[0].decode()
+            raise WrongKind(f"{base!r} has {'no' if number == '0' else number} partitions",
+                            hint="open it without partitions=" if number == "0"
+                                 else f"open it with partitions={number}")
         if status == RNVM_OTHER_CODEC:
             made_with = codec.decode(errors="replace") or None
             raise WrongKind(f"{structure.name!r} was made with codec={made_with!r}",
@@ -228,7 +237,8 @@ cdef class FrontEnd(Session):
         Args:
             timeout: seconds [default: the front-end's]
 
-        Returns: a dict, name -> {"kind", "format", "codec", "uuid", "created"}
+        Returns: a dict, name -> {"kind", "format", "codec", "uuid", "created"}; for a mapping with
+            partitions also "partitions", their number
         Cost: one call for some dozens of structures
         """
         cdef uint64_t first = 0, at
@@ -253,12 +263,15 @@ cdef class FrontEnd(Session):
                 while at + sizeof(item) <= got:
                     memcpy(&item, answer + at, sizeof(item))
                     at += sizeof(item)
-                    name = (<bytes> answer[at:at + item.name_length]).decode(errors="replace")
+                    entry = <bytes> answer[at:at + item.name_length]
                     at += rnvm_up(item.name_length, 8)
                     codec = (<bytes> item.codec[:16]).rstrip(b"\0").decode(errors="replace")
+                    base, _, number = partitions.parsed(entry)
+                    name = base.decode(errors="replace")
                     result[name] = {"kind": item.kind, "format": item.format,
                                     "uuid": (<bytes> (<char *> item.uuid)[:16]).hex(),
-                                    "codec": codec, "created": item.created}
+                                    "codec": codec, "created": item.created,
+                                    **({"partitions": number} if number else {})}
                     first = rnvm_structure_index(item.structure) + 1
                 if not at:
                     return result
@@ -358,6 +371,56 @@ cdef class FrontEnd(Session):
         """
         return Transaction(self, structures, timeout)
 
+    def read_transaction(self, *structures, timeout=None):
+        """Return a context for queries that all see these structures at one moment, between its
+        begin and its end, without a lock.
+
+        Within it, changes and calls on other structures raise CallerError.  Other front-ends may
+        change the structures meanwhile.  If they change data that was read here already, the next
+        query raises ReadConflict; the answers before were of one moment.  A structure that changes
+        too fast for a query is locked, with all the others.  It belongs to this thread.
+
+        Args:
+            structures: one or more that are open here
+            timeout: seconds, of its start [default: the front-end's]
+
+        Raises:
+            CallerError: within a transaction
+            InvalidArgument: a structure is not open here
+            ReadConflict: from a query, or at the end if a query has raised it before: repeat all
+            ConnectionFailed: the session was lost: repeat all
+
+        Cost: two READs for each structure with the first query (one if it names one structure)
+        """
+        return ReadTransaction(self, structures, timeout)
+
+    def read(self, function, *structures, timeout=None):
+        """Call function(*structures) in a read transaction, and repeat it on a conflict.
+
+        After eight conflicts the function runs under the locks of all the structures.
+
+        Args:
+            function: may be called several times; it must only read these structures
+            structures: one or more that are open here
+            timeout: seconds, for all of it [default: the front-end's]
+
+        Returns: the function's result
+        Cost: as read_transaction(), for each call of the function
+        """
+        cdef double seconds = self.timeout if timeout is None else seconds_of(timeout)
+        cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
+        cdef int conflicts = 0
+        while True:
+            seconds = max(self.seconds_left(deadline), 0.001)
+            try:
+                with ReadTransaction(self, structures, seconds, conflicts >= CONFLICTS_MAX):
+                    return function(*structures)
+            except ReadConflict:
+                conflicts += 1
+            except ConnectionFailed:
+                if not self.c.link.error or not self.reconnect or rfp_now() >= deadline:
+                    raise
+
     # The end
 
     @property
@@ -370,7 +433,8 @@ cdef class FrontEnd(Session):
         return {"reads": self.c.stats.reads, "writes": self.c.stats.writes,
                 "calls": self.c.stats.calls, "swaps": self.c.cas.swaps, "hits": self.c.cache.hits,
                 "misses": self.c.cache.misses, "evictions": self.c.cache.evictions,
-                "restarts": self.c.stats.restarts, "executed_again": self.c.stats.reexecuted,
+                "restarts": self.c.stats.restarts, "extensions": self.c.stats.extensions,
+                "conflicts": self.c.stats.conflicts, "executed_again": self.c.stats.reexecuted,
                 "passed_over": self.c.stats.passed_over, "cached": self.c.cache.bytes,
                 "nodes": self.c.cache.node_count, "session": self.c.session.number,
                 "epoch": self.c.session.epoch}
@@ -483,7 +547,7 @@ cdef class Batch:
         cdef Session fe = self.fe
         fe.acquire_call(None)
         try:
-            if fe.c.scope.batching or fe.c.scope.transacting:
+            if fe.c.scope.batching or fe.open_transaction is not None:
                 raise CallerError("a batch or a transaction is open already", hint="end it first")
             fe.ensure_session()
             fe.lock.reserve(True)
@@ -504,7 +568,7 @@ cdef class Batch:
                 if kind is None:
                     raise not_open("batch")
                 return
-            if fe.c.scope.transacting:
+            if fe.open_transaction is not None:
                 raise CallerError("a transaction is open in this batch",
                                   hint="end the transaction first")
             with nogil:
@@ -525,7 +589,7 @@ cdef class Batch:
                 fe.end()                        # so that others need not wait for the lease
             fe.raise_for(status)
         finally:
-            if fe.open_batch is self and not fe.c.scope.transacting:
+            if fe.open_batch is self and fe.open_transaction is None:
                 scope_set_batching(&fe.c, False)
                 fe.open_batch = None
                 fe.lock.reserve(False)
@@ -549,14 +613,7 @@ cdef class Transaction:
         cdef int status = OK
         fe.acquire_call(self.timeout)
         try:
-            if fe.c.scope.transacting:
-                raise CallerError("a transaction is open already", hint="end it first")
-            if not self.structures \
-                    or len({id(s) for s in self.structures}) != len(self.structures):
-                raise InvalidArgument("a transaction must name one or more different structures")
-            for each in self.structures:
-                if fe.structures.get(getattr(each, "name", None)) is not each:
-                    raise InvalidArgument(f"{each!r} is not an open structure of this front-end")
+            self.structures = all_parts(fe, self.structures)
             fe.lock.reserve(True)
             while True:
                 fe.ensure_session()
@@ -580,7 +637,7 @@ cdef class Transaction:
             for each in self.structures:
                 each._mark()
         finally:
-            if not fe.c.scope.transacting:
+            if fe.open_transaction is None:
                 fe.lock.reserve(fe.c.scope.batching)
             fe.release_call()
         return fe
@@ -643,6 +700,122 @@ cdef class Transaction:
         return ConnectionFailed(
             f"the session at {self.fe.address} was lost {when}: nothing of it was done",
             hint="repeat the transaction")
+
+
+cdef class ReadTransaction:
+    """The result of `FrontEnd.read_transaction()`: its queries see one moment."""
+    cdef readonly Session fe
+    cdef readonly tuple structures
+    cdef readonly object timeout
+    cdef readonly bint locked
+    cdef instance **named
+    cdef uint32_t count
+
+    def __cinit__(self, Session fe not None, tuple structures not None, timeout, bint locked=False):
+        self.fe, self.structures, self.timeout, self.locked = fe, structures, timeout, locked
+
+    def __dealloc__(self):
+        free(self.named)
+
+    def __reduce__(self):
+        raise not_copied(self, "begin another one")
+
+    def __enter__(self):
+        cdef Session fe = self.fe
+        cdef int status
+        fe.acquire_call(self.timeout)
+        try:
+            self.structures = all_parts(fe, self.structures)
+            self.list_instances()
+            fe.lock.reserve(True)
+            while True:
+                fe.ensure_session()
+                with nogil:
+                    status = transaction_commit(&fe.c)
+                    if status == OK:
+                        structures_release(&fe.c)
+                        status = moment_begin(&fe.c, self.named, self.count, self.locked)
+                        if status != OK:
+                            moment_end(&fe.c)
+                if status == OK:
+                    break
+                if status != LOST and status != FENCED:
+                    fe.raise_for(status)
+            fe.open_transaction = self
+            for each in self.structures:
+                each._mark()
+        finally:
+            if fe.open_transaction is None:
+                fe.lock.reserve(fe.c.scope.batching)
+            fe.release_call()
+        return fe
+
+    cdef int list_instances(self) except -1:
+        """Lists the structures' instances in the order of their naming entries."""
+        free(self.named)
+        self.count = 0
+        self.named = <instance **> malloc(len(self.structures) * sizeof(instance *))
+        if self.named == NULL:
+            raise MemoryError()
+        for each in sorted(self.structures, key=lambda each: each._index()):
+            self.named[self.count] = <instance *> <size_t> each._instance()
+            self.count += 1
+        return 0
+
+    def __exit__(self, kind, error, trace):
+        cdef Session fe = self.fe
+        cdef int status
+        if fe.is_forked and fe.open_transaction is self:
+            return
+        acquire_to_end(fe, fe.open_transaction is self)
+        try:
+            if fe.open_transaction is not self:
+                if kind is None:
+                    raise not_open("read transaction")
+                return
+            with nogil:
+                # Under its locks, they must have been its own to the end.
+                status = transaction_commit(&fe.c) if fe.c.moment.locked else OK
+                status = moment_end(&fe.c) or status
+            cache_trim(&fe.c)
+            if kind is None:
+                if status == LOST or status == FENCED:
+                    raise ConnectionFailed(
+                        f"the session at {fe.address} was lost during a read transaction",
+                        hint="repeat the transaction")
+                fe.raise_for(status)
+        finally:
+            if fe.open_transaction is self:
+                fe.open_transaction = None
+                fe.lock.reserve(fe.c.scope.batching)
+            fe.release_call()
+
+
+cdef tuple all_parts(Session fe, tuple structures):
+    """The structures that a transaction names, each partition by itself.
+
+    Some of one mapping may be named with partition(key), also the same one several times.
+    """
+    cdef list parts = []
+    cdef object each, whole, part
+    cdef bint alone
+    if fe.open_transaction is not None:
+        raise CallerError("a transaction is open already", hint="end it first")
+    if not structures or len({id(s) for s in structures}) != len(structures):
+        raise InvalidArgument("a transaction must name one or more different structures")
+    for each in structures:
+        whole = getattr(each, "mapping", each)
+        alone = whole is not each
+        if fe.structures.get(getattr(whole, "name", None)) is not whole:
+            raise InvalidArgument(f"{each!r} is not an open structure of this front-end")
+        for part in each._parts():
+            if alone and not any([part is own for own in whole._parts()]):
+                raise InvalidArgument(f"{each!r} is not a partition of {whole!r}")
+            if not any([part is other for other in parts]):
+                parts.append(part)
+            elif not alone:
+                raise InvalidArgument("a transaction must name different structures")
+    return tuple(parts)
 
 
 cdef int acquire_to_end(Session fe, bint open) except -1:

@@ -15,6 +15,7 @@ from rnvm.format.layout cimport (
     rnvm_transaction_of)
 from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend.log_overlay cimport overlay_patch
+from rnvm.frontend.read_set cimport read_set_add
 from rnvm.frontend.remote cimport remote_read
 from rnvm.frontend.state cimport frontend, instance, node
 from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
@@ -106,6 +107,7 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     n.length = length
     n.generation = s.generation
     n.pinned = 0
+    n.noted = 0
     n.changed = 0
     n.born = 0
     n.as_of = 0
@@ -287,11 +289,16 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
         fe.cache.hits += 1
         fe.cache.clock += 1
         n.used = fe.cache.clock
-        return n
+        return noted(s, n) if fe.read_set.noting else n
     fe.cache.misses += 1
     if n != NULL:
         cache_remove(fe, n)
-    return fetch(s, address, length, type)
+    n = fetch(s, address, length, type)
+    return noted(s, n) if fe.read_set.noting and n != NULL else n
+
+
+cdef node *noted(instance *s, node *n) noexcept nogil:
+    return n if read_set_add(s, n) else failed(s, n.address, NO_MEMORY)
 
 
 cdef inline bint too_new(const instance *s, node *n) noexcept nogil:

@@ -60,6 +60,7 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
     operations = s.operations
     s.operations += 1
     result = TOO_LONG
+    fe.scope.record_bytes = 0
     if sizeof(rnvm_record) + operation_bytes(length) \
             <= rnvm_longest_record(fe.log[OPERATION_LOG].size):
         result = apply(s, code, bytes, length)
@@ -75,6 +76,7 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
     if result >= 0:
         status = fits_one_record(fe)
         if status != OK:
+            fe.scope.record_bytes = fe.write_set.record_bytes if status == TOO_LONG else 0
             write_set_undo(fe, mark)
             result = status
     if result < 0 and before and not fe.scope.transacting and may_succeed_alone(s, result):

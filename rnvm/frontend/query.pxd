@@ -15,16 +15,19 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
 cdef int query_under_lock(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
                           void *context) noexcept nogil
 
-# For the queries of multi-version structures.
+# The parts of a query, for queries of multi-version structures and of read transactions.
 #
-# *state: the sequence of the state that cached and READ nodes must have.  It includes everything
-# that was acknowledged before.  AGAIN: read the line again.
-cdef int query_find_state(instance *s, status_line *seen, bint impatient,
-                          uint64_t *state) noexcept nogil
+# *state: the even sequence of a state that includes everything that was acknowledged before; the
+# structure's overlay belongs to it.  AGAIN: only the holder of the lock can learn it, by executing
+# pending operations of a dead writer.
+cdef int query_await_state(instance *s, uint64_t *state) noexcept nogil
 # Has the back-end apply the holder's records, if there are any; seen: the line after that.
 cdef int query_have_applied(instance *s, status_line *seen) noexcept nogil
+# Runs the function once, on nodes of the present generation.
 cdef int query_run(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
                    void *context) noexcept nogil
+# Whether all nodes that were READ are of this state: OK, AGAIN, or a READ's status.
+cdef int query_still_in(instance *s, uint64_t state, int result) noexcept nogil
 # Under the lock, which is released again outside a transaction.
 cdef int query_run_and_release(instance *s,
                                int (*function)(instance *s, void *context) noexcept nogil,

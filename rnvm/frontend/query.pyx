@@ -38,9 +38,8 @@ from rnvm.frontend.writer_lock cimport lock_acquire_kept, lock_confirm, lock_rel
 cdef int query_execute(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
                        void *context) noexcept nogil:
     cdef frontend *fe = s.fe
-    cdef status_line seen
-    cdef uint64_t state, pause = 0
-    cdef uint32_t restarts = 0, polls = 0
+    cdef uint64_t state = 0
+    cdef uint32_t restarts = 0
     cdef int status, result
     if s.entered:
         return query_under_lock(s, function, context)
@@ -51,20 +50,9 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
         s.entered = True
         return query_run_and_release(s, function, context)
     while restarts < RESTARTS_MAX:
-        status = status_read(s, &seen)
-        if status != OK:
-            return status
-        if seen.orphans:
-            break                       # only the holder of the lock may execute them
-        status = query_find_state(s, &seen, polls != 0 and polls % POLLS == 0, &state)
-        if status == AGAIN or status == OK and state & 1:
-            polls += 1
-            rfp_pause()
-            if polls % POLLS == 0:
-                status = remote_wait(fe, &pause)
-                if status != OK:
-                    return status
-            continue
+        status = query_await_state(s, &state)
+        if status == AGAIN:
+            break
         if status != OK:
             return status
         if state != s.seen:
@@ -78,7 +66,7 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
             return fe.link.error
         if result == LATE or result == NO_MEMORY:
             return result
-        status = still_in(s, state, result)
+        status = query_still_in(s, state, result)
         if status == OK:
             cache_trim(fe)
             return result
@@ -93,8 +81,34 @@ cdef int query_execute(instance *s, int (*function)(instance *s, void *context) 
 # The state before
 
 
-cdef int query_find_state(instance *s, status_line *seen, bint impatient,
-                          uint64_t *state) noexcept nogil:
+cdef int query_await_state(instance *s, uint64_t *state) noexcept nogil:
+    cdef status_line seen
+    cdef uint64_t pause = 0
+    cdef uint32_t polls = 0
+    cdef int status
+    while True:
+        status = status_read(s, &seen)
+        if status != OK:
+            return status
+        if seen.orphans:
+            return AGAIN                # only the holder of the lock may execute them
+        status = find_state(s, &seen, polls != 0 and polls % POLLS == 0, state)
+        if status != AGAIN and (status != OK or not state[0] & 1):
+            return status
+        polls += 1
+        rfp_pause()
+        if polls % POLLS == 0:
+            status = remote_wait(s.fe, &pause)
+            if status != OK:
+                return status
+
+
+cdef int find_state(instance *s, status_line *seen, bint impatient,
+                    uint64_t *state) noexcept nogil:
+    """*state: the sequence of the state that cached and READ nodes must have.
+
+    It includes everything that was acknowledged before.  AGAIN: read the line again.
+    """
     cdef int status = OK
     state[0] = seen.sequence
     if not seen.holder:
@@ -150,7 +164,7 @@ cdef int query_run(instance *s, int (*function)(instance *s, void *context) noex
 # The state after
 
 
-cdef int still_in(instance *s, uint64_t state, int result) noexcept nogil:
+cdef int query_still_in(instance *s, uint64_t state, int result) noexcept nogil:
     """Whether all nodes that the query read are of this state: OK, AGAIN, or a READ's status."""
     cdef frontend *fe = s.fe
     cdef status_line after

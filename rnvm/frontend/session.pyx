@@ -27,17 +27,19 @@ from rfp.fabric.shm.region cimport ShmFabric
 from rfp.protocol.client.client_base cimport born, seconds_of
 from rfp.protocol.client.client_ring cimport FETCH
 from rnvm.format.layout cimport (
-    RNVM_HEADERS, RNVM_MAJOR, RNVM_PARTS_MAX, RNVM_PAGE, rnvm_geometry, rnvm_geometry_of,
-    rnvm_header, rnvm_longest_record, rnvm_session_at)
+    RNVM_ALIGN, RNVM_HEADERS, RNVM_MAJOR, RNVM_PARTS_MAX, RNVM_PAGE, rnvm_geometry,
+    rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_session_at, rnvm_up)
 from rnvm.format.messages cimport *
 from rnvm.frontend.byte_buffer cimport buffer_free
 from rnvm.frontend.cas_lock cimport cas_open
 from rnvm.frontend.log_overlay cimport overlay_clear, overlay_free
 from rnvm.frontend.log_writer cimport in_doubt_clear, logs_init, logs_open
+from rnvm.frontend.moment cimport moment_begin_again, moment_end
 from rnvm.frontend.node_cache cimport cache_clear, cache_free
 from rnvm.frontend.operation cimport (
     scope_set_batching, scope_set_transacting, structure_close, structures_release,
     transaction_commit)
+from rnvm.frontend.read_set cimport read_set_free
 from rnvm.frontend.remote cimport (
     link_clear_error, link_open, link_poll_liveness, link_set_alive, link_set_buffer,
     link_set_deadline, link_set_geometry, link_set_mapped, link_set_owner, link_set_pool,
@@ -45,15 +47,15 @@ from rnvm.frontend.remote cimport (
 from rnvm.frontend.state cimport (
     LIVENESS_INTERVAL_NS, OPERATION_LOG, REDO_LOG, doubt, instance)
 from rnvm.frontend.status cimport (
-    AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY,
-    TOO_OLD)
+    AGAIN, CONFLICT, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG,
+    TOO_MANY, TOO_OLD)
 from rnvm.frontend.write_set cimport write_set_abandon, write_set_free, write_set_undo
 from rnvm.frontend.writer_lock cimport activity_open
 from rnvm.media.pool_header cimport header_whole
 
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
-    OutcomeUnknown, OutOfMemory, QuotaExceeded, SnapshotTooOld, StorageFailed,
+    OutcomeUnknown, OutOfMemory, QuotaExceeded, ReadConflict, SnapshotTooOld, StorageFailed,
     StructureDamaged, TooLarge, WrongKind)
 from rfp.core.forks import notice
 
@@ -194,6 +196,7 @@ cdef class Session:
             free(self.c.open.items[i])
         free(self.c.open.items)
         write_set_free(&self.c)
+        read_set_free(&self.c)
         buffer_free(&self.c.answer)
 
     cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer,
@@ -510,6 +513,10 @@ cdef class Session:
 
     cdef int ensure_session(self) except -1:
         if self.c.link.error:
+            if self.c.moment.is_open and not moment_begin_again(&self.c):
+                raise ConnectionFailed(
+                    f"the session at {self.address} was lost during a read transaction",
+                    hint="repeat the transaction")
             if self.c.scope.transacting:
                 self.broken = True
                 raise ConnectionFailed(
@@ -542,11 +549,14 @@ cdef class Session:
                               hint="free something, or grow the pool: rnvm grow")
         if status == TOO_LONG and self.c.scope.transacting:
             longest = rnvm_longest_record(self.c.log[REDO_LOG].size)
+            needed = self.c.scope.record_bytes
+            enough = f" {2 * rnvm_up(needed, RNVM_ALIGN) >> 10}KiB" if needed else ""
             raise TooLarge(
                 "with this operation the transaction does not fit into one record of the memory "
-                f"log, of at most {longest} bytes",
+                f"log, of at most {longest} bytes"
+                + (f": it would take {needed} bytes" if needed else ""),
                 hint="use several transactions, or create the pool with larger logs: rnvm create "
-                     "--memory-log")
+                     f"--memory-log{enough}")
         if status == TOO_LONG:
             smaller = min(self.c.log[OPERATION_LOG].size, self.c.log[REDO_LOG].size)
             raise TooLarge(
@@ -558,6 +568,10 @@ cdef class Session:
                            hint="use several transactions, or a batch")
         if status == NO_MEMORY:
             raise MemoryError()
+        if status == CONFLICT:
+            raise ReadConflict(
+                "data that this read transaction has read was changed meanwhile",
+                hint="repeat the transaction, or use fe.read(), which repeats it")
         if status == GONE:
             raise NotFound("the structure was dropped", hint="open it again to make a new one")
         if status == TOO_OLD:
@@ -644,6 +658,7 @@ cdef class Session:
         write_set_undo(&self.c, 0)
         for each in self.open_transaction.structures:
             each._unmark()
+        moment_end(&self.c)
         scope_set_transacting(&self.c, False)
         self.open_transaction = None
         self.lock.reserve(self.c.scope.batching)
@@ -682,6 +697,7 @@ cdef class Session:
             if self.link is not None and not self.is_forked and not self.c.link.ring.lost:
                 link_clear_error(&self.c)
                 self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
+        moment_end(&self.c)
         self.open_batch = self.open_transaction = None
         self.lock.reserve(False)
         self.forget_session()

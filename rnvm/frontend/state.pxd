@@ -18,6 +18,7 @@
 # structure        the base class of structures
 # watch            a call that waits for a change of a structure
 # operation        one write, from the writer lock to the logs
+# moment           a read transaction: queries of several structures, all of one moment
 # query            one read of a state that is whole
 # version_query    the same of a multi-version structure: one read of one version
 # version_root     its root
@@ -26,6 +27,7 @@
 # write_set        the changes of the present transaction: undo log, record
 # slab_allocator   space for nodes
 # node_cache       local copies of nodes
+# read_set         the nodes that the open read transaction has read
 # log_writer       the session's two logs: append, wait until durable
 # writer_lock      a structure's lock; cas_lock: the same by compare-and-swap
 # status_line      a structure's live words
@@ -61,6 +63,7 @@ cdef struct node:              # a local copy; its bytes follow
     uint32_t length
     uint32_t generation        # the copy is current as long as this is the owner's generation
     uint32_t slot              # index in cache.nodes
+    uint32_t noted             # index in read_set.notes, if it is there
     bint listed                # is in write_set.nodes
     bint freed                 # is freed; kept until that cannot be undone
     # Of the present transaction.
@@ -113,6 +116,17 @@ cdef struct overlay:           # a structure's records in a redo log that may no
     uint32_t patch_room
     uint32_t[128] heads        # lists of patches, by page
     uint32_t[128] tails
+
+
+# The nodes that a read transaction has read (owner: read_set)
+
+
+cdef struct note:
+    instance *owner
+    uint64_t address
+    uint64_t version           # of the node's header
+    uint32_t crc               # the same
+    uint32_t length
 
 
 # Parts of a front-end
@@ -219,12 +233,29 @@ cdef struct call_scope:        # owner: operation
     bint batching
     bint transacting
     int result                 # of the last operation whose record was written: valid if it counts
+    uint64_t record_bytes      # that the last operation would have needed, if it was TOO_LONG; or 0
+
+cdef struct notes:             # owner: read_set
+    bint noting                # each node that a query gets is noted
+    note *items
+    uint32_t count
+    uint32_t room
+
+cdef struct read_scope:        # owner: moment.  The open read transaction
+    bint is_open
+    bint settled               # its structures have their states of one moment
+    bint locked                # it has acquired the locks of its structures
+    int failed                 # status that ended it, for all later calls; or OK
+    instance **named           # in the order of their naming entries
+    uint32_t count
 
 cdef struct counters:          # no owner: only ever added to
     uint64_t reads
     uint64_t writes
     uint64_t calls
     uint64_t restarts          # of queries
+    uint64_t extensions        # of read transactions: they moved on to a later moment
+    uint64_t conflicts         # of read transactions
     uint64_t reexecuted        # pending operations of dead writers
     uint64_t passed_over       # the same, of an opcode that their structure's kind does not know
 
@@ -242,6 +273,8 @@ cdef struct frontend:
     activity activity
     cas_words cas
     call_scope scope
+    notes read_set
+    read_scope moment
     byte_buffer answer         # owner: structure.  Of the last operation or query
     counters stats
 
@@ -290,6 +323,12 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     uint64_t published_ns      # when the oldest version in use was last published
     uint64_t retained          # no session uses a version below it
     uint64_t renew_at          # listed nodes at which apply asks for it again
+    # the open read transaction that names it
+    bint named
+    bint lock_kept             # its writer lock was ours at the moment
+    uint64_t moment            # its sequence at the moment; 0: there was none yet
+    uint64_t found             # the same, while a moment is determined
+    uint64_t version_kept      # of a multi-version structure, at the moment; 0: none
     # the last error
     int error
     uint64_t fault_at

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from rnvm.format.partitions import SEPARATOR as SEPARATOR
 from rnvm.frontend.frontend import FrontEnd
 
 ROOT: int

@@ -15,6 +15,7 @@ from rnvm.frontend.leak_check cimport reach
 from rnvm.frontend.byte_buffer cimport buffer_append
 from rnvm.frontend.frontend cimport FrontEnd
 from rnvm.frontend.log_writer cimport in_doubt_clear, log_record_room
+from rnvm.frontend.moment cimport moment_query
 from rnvm.frontend.node_cache cimport cache_get, cache_peek, cache_trim, node_bytes
 from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
 from rnvm.frontend.query cimport query_execute, query_under_lock
@@ -36,6 +37,7 @@ from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
     CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied)
+from rnvm.format.partitions import SEPARATOR
 
 ROOT = 1                       # type of a root
 ROOT_BYTES_MAX = 3072
@@ -278,10 +280,16 @@ cdef FrontEnd front_of(Structure s):
     return <FrontEnd> s.fe
 
 
-cdef int begin(Structure s, FrontEnd fe) except -1:
+cdef int begin(Structure s, FrontEnd fe, bint is_query) except -1:
     """The session, and for a call within a transaction: that it includes the structure."""
     fe.ensure_session()
-    if fe.c.scope.transacting and not s.c.entered:
+    if fe.c.moment.is_open:
+        if not s.c.named:
+            raise s.not_named()
+        if not is_query:
+            raise CallerError("a read transaction only reads",
+                              hint="use fe.transaction() for changes and checks")
+    elif fe.c.scope.transacting and not s.c.entered:
         raise s.not_named()
     return 0
 
@@ -308,6 +316,8 @@ cdef inline int attempt(instance *s, const job *j) noexcept nogil:
         return snapshot_open(s, j.opened)
     if j.at != NULL:
         return query_snapshot(s, j.at, j.ask, j.context)
+    if s.fe.moment.is_open:
+        return moment_query(s, j.ask, j.context)
     if j.ask == NULL:
         return operation_execute(s, j.code, j.bytes, j.length)
     if j.under_lock:
@@ -325,7 +335,7 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
     try:
         while True:
             if j.at == NULL:
-                begin(s, fe)
+                begin(s, fe, j.ask != NULL and not j.under_lock)
             else:
                 fe.ensure_session()
                 if fe.ticket != j.session:
@@ -599,6 +609,21 @@ cdef class Structure:
 
     def _index(self):
         return self.c.index
+
+    def _instance(self):
+        return <size_t> self.c
+
+    def _parts(self):
+        """The structures with logs' names of their own that it consists of: itself."""
+        return (self,)
+
+    def _entry_name(self):
+        """Its name in the catalog."""
+        if SEPARATOR in self.name:
+            raise InvalidArgument("a structure's name must not contain U+001F",
+                                  hint="to open a mapping with partitions, give its name and "
+                                       "partitions=")
+        return self.name.encode()
 
     def _codec_bytes(self):
         return codec_name(self.codec)

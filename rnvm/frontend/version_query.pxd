@@ -14,3 +14,5 @@ cdef int query_snapshot(instance *s, const rnvm_version *at,
 # The newest version, for a snapshot; it and everything that it needs is applied.  Its version is
 # published as in use; the caller enters it in s.kept.
 cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil
+# Whether the bytes that were fetched are those of our session's back-end.
+cdef int session_still_valid(instance *s) noexcept nogil

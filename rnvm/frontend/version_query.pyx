@@ -28,13 +28,13 @@ it was applied.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp.core.core cimport rfp_now, rfp_pause
+from rfp.core.core cimport rfp_now
 from rnvm.format.layout cimport rnvm_transaction_of
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.operation cimport transaction_commit
 from rnvm.frontend.query cimport (
-    POLLS, RESTARTS_MAX, query_find_state, query_have_applied, query_run, query_run_and_release,
+    RESTARTS_MAX, query_await_state, query_have_applied, query_run, query_run_and_release,
     query_under_lock)
 from rnvm.frontend.remote cimport remote_wait
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
@@ -65,7 +65,7 @@ cdef int query_newest(instance *s, int (*function)(instance *s, void *context) n
         s.entered = True
         return query_run_and_release(s, function, context)
     while restarts < RESTARTS_MAX:
-        status = await_state(s, &state)
+        status = query_await_state(s, &state)
         if status == AGAIN:
             break                       # only the holder of the lock may execute the pending ones
         if status == OK:
@@ -98,32 +98,6 @@ cdef int query_newest(instance *s, int (*function)(instance *s, void *context) n
         restarts += 1
         fe.stats.restarts += 1
     return query_under_lock(s, function, context)
-
-
-cdef int await_state(instance *s, uint64_t *state) noexcept nogil:
-    """*state: the sequence of a state that includes everything acknowledged before.
-
-    AGAIN: operations of a dead writer are pending.
-    """
-    cdef status_line seen
-    cdef uint64_t pause = 0
-    cdef uint32_t polls = 0
-    cdef int status
-    while True:
-        status = status_read(s, &seen)
-        if status != OK:
-            return status
-        if seen.orphans:
-            return AGAIN
-        status = query_find_state(s, &seen, polls != 0 and polls % POLLS == 0, state)
-        if status != AGAIN and (status != OK or not state[0] & 1):
-            return status
-        polls += 1
-        rfp_pause()
-        if polls % POLLS == 0:
-            status = remote_wait(s.fe, &pause)
-            if status != OK:
-                return status
 
 
 cdef int session_still_valid(instance *s) noexcept nogil:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -843,3 +844,117 @@ def test_closing_the_front_end_keeps_an_open_batch_and_discards_an_open_transact
         with pytest.raises(Closed):
             sample.add(1)
     assert counts(direct, "s") == [1 if kind == "batch" else 0]
+
+
+# --- Conflict, deadlock, time-out, fencing, size
+
+
+@pytest.mark.parametrize("locks", [("sticky", "sticky"), ("cas", "cas"), ("sticky", "cas")])
+def test_transactions_over_the_same_structures_in_any_order_never_wait_in_a_circle(
+    direct: rnvm.Backend, connect: Connect, locks: tuple[str, str]
+) -> None:
+    errors: list[BaseException] = []
+
+    def move(lock: str, turn: int) -> None:
+        try:
+            fe = connect(direct, timeout=20, lock=lock)
+            samples = [Sample(fe, name) for name in "abc"]
+            for n in range(40):
+                named = samples[n % 3 :] + samples[: n % 3]
+                with fe.transaction(*(named if turn else named[::-1])):
+                    for each, change in zip(samples, (1, 2, -3)):
+                        each.add(change)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=move, args=each) for each in zip(locks, (0, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    assert counts(direct, "a", "b", "c") == [80, 160, -240]
+
+
+@pytest.mark.parametrize("lock", ["sticky", "cas", "each"])
+def test_a_transaction_whose_start_times_out_gives_back_what_it_has_locked(
+    direct: rnvm.Backend, connect: Connect, lock: str
+) -> None:
+    fe, late, other = (connect(direct, lock=lock, timeout=wait) for wait in (5, 0.05, 1))
+    held = [Sample(fe, name) for name in "abc"]
+    wanted = [Sample(late, name) for name in "abc"]
+    free = [Sample(other, name) for name in "ab"]
+    with fe.transaction(held[2]):
+        held[2].add(1)
+        with pytest.raises(DeadlineExceeded), late.transaction(*wanted):
+            raise AssertionError("the transaction began")
+        assert [each.add(1) for each in free] == [1, 1]
+        # It is in no queue any more: the lock is not granted to it at the end.
+    with late.transaction(*wanted, timeout=5):
+        assert [each.add(1) for each in wanted] == [2, 2, 2]
+    assert counts(direct, "a", "b", "c") == [2, 2, 2]
+
+
+def test_a_transaction_that_stays_inside_for_longer_than_a_lease_is_fenced_and_undone(
+    connect: Connect,
+) -> None:
+    with new_path("direct") as path, open_backend(path, lease=0.1) as backend:
+        fe, other = connect(backend), connect(backend, timeout=20)
+        mine = Sample(fe, "a"), Sample(fe, "b")
+        theirs = Sample(other, "b")
+        with (
+            pytest.raises(ConnectionFailed, match="nothing of it was done"),
+            fe.transaction(*mine),
+        ):
+            for each in mine:
+                each.add(1)
+            assert theirs.add(10) == 10  # waits for the lease
+        assert [each.numbers()[0] for each in mine] == [0, 10]
+
+
+def test_the_error_of_a_too_large_transaction_names_a_log_that_is_large_enough(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    sample = Sample(connect(direct), "s")
+    values = [(place, bytes([place]) * 6000) for place in range(32)]
+    with pytest.raises(TooLarge) as raised, sample.fe.transaction(sample):
+        for place, value in values:
+            sample.put(place, value)
+    assert sample.numbers() == (0, 0)
+    found = re.search(
+        r"one record of the memory log, of at most (\d+) bytes: it would take (\d+) bytes "
+        r"\(use several transactions, or create the pool with larger logs: "
+        r"rnvm create --memory-log (\w+)\)",
+        str(raised.value),
+    )
+    assert found, raised.value
+    assert int(found[1]) < int(found[2])
+    with new_path("direct") as path:
+        pools.create(path, "16MiB", front_ends=2, memory_log=found[3], assume_persistent=True)
+        with open_backend(path) as backend:
+            sample = Sample(connect(backend), "s")
+            fits = [each for each in values if each[0] * 6000 < int(found[1])]
+            with sample.fe.transaction(sample):
+                for place, value in fits:
+                    sample.put(place, value)
+            assert [sample.get(place) for place, _ in fits] == [value for _, value in fits]
+
+
+@every_option
+def test_a_batch_of_many_times_the_logs_is_split_into_records(
+    direct: rnvm.Backend, connect: Connect, options: dict[str, Any]
+) -> None:
+    fe = connect(direct, timeout=20, **options)
+    samples = [Sample(fe, name) for name in "ab"]
+    written = 0
+    with fe.batch():
+        for turn in range(60):
+            for each in samples:
+                for place in range(8):
+                    each.put(place, b"%d" % turn * 3000)
+                    written += 3000
+    assert written > 10 * (64 << 10)
+    for each in samples:
+        assert [each.get(place) for place in range(8)] == [b"59" * 3000] * 8
+        each.check()
+    assert counts(direct, "a", "b") == [0, 0]

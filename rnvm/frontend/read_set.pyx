@@ -1,0 +1,46 @@
+"""The nodes that the open read transaction has read, with their versions."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, realloc
+
+from rnvm.format.node cimport rnvm_node
+from rnvm.frontend.state cimport frontend, instance, node, note
+
+cdef enum:
+    NOTES_MIN = 64             # of the first allocation
+
+
+cdef void read_set_noting(frontend *fe, bint on) noexcept nogil:
+    fe.read_set.noting = on
+    if not on:
+        fe.read_set.count = 0
+
+
+cdef bint read_set_add(instance *s, node *n) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef const rnvm_node *header = <const rnvm_node *> (n + 1)
+    cdef uint32_t i = n.noted, room
+    cdef note *grown
+    # The index is a hint: the note there may have been forgotten since, or be another node's.
+    if i < fe.read_set.count and fe.read_set.items[i].address == n.address \
+            and fe.read_set.items[i].owner == s:
+        return True
+    if fe.read_set.count == fe.read_set.room:
+        room = 2 * fe.read_set.room if fe.read_set.room else NOTES_MIN
+        grown = <note *> realloc(fe.read_set.items, room * sizeof(note))
+        if grown == NULL:
+            return False
+        fe.read_set.items = grown
+        fe.read_set.room = room
+    n.noted = i = fe.read_set.count
+    fe.read_set.items[i] = note(s, n.address, header.version, header.crc, n.length)
+    fe.read_set.count += 1
+    return True
+
+
+cdef void read_set_truncate(frontend *fe, uint32_t count) noexcept nogil:
+    fe.read_set.count = count
+
+
+cdef void read_set_free(frontend *fe) noexcept nogil:
+    free(fe.read_set.items)
