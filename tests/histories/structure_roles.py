@@ -18,6 +18,7 @@ from rfp.errors import (
     Empty,
     LeaseEnded,
     OutcomeUnknown,
+    ReadConflict,
     RfpError,
     TooLarge,
 )
@@ -49,7 +50,7 @@ def classes(error: Exception) -> Any:
         return NOTHING
     if isinstance(error, (OutcomeUnknown, DeadlineExceeded)):
         return UNKNOWN
-    if isinstance(error, (ConnectionFailed, TooLarge)):
+    if isinstance(error, (ConnectionFailed, TooLarge, ReadConflict)):
         return NOT
     return None
 
@@ -218,6 +219,36 @@ class Worker:
 
         self.whole("transaction", [first, second], body)
 
+    def moment(self) -> None:
+        """Read several structures in a read transaction, some places twice; perhaps with a stop.
+
+        Also the answers before a conflict, or before the session was lost, are of one moment.
+        """
+        rng, mix = self.rng, self.mix
+        over = rng.sample(self.names, min(len(self.names), rng.choice(mix["transaction_over"])))
+        places = [(name, f"k{rng.randrange(mix['keys'])}") for name in over * 2]
+        rng.shuffle(places)
+        stop, repeats = self.stop(len(places)), rng.random() < 0.5
+        torn = self.planted.random() < mix.get("torn", 0)
+
+        def body(*_: Any) -> None:
+            self.failure = None
+            self.recorder.note("b", "transaction")  # instead of the attempt before
+            for number, (name, key) in enumerate(places):
+                self.act(name, "get" if is_mapping(name) else "peek", key, "")
+                self.go_on(number == stop)
+
+        objects = [self.objects[name] for name in over]
+        with contextlib.suppress(ConnectionFailed, DeadlineExceeded, ReadConflict):
+            if torn:  # a planted fault: it is no read transaction
+                body()
+            elif repeats:
+                self.fe.read(body, *objects)
+            else:
+                with self.fe.read_transaction(*objects):
+                    body()
+        self.recorder.note("e", "well", True)
+
     def stop(self, calls: int) -> int:
         """Draw the call after which this process stops itself; -1: none."""
         number = self.rng.randrange(calls)
@@ -278,6 +309,8 @@ class Worker:
                 )
         elif turn in ("move", "read both"):
             self.across(turn == "move")
+        elif turn == "moment":
+            self.moment()
         else:
             self.block(turn)
 

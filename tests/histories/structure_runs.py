@@ -57,7 +57,13 @@ class Situation:
 
     names: tuple[str, ...] = ("queue", "table", "tree")
     turns: dict[str, float] = field(
-        default_factory=lambda: {"one": 6, "in order": 1, "transaction": 2, "batch": 1}
+        default_factory=lambda: {
+            "one": 6,
+            "in order": 1,
+            "transaction": 2,
+            "batch": 1,
+            "moment": 1.5,
+        }
     )
     options: tuple[dict[str, Any], ...] = ({},)  # of the front-ends, in turn
     over: tuple[int, ...] = (1, 2, 3)  # numbers of structures of a transaction
@@ -76,6 +82,7 @@ class Situation:
     pause: float = LEASE_SECONDS
     queue: dict[str, float] = field(default_factory=dict)  # weights of calls, instead of the above
     plant: float = 0.0  # share of gets of a key that a worker answers with its previous answer
+    torn: float = 0.0  # share of read transactions that are only queries, one after the other
 
     @property
     def all_answered(self) -> bool:
@@ -101,6 +108,7 @@ class Situation:
             "hold": self.hold,
             "reads": self.reads,
             "plant": self.plant,
+            "torn": self.torn,
             "transaction_over": self.over,
             "batch_over": self.batch_over,
         }

@@ -409,6 +409,75 @@ ILLEGAL_GROUPS = {
         one(SET, ("table", "l", "b"), None, 2, 7),
         one("get", ("table", "l"), "b", 120, 130),
     ],
+    "a torn transaction": [
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "b"), None)],
+            0,
+            100,
+        ),
+        one("get", ("table", "k"), "a", 110, 120),
+        one("get", ("tree", "k"), N, 130, 140),
+    ],
+    "a read transaction that mixes two moments": [
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "a2"), None)],
+            0,
+            20,
+        ),
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "b"), None), (SET, ("tree", "k", "b2"), None)],
+            50,
+            60,
+        ),
+        *together(
+            "transaction", [("get", ("table", "k"), "a"), ("get", ("tree", "k"), "b2")], 30, 90
+        ),
+    ],
+    "a read transaction over changes that were no transaction, in the wrong order": [
+        one(SET, ("table", "k", "a"), None, 0, 9),
+        one(SET, ("tree", "k", "b"), None, 10, 19),
+        *together("transaction", [("get", ("tree", "k"), "b"), ("get", ("table", "k"), N)], 0, 30),
+    ],
+    "a read transaction whose second read of a key differs": [
+        *together("transaction", [("get", ("table", "k"), N), ("get", ("table", "k"), "a")], 0, 30),
+        one(SET, ("table", "k", "a"), None, 10, 19),
+    ],
+    "a lost committed transaction": [
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "b"), None)],
+            0,
+            20,
+        ),
+        *together("transaction", [("get", ("table", "k"), N), ("get", ("tree", "k"), N)], 30, 40),
+    ],
+    "a dirty read of a transaction that was discarded": [
+        *together("transaction", [(SET, ("table", "k", "a"), None)], 0, 40, outcome="not"),
+        one("get", ("table", "k"), "a", 10, 20),
+    ],
+    "a dirty read of a transaction before its end": [
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "b"), None)],
+            0,
+            100,
+        ),
+        one("get", ("table", "k"), "a", 20, 30),
+        one("get", ("tree", "k"), N, 40, 50),
+    ],
+    "a read transaction in the middle of a transaction of unknown outcome": [
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "b"), None)],
+            0,
+            20,
+            outcome="unknown",
+        ),
+        *together("transaction", [("get", ("table", "k"), "a"), ("get", ("tree", "k"), N)], 30, 40),
+    ],
     "an unanswered put whose value is given out twice": [
         one("put", ("queue", "a"), UNKNOWN, 0),
         one("get", ("queue",), "a", 10, 19),

@@ -22,7 +22,8 @@ PAIR = ("table", "tree")
 ORDERED = ("tree", "skips", "bst", "versions", "mvbst")
 EVERY = tuple(NAMES)
 CROWD = {"put": 1, "get": 0.7, "reserve": 4, "ack": 0.3, "nack": 4, "peek": 6}
-MOVES = {"read both": 2, "move": 3, "transaction": 0.5, "one": 0.5}
+MOVES = {"read both": 2, "move": 3, "transaction": 0.5, "one": 0.5, "moment": 2}
+MOMENTS = {"moment": 4, "move": 2, "transaction": 2, "one": 1}
 BATCHES = {"batch": 3, "one": 3}
 
 # Runs without kills and stops.
@@ -56,6 +57,16 @@ QUIET = {
         turns=BATCHES, batch_over=(1, 2, 3), options=LOCKS
     ),
     "batches": Situation(names=PAIR, turns=BATCHES, options=LOCKS),
+    "read transactions": Situation(names=PAIR, turns=MOMENTS, over=(2,), options=LOCKS, clients=4),
+    "read transactions, remote": Situation(
+        names=("queue", *PAIR), turns=MOMENTS, over=(2, 3), rtt=(FAR, ""), clients=4
+    ),
+    "read transactions, small caches": Situation(
+        names=PAIR, turns=MOMENTS, over=(2,), options=(NO_CACHE, SMALL_CACHE), sizes=(20, 9000)
+    ),
+    "read transactions, pages that split and join": Situation(
+        names=PAIR, turns=MOMENTS, over=(2,), churn=True
+    ),
 }
 DISTURBED = {
     "front-ends killed": Situation(actions={"kill": 1}),
@@ -74,6 +85,20 @@ DISTURBED = {
 # lease, and are fenced.
 SHORT: dict[str, Any] = {"lease": 0.05, "pause": 0.05}
 STOPPED = {
+    "read transactions, stopped": Situation(
+        names=PAIR, over=(2,), hold=0.3, turns=MOMENTS, keys=1, options=LOCKS, **SHORT
+    ),
+    "read transactions, remote and stopped": Situation(
+        names=PAIR, over=(2,), hold=0.3, turns=MOMENTS, keys=1, rtt=(FAR, ""), **SHORT
+    ),
+    "read transactions, killed": Situation(
+        names=PAIR,
+        over=(2,),
+        turns=MOMENTS,
+        options=LOCKS,
+        rtt=("", FAR),
+        actions={"kill": 2, "kill backend": 1},
+    ),
     "stopped within transactions": Situation(
         names=PAIR, over=(2,), hold=0.3, reads=0.5, turns=MOVES, keys=1, **SHORT
     ),
@@ -118,6 +143,8 @@ FAST = (
     "front-ends killed, every kind",
     "stopped within transactions",
     "stopped within batches",
+    "read transactions",
+    "read transactions, killed",
 )
 
 
@@ -155,3 +182,12 @@ def test_the_checker_finds_a_front_end_that_sometimes_repeats_an_earlier_answer(
         if not play(Situation(plant=0.05), rng.randrange(2**32), turns=200).check():
             return
     raise AssertionError("the checker did not find the stale answers")
+
+
+@pytest.mark.timeout(300)
+def test_the_checker_finds_read_transactions_that_mix_moments(rng: random.Random) -> None:
+    situation = Situation(names=PAIR, turns=MOMENTS, over=(2,), clients=4, keys=2, torn=0.7)
+    for _ in range(5):  # perhaps nothing was changed in between
+        if not play(situation, rng.randrange(2**32), turns=200).check():
+            return
+    raise AssertionError("the checker did not find the mixed moments")

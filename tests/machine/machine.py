@@ -773,6 +773,62 @@ class Machine(RuleBasedStateMachine):
         if wanted and not front.transaction and len(self.worlds) == 1:
             self.enter_transaction(front, wanted)
 
+    @rule(
+        number=numbers,
+        wanted=st.lists(names, min_size=1, max_size=3, unique=True),
+        repeats=st.booleans(),
+    )
+    @step
+    def read_at_one_moment(self, number: int, wanted: list[str], repeats: bool) -> None:
+        """Read structures in a read transaction: one world explains all answers."""
+        front = self.front(number)
+        if front.transaction:
+            return
+        for name in wanted:
+            if (
+                self.open(front, name) is None
+                or front.handles[name].incarnation != self.incarnations[name]
+            ):
+                return
+        if any(name in self.behind for name in wanted):
+            return
+        self.begin()
+        rivals = self.rivals(front, set(wanted))
+        self.contended(rivals)
+        opened = [front.handles[name].structure for name in wanted]
+        asked = [calls.read_all(kind_of(name)) for name in wanted]
+
+        def read(*_: Any) -> list[Any]:
+            return [call.answer(each, None) for call, each in zip(asked, opened)]
+
+        try:
+            if repeats:
+                found = front.fe.read(read, *opened, timeout=self.timeout(rivals))
+            else:
+                with front.fe.read_transaction(*opened, timeout=self.timeout(rivals)):
+                    found = read()
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if not self.lossy and not front.suspect and not (rivals and self.impatient):
+                raise Wrong(f"{front}: a read transaction raised {error}") from error
+            return
+        except NotFound as error:
+            if not self.lossy:
+                raise Wrong(f"{front}: a read transaction raised {error}") from error
+            return
+        if front.batch:
+            self.shown(front)
+        self.shrink(
+            [
+                world
+                for world in self.worlds
+                if all(
+                    call.follow(world[name], answer)
+                    for call, name, answer in zip(asked, wanted, found)
+                )
+            ],
+            f"{front}: a read transaction over {wanted} answered {found}",
+        )
+
     def enter_transaction(self, front: Front, wanted: set[str]) -> None:
         self.begin()
         rivals = self.rivals(front, wanted)
