@@ -84,11 +84,11 @@ class Conflict(ServerRefused):
 
 
 class AlreadyExists(Conflict):
-    """put(if_absent=True) of a key that has a value."""
+    """put(if_absent=True) of a key that has a value, or the creation of a group that exists."""
 
 
 class VersionMismatch(Conflict):
-    """put(if_version=n) over a value with another version."""
+    """put(if_version=n) over a value, or a change of a group's state, that has another version."""
 
 
 class ReadConflict(Conflict):
@@ -139,6 +139,18 @@ class VolatileMedium(PoolRefused):
 
 class NotFound(ServerRefused):
     """There is no structure with this name."""
+
+
+class GroupNotFound(ServerRefused):
+    """The coordinator has no state of this group.  This is never a reason to create one."""
+
+
+class GroupDamaged(ServerRefused):
+    """The coordinator contains something else than the state of a group under the group's name."""
+
+
+class CoordinatorRefused(ServerRefused):
+    """The coordinator refused the call: no permission, a wrong password, or no space."""
 
 
 class StructureDamaged(ServerRefused):
@@ -234,6 +246,10 @@ class ConnectionFailed(RfpError, ConnectionError):
 
 class HandshakeFailed(ConnectionFailed):
     """The server and this client are incompatible (version, rights, format)."""
+
+
+class CoordinatorUnavailable(ConnectionFailed):
+    """No majority of the coordinator's nodes answered in time.  Nothing was changed."""
 
 
 class OutcomeUnknown(ConnectionFailed):

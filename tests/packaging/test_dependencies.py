@@ -11,7 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
 # Modules that an extra brings for themselves alone: each says so, and nothing else imports it.
-NEEDS_EXTRA = {"rfp/codec/numpy.py": {"numpy"}}
+NEEDS_EXTRA = {
+    "rfp/codec/numpy.py": {"numpy"},
+    "rnvm/coordinator/zookeeper.py": {"kazoo"},
+}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:

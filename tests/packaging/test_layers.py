@@ -35,7 +35,7 @@ LAYERS = """
     rfp
     rfp.cli
     rnvm.format
-    rnvm.sizes
+    rnvm.sizes          rnvm.coordinator
     rnvm.media
     rnvm.pool
     rnvm.pools
