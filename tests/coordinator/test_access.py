@@ -1,0 +1,99 @@
+"""TLS, users and passwords, and what a coordinator refuses."""
+
+from __future__ import annotations
+
+import contextlib
+
+import coordination_services
+import pytest
+
+from rfp.errors import CoordinatorRefused, CoordinatorUnavailable, FabricError, InvalidArgument
+from rnvm.coordinator.state import State
+
+pytestmark = pytest.mark.every_case
+
+
+@pytest.mark.parametrize("kind", ["etcd", "zk"])
+def test_the_connections_may_use_tls(opened, tmp_path, kind):
+    with contextlib.closing(coordination_services.SERVICES[kind](tmp_path, tls=True)) as service:
+        coordinator = opened(service.address("g"))
+        first = coordinator.create(State.first(b"one"))
+        second = coordinator.compare_and_set(first, first.next(b"two"))
+        with coordinator.watch() as watch, coordinator.register("a", lease=5) as registration:
+            assert watch.wait(20)
+            assert coordinator.read() == second
+            assert coordinator.members() == [registration.member]
+        for untrusted in (f"{kind}://{service.hosts}/g?tls=on", f"{kind}://{service.hosts}/g"):
+            with pytest.raises(CoordinatorUnavailable):
+                opened(untrusted).read(timeout=0.3)
+
+
+def test_a_file_of_tls_that_cannot_be_read_is_named(opened, service, tmp_path):
+    with pytest.raises(FabricError, match="cannot use TLS for .*check ca="):
+        opened(f"{service.kind}://localhost:1/g?ca={tmp_path}/none.pem")
+
+
+def test_a_password_file_that_cannot_be_read_is_named(opened, service, tmp_path):
+    with pytest.raises(InvalidArgument, match="cannot read the password file"):
+        opened(f"{service.kind}://localhost:1/g?user=me&password_file={tmp_path}/none")
+
+
+@pytest.fixture
+def password_file(tmp_path):
+    path = tmp_path / "password"
+    path.write_text("secret\n")
+    return path
+
+
+def test_etcd_authenticates_a_user(opened, tmp_path, password_file):
+    wrong = tmp_path / "wrong"
+    wrong.write_text("guess\n")
+    with contextlib.closing(coordination_services.Etcd(tmp_path)) as service:
+        everything = {"key": "AA==", "range_end": "AA==", "permType": "READWRITE"}
+        for path, message in (
+            ("user/add", {"name": "root", "password": "root"}),
+            ("role/add", {"name": "root"}),
+            ("user/grant", {"user": "root", "role": "root"}),
+            ("user/add", {"name": "me", "password": "secret"}),
+            ("user/add", {"name": "guest", "password": "secret"}),
+            ("role/add", {"name": "member"}),
+            ("role/grant", {"name": "member", "perm": everything}),
+            ("user/grant", {"user": "me", "role": "member"}),
+            ("enable", {}),
+        ):
+            assert "header" in service.ask(0, f"/v3/auth/{path}", message)
+        address = service.address("g")
+        coordinator = opened(f"{address}?user=me&password_file={password_file}")
+        first = coordinator.create(State.first(b"one"))
+        with coordinator.watch() as watch, coordinator.register("a", lease=5):
+            assert watch.wait(20)
+            assert [each.name for each in coordinator.members()] == ["a"]
+        coordinator._token = "expired"  # as after the time-out of etcd's tokens
+        assert coordinator.read() == first
+        for refused in (
+            address,
+            f"{address}?user=guest&password_file={password_file}",
+            f"{address}?user=me&password_file={wrong}",
+        ):
+            with pytest.raises(CoordinatorRefused, match="check user= and password_file="):
+                opened(refused).read()
+            with pytest.raises(CoordinatorRefused):
+                opened(refused).register("a", lease=5)
+
+
+def test_zookeeper_keeps_the_nodes_of_a_user(opened, tmp_path, password_file):
+    with contextlib.closing(coordination_services.ZooKeeper(tmp_path)) as service:
+        address = service.address("g")
+        coordinator = opened(f"{address}?user=me&password_file={password_file}")
+        first = coordinator.create(State.first(b"one"))
+        with coordinator.watch() as watch, coordinator.register("a", lease=5):
+            assert watch.wait(20)
+            assert [each.name for each in coordinator.members()] == ["a"]
+        stranger = opened(address)
+        with pytest.raises(CoordinatorRefused, match="check user= and password_file="):
+            stranger.read()
+        with pytest.raises(CoordinatorRefused):
+            stranger.compare_and_set(first, first.next(b"two"))
+        with pytest.raises(CoordinatorRefused):
+            stranger.register("a", lease=5)
+        assert coordinator.read() == first
