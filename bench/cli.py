@@ -110,8 +110,9 @@ def main() -> None:
       rfp-ycsb run  rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default \\
                     -p operationcount=5000000 -threads 4 -target 200000 -s
 
-    Databases: rfp, rfp-python, rnvm-hashtable, rnvm-bptree, rnvm-skiplist, redis, memcached, lmdb,
-    rocksdb, sqlite, dict, inproc (`rfp-ycsb databases` describes each).
+    Databases: rfp, rfp-python, rnvm-hashtable, rnvm-skiplist, rnvm-bst, rnvm-bptree, rnvm-mvbst,
+    rnvm-mvbptree, redis, memcached, lmdb, rocksdb, sqlite, dict, inproc (`rfp-ycsb databases`
+    describes each).
 
     Exit status: 0 done; 1 reads returned wrong data; 2 invalid command, or a program is not
     installed; 3 the connection failed; 130 Ctrl-C.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench import _driver
 from bench._tally import METRIC_CLEANUP, Tally
 from bench._workload import Stream, Workload
+from bench.kinds import KINDS
 from bench.python_driver import Driver
 from bench.results import Result, merge
 from bench.status import Status
@@ -50,9 +51,11 @@ def check(
     """
     requests = Workload(properties, loading=loading, known=known)
     if requests.scans and not database.scans:
-        raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
-                              hint="choose a workload other than E, or one of "
-                                   "rnvm-bptree, rnvm-skiplist, lmdb, rocksdb, sqlite")  # fmt: skip
+        ordered = ", ".join(kind.database for kind in KINDS if kind.ordered)
+        raise InvalidArgument(
+            f"{database.name} cannot scan: it does not keep its keys in order",
+            hint=f"choose a workload other than E, or one of {ordered}, lmdb, rocksdb, sqlite",
+        )
     if not requests.operations and not (
         seconds or (0 if loading else properties["maxexecutiontime"])
     ):

@@ -8,9 +8,10 @@ starts a server for itself, if it needs one and the properties name none.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.kinds import KINDS
 from rfp.errors import InvalidArgument, bad_choice
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ class Database:
 
 @dataclass(frozen=True)
 class Entry:
-    """The location of a database's class, and the settings that its name implies."""
+    """The location of a database's class, and the settings and arguments that its name implies."""
 
     module: str
     kind: str
     meaning: str
     settings: tuple[tuple[str, str], ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 # Largest overhead of a record in memory: key, header, entry and index.
@@ -83,20 +85,16 @@ DATABASES = {
         "this package's store, driven through rfp.connect() and its methods",
         (("rfp.api", "python"),),
     ),
-    "rnvm-hashtable": Entry(
-        "rnvm", "RnvmHashTable", "this package's persistent hash table, structures.HashTable"
-    ),
-    "rnvm-bptree": Entry(
-        "rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"
-    ),
-    "rnvm-skiplist": Entry(
-        "rnvm", "RnvmSkipList", "this package's persistent skip list, structures.SkipList"
-    ),
-    "rnvm-mvbptree": Entry(
-        "rnvm",
-        "RnvmMVBPlusTree",
-        "this package's multi-version B+tree, structures.MVBPlusTree",
-    ),
+    **{
+        kind.database: Entry(
+            "rnvm",
+            "Mapping",
+            f"this package's persistent {kind.meaning}, structures.{kind.name}",
+            arguments={"kind": kind},
+        )
+        for kind in KINDS
+        if kind.mapping
+    },
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),
@@ -134,7 +132,7 @@ def open_database(
     settings(name)
     entry = DATABASES[name]
     kind: Any = getattr(importlib.import_module(f"bench.databases.{entry.module}"), entry.kind)
-    database: Database = kind(properties, private=private, placement=placement)
+    database: Database = kind(properties, private=private, placement=placement, **entry.arguments)
     database.name = name
     return database
 

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import rnvm
-import structures
 from bench.databases import RECORD_OVERHEAD_BYTES, Database
 from bench.databases.rfp import emulation
 from rfp import address as addresses
@@ -18,6 +17,7 @@ from rfp.errors import InvalidArgument, RfpError
 from rnvm import pools
 
 if TYPE_CHECKING:
+    from bench.kinds import Kind
     from bench.placement import Placement
     from bench.properties import Properties
     from rnvm.frontend.frontend import FrontEnd
@@ -31,7 +31,7 @@ FRONT_ENDS = 16
 
 
 class Mapping(Database):
-    """A persistent mapping.
+    """A persistent mapping of one kind.
 
     rnvm.address names the back-end; without it, the back-end is in this process.
 
@@ -39,15 +39,15 @@ class Mapping(Database):
     default in memory.
     """
 
-    kind: Any
-
     def __init__(
-        self, properties: Properties, *, private: bool, placement: Placement | None
+        self, properties: Properties, *, private: bool, placement: Placement | None, kind: Kind
     ) -> None:
+        self._kind = kind.structure
+        self.scans = kind.ordered
         self._properties = properties
         self._backend: rnvm.Backend | None = None
         self._temporary = ""
-        self.client = f"rnvm.connect(), structures.{self.kind.__name__}"
+        self.client = f"rnvm.connect(), structures.{kind.name}"
         address = properties["rnvm.address"]
         if address is not None:
             self._place = addresses.parse(address)
@@ -97,7 +97,7 @@ class Mapping(Database):
             timeout=given["rnvm.timeout"],
             secret_file=given["rnvm.secret_file"],
         )
-        return MappingClient(fe, self.kind, given["rnvm.batch"])
+        return MappingClient(fe, self._kind, given["rnvm.batch"])
 
     def close(self) -> None:
         if self._backend is not None:
@@ -107,33 +107,6 @@ class Mapping(Database):
     def _remove(self) -> None:
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-class RnvmHashTable(Mapping):
-    """structures.HashTable."""
-
-    kind = structures.HashTable
-
-
-class RnvmBPlusTree(Mapping):
-    """structures.BPlusTree."""
-
-    kind = structures.BPlusTree
-    scans = True
-
-
-class RnvmSkipList(Mapping):
-    """structures.SkipList."""
-
-    kind = structures.SkipList
-    scans = True
-
-
-class RnvmMVBPlusTree(Mapping):
-    """structures.MVBPlusTree."""
-
-    kind = structures.MVBPlusTree
-    scans = True
 
 
 class MappingClient:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rnvm
-import structures
 from bench.experiments import pool
 from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
 from bench.experiments.timing import clock
+from bench.kinds import KINDS, Kind
 from bench.placement import pinned
 from rfp import address as addresses
 
@@ -32,32 +32,15 @@ ABLATION_STEPS: dict[str, dict[str, Any]] = {
     "+ cache": {},
     "+ batch": {},
 }
-STRUCTURE_KINDS = {
-    "Queue.put": structures.Queue,
-    "HashTable[k] = v": structures.HashTable,
-    "BPlusTree[k] = v": structures.BPlusTree,
-}
 ABLATION_RECORDS = 20_000
 TURN = 0.4  # fraction of another experiment's turn: there are many turns
 
 
-def operation(structure: Any) -> Callable[[bytes], None]:
-    """Return the operation executed with each key."""
-    if isinstance(structure, structures.Queue):
-        put = structure.put
-        return lambda key: put(VALUE)
-
-    def store(key: bytes) -> None:
-        structure[key] = VALUE
-
-    return store
-
-
-def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]) -> Figures:
+def turn(setting: Setting, address: str, kind: Kind, step: str, keys: list[bytes]) -> Figures:
     """Measure a front-end without the techniques of later steps: {"rate"}."""
     together = step == "+ batch"
     with rnvm.connect(address, timeout=30, **ABLATION_STEPS[step]) as fe, pinned(setting.client):
-        act = operation(STRUCTURE_KINDS[name](fe, name))
+        act = kind.adder(kind.structure(fe, kind.name), VALUE)
         done, began = 0, clock()
         now, until = began, began + int(TURN * setting.seconds * 1e9)
         while now < until:
@@ -68,6 +51,8 @@ def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]
             done += BATCH
             now = clock()
         del act
+        if not kind.mapping:
+            fe.drop(kind.name)  # it would grow from turn to turn
     return {"rate": done * 1e9 / (now - began)}
 
 
@@ -78,16 +63,14 @@ def sides(setting: Setting) -> Iterator[dict[str, Side]]:
     records = setting.count(ABLATION_RECORDS, 2000)
     keys = drawn(ABLATION_RECORDS, records)
     place = replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={RTT}").options)
-    with pool.served(setting, address=place, idle="spin") as backend:
+    with pool.served(setting, address=place, idle="spin", size=1 << 30) as backend:
         with rnvm.connect(backend.address, timeout=30) as fe:
-            for name, kind in STRUCTURE_KINDS.items():
-                structure = kind(fe, name)
-                if not isinstance(structure, structures.Queue):
-                    pool.fill(fe, structure, records)
-            del structure
+            for kind in KINDS:
+                if kind.mapping:
+                    pool.fill(fe, kind.structure(fe, kind.name), records)
         yield {
-            f"{name}, {step}": partial(turn, setting, backend.address, name, step, keys)
-            for name in STRUCTURE_KINDS
+            f"{kind.name}, {step}": partial(turn, setting, backend.address, kind, step, keys)
+            for kind in KINDS
             for step in ABLATION_STEPS
         }
 
@@ -97,8 +80,8 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     with sides(setting) as all_sides:
         measured = take_turns(all_sides, setting.rounds)
     found = {
-        name: {step: measured[f"{name}, {step}"]["rate"] for step in ABLATION_STEPS}
-        for name in STRUCTURE_KINDS
+        kind.adding: {step: measured[f"{kind.name}, {step}"]["rate"] for step in ABLATION_STEPS}
+        for kind in KINDS
     }
     if picture:
         draw(found, picture)
@@ -130,7 +113,7 @@ def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
     from bench.plot import COLOURS, pyplot, save
 
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(8, 4.4))
+    figure, axes = plt.subplots(figsize=(2.4 + 1.9 * len(found), 4.8))
     width = 0.8 / len(ABLATION_STEPS)
     for i, step in enumerate(ABLATION_STEPS):
         places = [
@@ -144,7 +127,7 @@ def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
                 (place, rate),
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=7,
             )
     axes.set_xticks(range(len(found)), list(found))
     axes.set_ylabel("thousand durable operations per second")

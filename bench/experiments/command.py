@@ -13,14 +13,17 @@ from typing import Any
 import click
 
 from bench.experiments.rows import Row, Setting, machine, table
+from bench.kinds import KINDS
 from rfp.errors import RfpError
 
 # In the order of the table.
 NAMES = (
     "direct_reads", "views", "event_loop", "busy_put", "python_get", "python_get_many", "window",
     "large_values", "large_put", "idle", "capacity", "growth", "durable_writes", "inserts",
-    "large_working_set", "cached_read", "disk_file", "ablation",
+    "large_working_set", "cached_read", "disk_file", "ablation", "concurrency", "sizes",
 )  # fmt: skip
+# Those with a picture.
+DRAWN = ("growth", "ablation", "concurrency", "sizes")
 
 
 def run(name: str, setting: Setting, **options: Any) -> list[Row]:
@@ -84,6 +87,29 @@ class Experiments(click.Command):
     metavar="FILE",
     help="Picture of the `ablation` steps to draw (PNG, SVG or PDF; needs matplotlib).",
 )
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help=f"Folder for a picture of each of {', '.join(DRAWN)}: NAME.png (needs matplotlib).",
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(1, 256),
+    help="Highest number of readers of `concurrency`.  [default: CPUs - 2, at least 2]",
+)
+@click.option(
+    "--entries",
+    type=click.IntRange(100, 100_000_000),
+    help="Largest number of entries of `sizes`.  [default: 1000000, scaled]",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice([kind.name for kind in KINDS]),
+    help="A structure of `sizes`; repeat it for several.  [default: all]",
+)
 @click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")
 def main(
     names: Sequence[str],
@@ -92,6 +118,10 @@ def main(
     scale: float,
     curve: str | None,
     bars: str | None,
+    pictures: str | None,
+    readers: int | None,
+    entries: int | None,
+    kinds: tuple[str, ...],
     listing: bool,
 ) -> None:
     """Measure the speed table, or single experiments: measured, peer, ratio, bar, met or MISSED.
@@ -104,6 +134,8 @@ def main(
       rfp-experiments
       rfp-experiments window python_get --json out/speed.json
       rfp-experiments --scale 0.05 --rounds 1
+      rfp-experiments ablation concurrency sizes --pictures out
+      rfp-experiments sizes --entries 10000000 --kind BPlusTree
     """
     if listing:
         for name in (*NAMES, *APPLICATIONS):
@@ -122,10 +154,18 @@ def main(
         click.echo("warning: client and server share one CPU, for which no bar is set", err=True)
     rows: list[Row] = []
     began = time.monotonic()
-    pictures = {"growth": curve, "ablation": bars}
+    if pictures:
+        os.makedirs(pictures, exist_ok=True)
+    drawn = {name: os.path.join(pictures, f"{name}.png") if pictures else None for name in DRAWN}
+    drawn["growth"], drawn["ablation"] = curve or drawn["growth"], bars or drawn["ablation"]
+    options: dict[str, dict[str, Any]] = {
+        "concurrency": {"readers": readers},
+        "sizes": {"entries": entries, "kinds": kinds},
+    }
     for name in names or NAMES:
         click.echo(f"{name} ...", err=True)
-        rows += run(name, setting, **({"picture": pictures[name]} if pictures.get(name) else {}))
+        given = {"picture": drawn[name]} if name in DRAWN else {}
+        rows += run(name, setting, **given, **options.get(name, {}))
     click.echo(table(rows))
     promised = [row for row in rows if row.bar is not None]
     met = sum(row.met is True for row in promised)

@@ -3,60 +3,62 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import rnvm
-import structures
 from bench.experiments import durable_peers, pool
 from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.experiments.timing import rate_of
+from bench.kinds import KINDS, Kind
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
 QUESTION = (
-    "How fast are durable operations of a queue, hash table and B+tree in memory, "
-    "compared with RocksDB with a synced log?"
+    "How fast are durable operations of each structure in memory, compared with RocksDB with a "
+    "synced log?"
 )
+# Of the ratio to RocksDB's synced put (of a batch: to its synced WriteBatch); 1 for other kinds.
+BARS = {"Queue": 2, "HashTable": 1.5, "BPlusTree": 1.2}
+BATCH_BARS = {"Queue": 2}
 
 
 @contextlib.contextmanager
-def queue_put(setting: Setting) -> Iterator[Side]:
-    """Yield put of 64 B, one at a time, and in batches of 100: {"rate", "batch"} in values per
-    second."""
+def adds(setting: Setting, kind: Kind) -> Iterator[Side]:
+    """Yield additions of 64 B to a structure without keys, one at a time, and in batches of 100:
+    {"rate", "batch"} in values per second."""
     values = [VALUE] * setting.count(200_000, BATCH)
     batches = [values[:BATCH]] * (len(values) // BATCH)
     with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
 
-        def puts(put: Any) -> Figures:
+        def measured(add: Callable[[bytes], None]) -> Figures:
             def together(some: list[bytes]) -> None:
                 with fe.batch():
                     for value in some:
-                        put(value)
+                        add(value)
 
             with pinned(setting.client):
                 return {
-                    "rate": rate_of(put, values, setting.seconds),
+                    "rate": rate_of(add, values, setting.seconds),
                     "batch": rate_of(together, batches, setting.seconds) * BATCH,
                 }
 
         def side() -> Figures:
-            figures = puts(structures.Queue(fe, "queue").put)
-            fe.drop("queue")
+            figures = measured(getattr(kind.structure(fe, kind.name), kind.add))
+            fe.drop(kind.name)
             return figures
 
         yield side
 
 
 @contextlib.contextmanager
-def mapping_set(setting: Setting, kind: Any) -> Iterator[Side]:
+def mapping_set(setting: Setting, kind: Kind) -> Iterator[Side]:
     """Yield `mapping[key] = value` of 16 + 64 B: {"rate"}."""
     keys = drawn(setting.count(200_000), setting.records)
     with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
-        mapping = kind(fe, "mapping")
+        mapping = kind.structure(fe, kind.name)
         pool.fill(fe, mapping, setting.records)
 
         def side() -> Figures:
@@ -71,27 +73,26 @@ def measure(setting: Setting) -> list[Row]:
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:
-        sides["queue"] = stack.enter_context(queue_put(setting))
-        sides["hash"] = stack.enter_context(mapping_set(setting, structures.HashTable))
-        sides["tree"] = stack.enter_context(mapping_set(setting, structures.BPlusTree))
+        for kind in KINDS:
+            side = mapping_set if kind.mapping else adds
+            sides[kind.name] = stack.enter_context(side(setting, kind))
         try:
             sides["rocksdb"] = stack.enter_context(durable_peers.rocksdb_put(setting))
         except PeerMissing as error:
             why = str(error)
         found = take_turns(sides, setting.rounds)
     one, many = (found.get("rocksdb", {}).get(name) for name in ("rate", "batch"))
-    put = "RocksDB put, synced"
-    return [
-        Row("Queue.put, 64 B", found["queue"]["rate"], "op/s", one, put, 2, why=why),
-        Row(
-            f"Queue.put, batches of {BATCH}",
-            found["queue"]["batch"],
-            "op/s",
-            many,
-            "RocksDB WriteBatch, synced",
-            2,
-            why=why,
-        ),
-        Row("HashTable[k] = v, 16 + 64 B", found["hash"]["rate"], "op/s", one, put, 1.5, why=why),
-        Row("BPlusTree[k] = v, 16 + 64 B", found["tree"]["rate"], "op/s", one, put, 1.2, why=why),
-    ]
+    rows = []
+    for kind in KINDS:
+        figures = found[kind.name]
+        size = "16 + 64 B" if kind.mapping else "64 B"
+        rows.append(
+            Row(f"{kind.adding}, {size}", figures["rate"], "op/s", one, "RocksDB put, synced",
+                BARS.get(kind.name, 1), why=why)
+        )  # fmt: skip
+        if "batch" in figures:
+            rows.append(
+                Row(f"{kind.adding}, batches of {BATCH}", figures["batch"], "op/s", many,
+                    "RocksDB WriteBatch, synced", BATCH_BARS.get(kind.name, 1), why=why)
+            )  # fmt: skip
+    return rows

@@ -29,7 +29,7 @@ def mapping(setting: Setting, kind: Any, records: int, keys: list[bytes]) -> Ite
     """Yield updates by a front-end, and reads of another mapping by a front-end that does not
     write: {"update", "read"}."""
     cache = records * (16 + 64) // CACHE_SHARE
-    with pool.served(setting, size="1GiB") as backend:
+    with pool.served(setting, size=1 << 30) as backend:
         with rnvm.connect(backend.address) as fe:
             for name in ("updated", "read"):
                 pool.fill(fe, kind(fe, name), records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rnvm import pools
 
 VALUE = bytes(64)
 BATCH = 100
+SMALLEST = 64 << 20  # bytes of a pool: its logs, and a few records
 
 
 @contextlib.contextmanager
@@ -43,26 +44,47 @@ def folder_on(medium: str | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Iterator[rnvm.Backend]:
+def served(
+    setting: Setting,
+    medium: str | None = MEMORY,
+    *,
+    size: int = 512 << 20,
+    front_ends: int | None = None,
+    **options: Any,
+) -> Iterator[rnvm.Backend]:
     """Yield a back-end; a pool in memory emulates persistent memory, so it flushes cache lines in
-    the same way."""
+    the same way.
+
+    Args:
+        size: of the pool, in bytes; scaled.
+    """
     cpus = sorted(setting.server) if setting.server else None
     if medium:
-        options = {"assume_persistent": True, "force_flush": True, **options}
-    with (
-        folder_on(medium) as folder,
-        rnvm.Backend(folder / "pool", cpus=cpus, **{"size": "512MiB", **options}) as backend,
-    ):
-        yield backend
+        options = {"force_flush": True, **options}
+    with folder_on(medium) as folder:
+        path = folder / "pool"
+        bytes_ = setting.count(size, SMALLEST)
+        pools.create(path, bytes_, front_ends=front_ends, assume_persistent=medium is not None)
+        with rnvm.Backend(path, cpus=cpus, **options) as backend:
+            yield backend
 
 
 def fill(fe: Any, mapping: Any, records: int) -> None:
     """Store all records, some in each batch."""
+
+    def store(key: bytes) -> None:
+        mapping[key] = VALUE
+
+    add_all(fe, store, records)
+
+
+def add_all(fe: Any, add: Callable[[bytes], None], records: int) -> None:
+    """Call add(key) with the keys of all records, some in each batch."""
     keys = all_keys(records)
     for at in range(0, records, BATCH):
         with fe.batch():
             for key in keys[at : at + BATCH]:
-                mapping[key] = VALUE
+                add(key)
 
 
 def rate_of_stores(target: Any, keys: list[bytes], seconds: float) -> float:

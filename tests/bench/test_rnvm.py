@@ -10,11 +10,13 @@ import rnvm
 import structures
 from bench import cli, phases
 from bench.databases import open_database
+from bench.kinds import KINDS
 from bench.properties import read
 from rfp import address as addresses
 from rfp.errors import InvalidArgument, Unsupported
 
-MAPPINGS = ("rnvm-hashtable", "rnvm-bptree", "rnvm-skiplist", "rnvm-mvbptree")
+MAPPINGS = [kind.database for kind in KINDS if kind.mapping]
+ORDERED = [kind.database for kind in KINDS if kind.ordered]
 FEW = ("recordcount=60", "operationcount=200", "fieldcount=2", "fieldlength=20", "rnvm.size=8MiB")
 
 
@@ -39,9 +41,10 @@ def test_a_mapping_serves_the_workloads_and_leaves_no_files(name, workload, batc
     assert not Path(database._temporary).exists()
 
 
-def test_the_tree_scans_its_keys_in_order():
+@pytest.mark.parametrize("name", ORDERED)
+def test_an_ordered_mapping_scans_its_keys_in_order(name):
     p = read(["e"], [*FEW, "rnvm.batch=10"])
-    with open_database("rnvm-bptree", p, private=True) as database:
+    with open_database(name, p, private=True) as database:
         loaded = phases.load(database, p)
         client = database.connect()
         keys = [key for key, _ in client.scan(b"user", 1000)]

@@ -35,12 +35,12 @@ def test_the_wheel_contains_only_the_packages(installed):
     assert {file.name for file in installed if file.parts[0] == ".."} == SCRIPTS
 
 
-def test_the_wheel_contains_no_tests_and_no_c_sources(installed):
+def test_the_wheel_contains_no_tests_and_no_c_sources_that_it_does_not_compile(installed):
     assert [
         str(file)
         for file in installed
         if file.suffix in {".pyx", ".c", ".h"} or "tests" in file.parts
-    ] == []
+    ] == ["bench/experiments/pmdk_maps.c"]
 
 
 def test_every_extension_that_python_code_can_use_has_a_stub(installed):

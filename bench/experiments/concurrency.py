@@ -1,0 +1,233 @@
+"""One writer and some readers of each structure, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rnvm
+from bench.experiments import pool
+from bench.experiments.keys import drawn
+from bench.experiments.other_process import OtherProcess
+from bench.experiments.pool import VALUE
+from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
+from bench.experiments.timing import CHUNK, clock
+from bench.kinds import KINDS, Kind, kind_of
+
+QUESTION = (
+    "How fast do readers in other processes read a structure that one process writes, and how many "
+    "of their reads fail because of it (AsymNVM, evaluation)?"
+)
+RECORDS = 50_000
+DRAWN = 20_000
+TURN = 0.4  # fraction of another experiment's turn: there are many turns
+PAPER_PERCENT = 3  # of the reads fail in the paper, with 6 readers and 1 writer
+START_S = 60  # of a process, or of the end of a turn: other processes may have all CPUs
+CODE = "from bench.experiments.concurrency import work; work()"
+
+
+# A process that reads or writes
+
+
+def work() -> None:
+    """Read and write as the lines of the standard input say (a reader's or writer's process)."""
+    address = sys.argv[1]
+    with rnvm.connect(address, timeout=30) as fe:
+        opened: dict[str, Any] = {}
+        for line in sys.stdin:
+            order = json.loads(line)
+            kind = kind_of(order["kind"])
+            if kind.name not in opened:
+                opened[kind.name] = kind.structure(fe, kind.name)
+            act = ACTS[order["role"]](kind, opened[kind.name])
+            keys = drawn(DRAWN, order["records"])
+            print("ready", flush=True)
+            sys.stdin.readline()
+            print(json.dumps(repeat(fe, act, keys, order["seconds"])), flush=True)
+        opened.clear()
+
+
+def write(kind: Kind, structure: Any) -> Callable[[bytes], Any]:
+    """Return the writer's operation: an update of a key; or an addition and a removal by turns, so
+    that the structure keeps its size."""
+    add = kind.adder(structure, VALUE)
+    if kind.mapping:
+        return add
+    take = kind.taker(structure)
+    adds = False
+
+    def by_turns(key: bytes) -> None:
+        nonlocal adds
+        adds = not adds
+        (add if adds else take)(key)
+
+    return by_turns
+
+
+ACTS: dict[str, Callable[[Kind, Any], Callable[[bytes], Any]]] = {
+    "write": write,
+    "read": Kind.looker,
+}
+
+
+def repeat(fe: Any, act: Callable[[bytes], Any], keys: list[bytes], seconds: float) -> Figures:
+    """Call act(key) for this long: {"rate": per second, "done", "restarts": of queries}."""
+    before = fe.figures["restarts"]
+    began = now = clock()
+    until = began + int(seconds * 1e9)
+    done = 0
+    while now < until:
+        at = done % len(keys)
+        some = keys[at : at + CHUNK]
+        for key in some:
+            act(key)
+        done += len(some)
+        now = clock()
+    return {
+        "rate": done * 1e9 / (now - began),
+        "done": done,
+        "restarts": fe.figures["restarts"] - before,
+    }
+
+
+# The experiment
+
+
+def counts(most: int | None = None) -> list[int]:
+    """Return the numbers of readers: 0, 1, 2, 4 ... and `most`, by default two fewer than there are
+    CPUs, for the writer and the back-end, but at least 2."""
+    most = most or max(len(os.sched_getaffinity(0)) - 2, 2)
+    found = [0, 1]
+    while found[-1] * 2 <= most:
+        found.append(found[-1] * 2)
+    return sorted({*found, most})
+
+
+def turn(
+    setting: Setting, writer: OtherProcess, readers: list[OtherProcess], kind: Kind, records: int
+) -> Figures:
+    """Let the writer and the readers work side by side: {"write": op/s, "read": op/s of all
+    readers, "failed": percent of their reads}."""
+    workers = [writer, *readers]
+    for worker, role in zip(workers, ["write"] + ["read"] * len(readers)):
+        seconds = TURN * setting.seconds
+        order = {"kind": kind.name, "role": role, "records": records, "seconds": seconds}
+        worker.send(json.dumps(order))
+    for worker in workers:
+        worker.hear(START_S)
+    for worker in workers:
+        worker.send("go")
+    written, *read = (json.loads(worker.hear(START_S)) for worker in workers)
+    restarts = sum(each["restarts"] for each in read)
+    tries = restarts + sum(each["done"] for each in read)
+    return {
+        "write": written["rate"],
+        "read": sum(each["rate"] for each in read),
+        "failed": 100 * restarts / tries if tries else 0.0,
+    }
+
+
+@contextlib.contextmanager
+def sides(setting: Setting, readers: list[int]) -> Iterator[dict[str, Side]]:
+    """Yield all numbers of readers of all structures, on one back-end.  No process is pinned: there
+    may be more of them than CPUs."""
+    records = setting.count(RECORDS, 1000)
+    with ExitStack() as stack:
+        unpinned = replace(setting, placement=None)
+        front_ends = max(16, max(readers) + 3)
+        size = (1024 + 16 * front_ends) << 20  # logs take a part of it for each front-end
+        backend = stack.enter_context(pool.served(unpinned, size=size, front_ends=front_ends))
+        with rnvm.connect(backend.address, timeout=30) as fe:
+            for kind in KINDS:
+                structure = kind.structure(fe, kind.name)
+                pool.add_all(fe, kind.adder(structure, VALUE), records)
+            del structure
+        processes = [
+            stack.enter_context(OtherProcess(CODE, str(backend.address)))
+            for _ in range(1 + max(readers))
+        ]
+        yield {
+            f"{kind.name}, {n}": partial(
+                turn, setting, processes[0], processes[1 : 1 + n], kind, records
+            )
+            for kind in KINDS
+            for n in readers
+        }
+
+
+def measure(
+    setting: Setting, picture: str | Path | None = None, readers: int | None = None
+) -> list[Row]:
+    """Return two rows for each structure: the reads of all readers, and the share that failed.
+
+    Args:
+        readers: the highest number of readers [default: as the CPUs carry]
+    """
+    numbers = counts(readers)
+    with sides(setting, numbers) as all_sides:
+        measured = take_turns(all_sides, setting.rounds)
+    found = {kind: {n: measured[f"{kind.name}, {n}"] for n in numbers} for kind in KINDS}
+    if picture:
+        draw(found, picture)
+    most = numbers[-1]
+    rows = []
+    for kind, figures in found.items():
+        beside = f"1 writer, {most} readers"
+        rows.append(
+            Row(f"{kind.looking}, {beside}", figures[most]["read"], "op/s", note=steps(figures))
+        )
+        rows.append(
+            Row(f"{kind.name}, failed reads, {beside}", figures[most]["failed"], "%",
+                bar=0 if kind.versions else PAPER_PERCENT, at_least=False)
+        )  # fmt: skip
+    return rows
+
+
+def steps(figures: dict[int, Figures]) -> str:
+    """Return a structure's line of the paper's table: for each number of readers the rates and the
+    failed reads."""
+    alone = figures[0]["write"]
+    return "; ".join(
+        f"{n} readers: {number(each['read'], 'op/s')}, {each['failed']:.2g} % failed, "
+        f"writer {number(each['write'], 'op/s')} ({each['write'] / alone:.2f} x)"
+        if n
+        else f"writer alone {number(alone, 'op/s')}"
+        for n, each in figures.items()
+    )
+
+
+def draw(found: dict[Kind, dict[int, Figures]], path: str | Path) -> None:
+    """Draw the readers' rates, the writer's, and the failed reads, against the number of
+    readers."""
+    from bench.plot import COLOURS, pyplot, save
+
+    plt = pyplot()
+    panels = (
+        ("read", "thousand reads per second, all readers", 1e3),
+        ("write", "thousand operations per second, the writer", 1e3),
+        ("failed", "reads that failed, percent", 1),
+    )
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2))
+    for axes, (figure_name, label, unit) in zip(all_axes, panels):
+        for i, (kind, figures) in enumerate(found.items()):
+            numbers = [n for n in figures if n or figure_name == "write"]
+            values = [figures[n][figure_name] / unit for n in numbers]
+            style = "o-" if i < len(COLOURS) else "s--"
+            axes.plot(numbers, values, style, color=COLOURS[i % len(COLOURS)], label=kind.name)
+        axes.set_xticks(sorted({n for figures in found.values() for n in figures}))
+        axes.set_ylim(0)
+        axes.set_xlabel("readers")
+        axes.set_title(label, fontsize=10, loc="left")
+        axes.grid(color="#dddddd", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].legend(frameon=False, fontsize=8.5)
+    figure.tight_layout()
+    save(figure, path)
