@@ -24,8 +24,10 @@ from bench.experiments import (
     durable_peers,
     growth,
     idle,
+    inserts,
     large_put,
     large_values,
+    pmdk_maps,
     pool,
     sizes,
     timing,
@@ -228,6 +230,7 @@ def without_peers(monkeypatch):
     for peer in ("redis_benchmark", "pylibmc_client", "lmdb_get"):
         monkeypatch.setattr(baselines, peer, missing)
     monkeypatch.setattr(durable_peers, "rocksdb", missing)
+    monkeypatch.setattr(pmdk_maps, "build", missing)
 
 
 @pytest.mark.parametrize("name", command.NAMES)
@@ -235,10 +238,11 @@ def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     without_peers(monkeypatch)
     monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
     monkeypatch.setattr(busy_put, "busy_cpus", contextlib.nullcontext)
-    monkeypatch.setattr(sizes, "KINDS", KINDS[-1:])
+    for module in (ablation, inserts, sizes):
+        monkeypatch.setattr(module, "KINDS", KINDS[-1:])
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
     assert rows
-    assert all(row.measured is not None or "PMDK" in row.why for row in rows)
+    assert all(row.measured is not None or "PMDK" in row.name for row in rows)
     assert any(row.bar is not None for row in rows)
     for row in rows:
         assert row.met is not None or row.bar is None or "redis-tools" in row.why
