@@ -4,8 +4,8 @@
  *     pmdk_maps MAP POOL BYTES FIRST COUNT SECONDS
  *
  * inserts COUNT new keys, from number FIRST on, each with a value of 64 bytes and in a transaction
- * of its own, until SECONDS are over.  It prints the number of keys and the nanoseconds.  The pool is
- * created if FIRST is 0. */
+ * of its own, until SECONDS are over.  It prints the number of keys and the nanoseconds.  The pool
+ * is created if FIRST is 0. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

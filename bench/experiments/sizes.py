@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import log
@@ -176,7 +176,12 @@ def write_until_lost(kind: Kind, fe: Any, structure: Any) -> Figures:
     return {}
 
 
-STEPS = {"load": load, "operate": operate, "check": check, "write": write_until_lost}
+STEPS: dict[str, Callable[..., Figures]] = {
+    "load": load,
+    "operate": operate,
+    "check": check,
+    "write": write_until_lost,
+}
 
 
 # The experiment
