@@ -25,7 +25,6 @@ from bench.experiments.timing import clock
 from bench.kinds import CONSTANT, KINDS, Kind, kind_of
 from rfp import address as addresses
 from rfp.errors import DeadlineExceeded, RfpError, StructureDamaged
-from rnvm.cli.inspect import figures as pool_figures
 
 QUESTION = (
     "How do time and memory of load, operations, check and recovery of each structure grow with "
@@ -97,7 +96,11 @@ def work() -> None:
         print(json.dumps({"entries": len(structure)}), flush=True)
         for line in sys.stdin:
             what, *arguments = json.loads(line)
-            print(json.dumps(STEPS[what](kind, fe, structure, *arguments)), flush=True)
+            try:
+                answer: dict[str, Any] = {**STEPS[what](kind, fe, structure, *arguments)}
+            except RfpError as error:
+                answer = {"error": f"{what}: {error}"}
+            print(json.dumps(answer), flush=True)
         del structure
 
 
@@ -206,7 +209,9 @@ class Watched:
             line = self.process.said(SAMPLE_S)
             self.bytes = max(self.bytes, private_bytes(self.process.pid))
             if line is not None:
-                found: Figures = json.loads(line)
+                found: dict[str, Any] = json.loads(line)
+                if "error" in found:
+                    raise RfpError(found["error"])
                 return found
             if time.monotonic() > until:
                 raise DeadlineExceeded(f"timed out waiting {PATIENCE_S:g} s for a process")
@@ -267,8 +272,7 @@ def grow(setting: Setting, kind: Kind, entry_counts: list[int]) -> dict[int, Fig
                 front_end.order("write")
                 os.kill(backend.process.pid, signal.SIGKILL)
                 front_end.answer()
-            about = pool_figures(str(pool))
-            figures["pool"] = about["block"] * (about["blocks"] - about["free_blocks"])
+            figures["pool"] = bytes_used(pool)
             with served(setting, pool, entry_counts[-1]) as (backend, address, start):
                 figures["recover"] = start["seconds"]
                 figures["recover bytes"] = backend.bytes
@@ -277,6 +281,15 @@ def grow(setting: Setting, kind: Kind, entry_counts: list[int]) -> dict[int, Fig
                     front_end.order("check")
             before = entries
     return found
+
+
+def bytes_used(pool: Path) -> int:
+    """Return the bytes of a pool's blocks that are not free; no back-end serves it."""
+    from rnvm.cli.inspect import figures  # not in the processes that are measured
+
+    about = figures(str(pool))
+    used: int = about["block"] * (about["blocks"] - about["free_blocks"])
+    return used
 
 
 def expect(kind: Kind, found: int, entries: int) -> None:
@@ -317,10 +330,18 @@ def measure(
     """
     entry_counts = sizes_of(entries or setting.count(ENTRIES, 10 * LEAST))
     chosen = [kind for kind in KINDS if not kinds or kind.name in kinds]
-    found = {kind: grow(setting, kind, entry_counts) for kind in chosen}
-    if picture:
+    found: dict[Kind, dict[int, Figures]] = {}
+    rows = []
+    for kind in chosen:
+        try:
+            found[kind] = grow(setting, kind, entry_counts)
+        except RfpError as error:  # the others are measured
+            rows.append(Row(f"{kind.name}, sizes", None, "", bar=0, why=str(error)))
+        else:
+            rows += rows_of(kind, found[kind])
+    if picture and found:
         draw(found, picture)
-    return [row for kind, figures in found.items() for row in rows_of(kind, figures)]
+    return rows
 
 
 def rows_of(kind: Kind, figures: dict[int, Figures]) -> list[Row]:

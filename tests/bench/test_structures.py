@@ -16,7 +16,7 @@ from bench.experiments.pool import VALUE, folder_on
 from bench.experiments.rows import Setting
 from bench.kinds import KINDS
 from bench.peers.process import PeerMissing
-from rfp.errors import StructureDamaged
+from rfp.errors import RfpError, StructureDamaged
 
 TINY = Setting(rounds=1, scale=0.002)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -94,10 +94,9 @@ def test_sizes_are_decades_below_the_largest():
     assert sizes.sizes_of(70) == [70]
 
 
-@pytest.mark.parametrize("name", ["Queue", "BPlusTree"])
-def test_a_structure_grows_over_kills_of_its_back_end(name, tmp_path, drawing):
+def test_a_structure_grows_over_kills_of_its_back_end(tmp_path, drawing):
     picture = tmp_path / "sizes.png"
-    rows = sizes.measure(TINY, picture, entries=1000, kinds=(name,))
+    rows = sizes.measure(TINY, picture, entries=1000, kinds=("Queue",))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(rows) == 5
     nodes, load, check, recovery, memory = rows
@@ -108,6 +107,29 @@ def test_a_structure_grows_over_kills_of_its_back_end(name, tmp_path, drawing):
     assert recovery.measured > 0
     assert memory.measured > 1 << 20
     assert "B per entry" in memory.note
+
+
+def test_a_structure_that_fails_is_a_row_with_the_reason_and_the_others_are_measured(monkeypatch):
+    grown = sizes.grow
+
+    def fails_for_queue(setting, kind, entry_counts):
+        if kind.name == "Queue":
+            raise RfpError("planted error")
+        return grown(setting, kind, entry_counts)
+
+    monkeypatch.setattr(sizes, "grow", fails_for_queue)
+    failed, *others = sizes.measure(TINY, entries=100, kinds=("Queue", "BPlusTree"))
+    assert (failed.met, failed.measured, failed.why) == (None, None, "planted error")
+    assert {row.name.split(",")[0] for row in others} == {"BPlusTree"}
+
+
+def test_an_error_in_a_process_is_raised_with_its_text():
+    code = """if True:
+        input()
+        print('{"error": "load: the pool is full"}', flush=True)
+    """
+    with OtherProcess(code) as process, pytest.raises(RfpError, match="load: the pool is full"):
+        sizes.Watched(process).order("load", 0, 10)
 
 
 def test_lost_entries_are_an_error():
