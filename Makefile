@@ -70,7 +70,7 @@ docs:
 # The commands of $(BIN) run the installed package, not the sources in this folder.
 bench:
 	@scripts/update-venv release
-	@scripts/bootstrap-deps peers
+	@scripts/bootstrap-deps bench
 	@$(BIN)/rfp-experiments $(ARGS)
 
 clean:
