@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from bench.experiments.rows import Figures, Row, Setting, Side, number, take_tur
 from bench.experiments.timing import clock
 from bench.kinds import KINDS, Kind
 from bench.placement import pinned
-from rfp import address as addresses
 
 QUESTION = (
     "How much do lock, operation log, cache and batches gain over an emulated round trip "
@@ -62,8 +60,7 @@ def sides(setting: Setting) -> Iterator[dict[str, Side]]:
     count."""
     records = setting.count(ABLATION_RECORDS, 2000)
     keys = drawn(ABLATION_RECORDS, records)
-    place = replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={RTT}").options)
-    with pool.served(setting, address=place, idle="spin", size=1 << 30) as backend:
+    with pool.served(setting, address=pool.emulated(RTT), idle="spin", size=1 << 30) as backend:
         with rnvm.connect(backend.address, timeout=30) as fe:
             for kind in KINDS:
                 if kind.mapping:

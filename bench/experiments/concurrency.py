@@ -21,11 +21,16 @@ from bench.experiments.pool import VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
 from bench.experiments.timing import CHUNK, clock
 from bench.kinds import KINDS, Kind, kind_of
+from rfp import address as addresses
+from rfp.address import Address
 
 QUESTION = (
     "How fast do readers in other processes read a structure that one process writes, and how many "
-    "of their reads fail because of it (AsymNVM, evaluation)?"
+    "of their reads fail because of it, also over an emulated round trip of 3 us (AsymNVM, "
+    "evaluation)?"
 )
+RTT = "3us"
+EMULATED = f", emulated {RTT}"
 RECORDS = 50_000
 DRAWN = 20_000
 TURN = 0.4  # fraction of another experiment's turn: there are many turns
@@ -38,21 +43,26 @@ CODE = "from bench.experiments.concurrency import work; work()"
 
 
 def work() -> None:
-    """Read and write as the lines of the standard input say (a reader's or writer's process)."""
-    address = sys.argv[1]
-    with rnvm.connect(address, timeout=30) as fe:
-        opened: dict[str, Any] = {}
+    """Read and write as the lines of the standard input say (a reader's or writer's process); the
+    arguments are the addresses of the back-ends."""
+    with ExitStack() as stack:
+        front_ends = {
+            address: stack.enter_context(rnvm.connect(address, timeout=30))
+            for address in sys.argv[1:]
+        }
+        opened: dict[tuple[str, str], Any] = {}
+        stack.callback(opened.clear)
         for line in sys.stdin:
             order = json.loads(line)
-            kind = kind_of(order["kind"])
-            if kind.name not in opened:
-                opened[kind.name] = kind.structure(fe, kind.name)
-            act = ACTS[order["role"]](kind, opened[kind.name])
+            kind, address = kind_of(order["kind"]), order["address"]
+            fe = front_ends[address]
+            if (kind.name, address) not in opened:
+                opened[kind.name, address] = kind.structure(fe, kind.name)
+            act = ACTS[order["role"]](kind, opened[kind.name, address])
             keys = drawn(DRAWN, order["records"])
             print("ready", flush=True)
             sys.stdin.readline()
             print(json.dumps(repeat(fe, act, keys, order["seconds"])), flush=True)
-        opened.clear()
 
 
 def write(kind: Kind, structure: Any) -> Callable[[bytes], Any]:
@@ -112,15 +122,19 @@ def counts(most: int | None = None) -> list[int]:
 
 
 def turn(
-    setting: Setting, writer: OtherProcess, readers: list[OtherProcess], kind: Kind, records: int
+    setting: Setting,
+    address: str,
+    writer: OtherProcess,
+    readers: list[OtherProcess],
+    kind: Kind,
+    records: int,
 ) -> Figures:
     """Let the writer and the readers work side by side: {"write": op/s, "read": op/s of all
     readers, "failed": percent of their reads}."""
     workers = [writer, *readers]
     for worker, role in zip(workers, ["write"] + ["read"] * len(readers)):
-        seconds = TURN * setting.seconds
-        order = {"kind": kind.name, "role": role, "records": records, "seconds": seconds}
-        worker.send(json.dumps(order))
+        order = {"address": address, "kind": kind.name, "role": role, "records": records}
+        worker.send(json.dumps({**order, "seconds": TURN * setting.seconds}))
     for worker in workers:
         worker.hear(START_S)
     for worker in workers:
@@ -137,36 +151,54 @@ def turn(
 
 @contextlib.contextmanager
 def sides(setting: Setting, readers: list[int]) -> Iterator[dict[str, Side]]:
-    """Yield all numbers of readers of all structures, on one back-end.  No process is pinned: there
-    may be more of them than CPUs."""
+    """Yield all numbers of readers of all structures, on one back-end, and the highest number on
+    another one with an emulated network.  No process is pinned: there may be more of them than
+    CPUs."""
     records = setting.count(RECORDS, 1000)
+    most = max(readers)
     with ExitStack() as stack:
-        unpinned = replace(setting, placement=None)
-        front_ends = max(16, max(readers) + 3)
-        size = (1024 + 16 * front_ends) << 20  # logs take a part of it for each front-end
-        backend = stack.enter_context(pool.served(unpinned, size=size, front_ends=front_ends))
+        near, far = (
+            stack.enter_context(filled(setting, records, most + 3, place))
+            for place in (addresses.unique(), pool.emulated(RTT))
+        )
+        writer, *others = (
+            stack.enter_context(OtherProcess(CODE, near, far)) for _ in range(1 + most)
+        )
+        yield {
+            f"{kind.name}, {n}{where}": partial(
+                turn, setting, address, writer, others[:n], kind, records
+            )
+            for kind in KINDS
+            for where, address, numbers in (("", near, readers), (EMULATED, far, [most]))
+            for n in numbers
+        }
+
+
+@contextlib.contextmanager
+def filled(setting: Setting, records: int, front_ends: int, place: Address) -> Iterator[str]:
+    """Yield the address of a back-end with so many entries in a structure of each kind."""
+    size = (1024 + 16 * front_ends) << 20  # logs take a part of it for each front-end
+    unpinned = replace(setting, placement=None)
+    with pool.served(
+        unpinned,
+        size=size,
+        front_ends=max(16, front_ends),
+        address=place,
+        lease=START_S,  # a process that waits for a CPU is not fenced
+    ) as backend:
         with rnvm.connect(backend.address, timeout=30) as fe:
             for kind in KINDS:
                 structure = kind.structure(fe, kind.name)
                 pool.add_all(fe, kind.adder(structure, VALUE), records)
-            del structure
-        processes = [
-            stack.enter_context(OtherProcess(CODE, str(backend.address)))
-            for _ in range(1 + max(readers))
-        ]
-        yield {
-            f"{kind.name}, {n}": partial(
-                turn, setting, processes[0], processes[1 : 1 + n], kind, records
-            )
-            for kind in KINDS
-            for n in readers
-        }
+                del structure
+        yield str(backend.address)
 
 
 def measure(
     setting: Setting, picture: str | Path | None = None, readers: int | None = None
 ) -> list[Row]:
-    """Return two rows for each structure: the reads of all readers, and the share that failed.
+    """Return three rows for each structure: the reads of all readers, the share that failed, and
+    the same share over an emulated network.
 
     Args:
         readers: the highest number of readers [default: as the CPUs carry]
@@ -180,6 +212,7 @@ def measure(
     most = numbers[-1]
     rows = []
     for kind, figures in found.items():
+        far = measured[f"{kind.name}, {most}{EMULATED}"]
         beside = f"1 writer, {most} readers"
         rows.append(
             Row(f"{kind.looking}, {beside}", figures[most]["read"], "op/s", note=steps(figures))
@@ -187,6 +220,13 @@ def measure(
         rows.append(
             Row(f"{kind.name}, failed reads, {beside}", figures[most]["failed"], "%",
                 bar=0 if kind.versions else PAPER_PERCENT, at_least=False)
+        )  # fmt: skip
+        rows.append(
+            Row(f"{kind.name}, failed reads, {beside}{EMULATED}", far["failed"], "%",
+                None if kind.versions else PAPER_PERCENT,
+                "" if kind.versions else "the paper, 6 readers",
+                0 if kind.versions else None, at_least=False,
+                note=f"{number(far['read'], 'op/s')}, writer {number(far['write'], 'op/s')}")
         )  # fmt: skip
     return rows
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bench.databases.rnvm import MEMORY
 from bench.experiments.keys import all_keys
 from bench.experiments.rows import Setting
 from bench.experiments.timing import CHUNK, clock
+from rfp import address as addresses
+from rfp.address import Address
 from rnvm import pools
 
 VALUE = bytes(64)
@@ -41,6 +44,11 @@ def folder_on(medium: str | None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def emulated(rtt: str) -> Address:
+    """Return a new address whose connections have an emulated network with this round trip."""
+    return replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={rtt}").options)
 
 
 @contextlib.contextmanager

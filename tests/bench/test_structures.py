@@ -178,14 +178,17 @@ def test_reads_beside_a_writer_are_listed_and_drawn(tmp_path, drawing):
     picture = tmp_path / "readers.png"
     rows = concurrency.measure(TINY, picture, readers=1)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert len(rows) == 2 * len(KINDS)
-    for kind, reads, failed in zip(KINDS, rows[::2], rows[1::2]):
+    assert len(rows) == 3 * len(KINDS)
+    for kind, reads, failed, emulated in zip(KINDS, rows[::3], rows[1::3], rows[2::3]):
         assert reads.name == f"{kind.looking}, 1 writer, 1 readers"
         assert reads.measured > 0
         assert reads.note.startswith("writer alone")
         assert "% failed, writer" in reads.note
         assert failed.bar == (0 if kind.versions else 3)
+        assert (emulated.bar, emulated.peer) == ((0, None) if kind.versions else (None, 3))
         assert 0 <= failed.measured <= 100
+        assert 0 <= emulated.measured <= 100
+        assert emulated.name == f"{failed.name}, emulated 3us"
 
 
 def test_restarts_of_queries_count_as_failed_reads():
@@ -203,7 +206,7 @@ def test_restarts_of_queries_count_as_failed_reads():
         Fixed(f'{{"rate": {rate}, "done": 90, "restarts": {restarts}}}')
         for rate, restarts in ((7, 55), (10, 6), (20, 14))
     )
-    figures = concurrency.turn(TINY, writer, readers, KINDS[0], 10)
+    figures = concurrency.turn(TINY, "shm:///x", writer, readers, KINDS[0], 10)
     assert figures == {"write": 7, "read": 30, "failed": 10}
 
 
