@@ -207,12 +207,12 @@ def measure(
     with sides(setting, numbers) as all_sides:
         measured = take_turns(all_sides, setting.rounds)
     found = {kind: {n: measured[f"{kind.name}, {n}"] for n in numbers} for kind in KINDS}
-    if picture:
-        draw(found, picture)
     most = numbers[-1]
+    far = {kind: measured[f"{kind.name}, {most}{EMULATED}"] for kind in KINDS}
+    if picture:
+        draw(found, far, picture)
     rows = []
     for kind, figures in found.items():
-        far = measured[f"{kind.name}, {most}{EMULATED}"]
         beside = f"1 writer, {most} readers"
         rows.append(
             Row(f"{kind.looking}, {beside}", figures[most]["read"], "op/s", note=steps(figures))
@@ -222,11 +222,12 @@ def measure(
                 bar=0 if kind.versions else PAPER_PERCENT, at_least=False)
         )  # fmt: skip
         rows.append(
-            Row(f"{kind.name}, failed reads, {beside}{EMULATED}", far["failed"], "%",
+            Row(f"{kind.name}, failed reads, {beside}{EMULATED}", far[kind]["failed"], "%",
                 None if kind.versions else PAPER_PERCENT,
                 "" if kind.versions else "the paper, 6 readers",
                 0 if kind.versions else None, at_least=False,
-                note=f"{number(far['read'], 'op/s')}, writer {number(far['write'], 'op/s')}")
+                note=f"{number(far[kind]['read'], 'op/s')}, "
+                f"writer {number(far[kind]['write'], 'op/s')}")
         )  # fmt: skip
     return rows
 
@@ -244,30 +245,48 @@ def steps(figures: dict[int, Figures]) -> str:
     )
 
 
-def draw(found: dict[Kind, dict[int, Figures]], path: str | Path) -> None:
-    """Draw the readers' rates, the writer's, and the failed reads, against the number of
-    readers."""
+def draw(found: dict[Kind, dict[int, Figures]], far: dict[Kind, Figures], path: str | Path) -> None:
+    """Draw the readers' rates and the writer's against the number of readers, and the reads that
+    failed beside the highest number."""
     from bench.plot import COLOURS, pyplot, save
 
     plt = pyplot()
-    panels = (
-        ("read", "thousand reads per second, all readers", 1e3),
-        ("write", "thousand operations per second, the writer", 1e3),
-        ("failed", "reads that failed, percent", 1),
-    )
-    figure, all_axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2))
-    for axes, (figure_name, label, unit) in zip(all_axes, panels):
+    figure, (*panels, failed) = plt.subplots(1, 3, figsize=(15, 4.4))
+    labels = {
+        "read": "thousand reads per second, all readers",
+        "write": "thousand operations per second, the writer",
+    }
+    numbers = sorted({n for figures in found.values() for n in figures})
+    for axes, (name, label) in zip(panels, labels.items()):
         for i, (kind, figures) in enumerate(found.items()):
-            numbers = [n for n in figures if n or figure_name == "write"]
-            values = [figures[n][figure_name] / unit for n in numbers]
+            shown = [n for n in numbers if n or name == "write"]
             style = "o-" if i < len(COLOURS) else "s--"
-            axes.plot(numbers, values, style, color=COLOURS[i % len(COLOURS)], label=kind.name)
-        axes.set_xticks(sorted({n for figures in found.values() for n in figures}))
+            axes.plot(
+                shown,
+                [figures[n][name] / 1e3 for n in shown],
+                style,
+                color=COLOURS[i % len(COLOURS)],
+                label=kind.name,
+            )
+        axes.set_xticks(numbers)
         axes.set_ylim(0)
         axes.set_xlabel("readers")
         axes.set_title(label, fontsize=10, loc="left")
+    panels[0].legend(frameon=False, fontsize=8.5)
+    places = range(len(found))
+    beside = f"{numbers[-1]} readers"
+    near = [figures[numbers[-1]]["failed"] for figures in found.values()]
+    failed.bar([x - 0.2 for x in places], near, 0.38, color=COLOURS[0], label=beside)
+    emulated = [far[kind]["failed"] for kind in found]
+    label = beside + EMULATED
+    failed.bar([x + 0.2 for x in places], emulated, 0.38, color=COLOURS[4], label=label)
+    failed.axhline(PAPER_PERCENT, color=COLOURS[6], linestyle=":", label="the paper, 6 readers")
+    failed.set_xticks(places, [kind.name for kind in found], rotation=30, ha="right", fontsize=8.5)
+    failed.set_title("reads that failed, percent", fontsize=10, loc="left")
+    failed.legend(frameon=False, fontsize=8.5)
+    for axes in (*panels, failed):
         axes.grid(color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].legend(frameon=False, fontsize=8.5)
     figure.tight_layout()
     save(figure, path)
