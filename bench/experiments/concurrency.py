@@ -47,7 +47,7 @@ def work() -> None:
     arguments are the addresses of the back-ends."""
     with ExitStack() as stack:
         front_ends = {
-            address: stack.enter_context(rnvm.connect(address, timeout=30))
+            address: stack.enter_context(rnvm.connect(address, timeout=START_S))
             for address in sys.argv[1:]
         }
         opened: dict[tuple[str, str], Any] = {}
@@ -62,7 +62,9 @@ def work() -> None:
             keys = drawn(DRAWN, order["records"])
             print("ready", flush=True)
             sys.stdin.readline()
-            print(json.dumps(repeat(fe, act, keys, order["seconds"])), flush=True)
+            figures = repeat(fe, act, keys, order["seconds"])
+            fe.release()  # over a network an idle front-end keeps its locks for a lease
+            print(json.dumps(figures), flush=True)
 
 
 def write(kind: Kind, structure: Any) -> Callable[[bytes], Any]:
@@ -136,10 +138,10 @@ def turn(
         order = {"address": address, "kind": kind.name, "role": role, "records": records}
         worker.send(json.dumps({**order, "seconds": TURN * setting.seconds}))
     for worker in workers:
-        worker.hear(START_S)
+        worker.hear(2 * START_S)
     for worker in workers:
         worker.send("go")
-    written, *read = (json.loads(worker.hear(START_S)) for worker in workers)
+    written, *read = (json.loads(worker.hear(2 * START_S)) for worker in workers)
     restarts = sum(each["restarts"] for each in read)
     tries = restarts + sum(each["done"] for each in read)
     return {
@@ -184,9 +186,9 @@ def filled(setting: Setting, records: int, front_ends: int, place: Address) -> I
         size=size,
         front_ends=max(16, front_ends),
         address=place,
-        lease=START_S,  # a process that waits for a CPU is not fenced
+        lease=START_S / 3,  # a process that waits for a CPU is not fenced
     ) as backend:
-        with rnvm.connect(backend.address, timeout=30) as fe:
+        with rnvm.connect(backend.address, timeout=START_S) as fe:
             for kind in KINDS:
                 structure = kind.structure(fe, kind.name)
                 pool.add_all(fe, kind.adder(structure, VALUE), records)
