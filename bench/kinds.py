@@ -8,7 +8,7 @@ from typing import Any
 
 import structures
 
-CONSTANT, LOGARITHMIC = "O(1)", "O(log n)"
+CONSTANT_TIME, LOGARITHMIC_TIME = "O(1)", "O(log n)"
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,22 @@ class Kind:
 
 
 ALL = (
-    Kind("Queue", "queue", CONSTANT, add="put", look="peek", take="get"),
-    Kind("Stack", "stack", CONSTANT, add="push", look="peek", take="pop"),
-    Kind("HashTable", "hash table", CONSTANT),
-    Kind("SkipList", "skip list", LOGARITHMIC, ordered=True),
-    Kind("BST", "binary search tree", LOGARITHMIC, ordered=True),
-    Kind("BPlusTree", "B+tree", LOGARITHMIC, ordered=True),
-    Kind("MVBST", "multi-version binary search tree", LOGARITHMIC, ordered=True, versions=True),
-    Kind("MVBPlusTree", "multi-version B+tree", LOGARITHMIC, ordered=True, versions=True),
+    Kind("Queue", "queue", CONSTANT_TIME, add="put", look="peek", take="get"),
+    Kind("Stack", "stack", CONSTANT_TIME, add="push", look="peek", take="pop"),
+    Kind("HashTable", "hash table", CONSTANT_TIME),
+    Kind("SkipList", "skip list", LOGARITHMIC_TIME, ordered=True),
+    Kind("BST", "binary search tree", LOGARITHMIC_TIME, ordered=True),
+    Kind("BPlusTree", "B+tree", LOGARITHMIC_TIME, ordered=True),
+    Kind(
+        "MVBST", "multi-version binary search tree", LOGARITHMIC_TIME, ordered=True, versions=True
+    ),
+    Kind("MVBPlusTree", "multi-version B+tree", LOGARITHMIC_TIME, ordered=True, versions=True),
 )
 
 # Those that this version has.
-KINDS = tuple(kind for kind in ALL if hasattr(structures, kind.name))
+STRUCTURES = tuple(kind for kind in ALL if hasattr(structures, kind.name))
 
 
 def kind_of(name: str) -> Kind:
     """Return the kind whose class has this name."""
-    return next(kind for kind in KINDS if kind.name == name)
+    return next(kind for kind in STRUCTURES if kind.name == name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench import _driver
 from bench._tally import METRIC_CLEANUP, Tally
 from bench._workload import Stream, Workload
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from bench.python_driver import Driver
 from bench.results import Result, merge
 from bench.status import Status
@@ -51,7 +51,7 @@ def check(
     """
     requests = Workload(properties, loading=loading, known=known)
     if requests.scans and not database.scans:
-        ordered = ", ".join(kind.database for kind in KINDS if kind.ordered)
+        ordered = ", ".join(kind.database for kind in STRUCTURES if kind.ordered)
         raise InvalidArgument(
             f"{database.name} cannot scan: it does not keep its keys in order",
             hint=f"choose a workload other than E, or one of {ordered}, lmdb, rocksdb, sqlite",

@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from rfp.errors import InvalidArgument, bad_choice
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ DATABASES = {
             f"this package's persistent {kind.meaning}, structures.{kind.name}",
             arguments={"kind": kind},
         )
-        for kind in KINDS
+        for kind in STRUCTURES
         if kind.mapping
     },
     "redis": Entry("redis", "Redis", "Redis through redis-py"),

@@ -14,7 +14,7 @@ from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
 from bench.experiments.timing import clock
-from bench.kinds import KINDS, Kind
+from bench.kinds import STRUCTURES, Kind
 from bench.placement import pinned
 
 QUESTION = (
@@ -62,12 +62,12 @@ def sides(setting: Setting) -> Iterator[dict[str, Side]]:
     keys = drawn(ABLATION_RECORDS, records)
     with pool.served(setting, address=pool.emulated(RTT), idle="spin", size=1 << 30) as backend:
         with rnvm.connect(backend.address, timeout=30) as fe:
-            for kind in KINDS:
+            for kind in STRUCTURES:
                 if kind.mapping:
                     pool.fill(fe, kind.structure(fe, kind.name), records)
         yield {
             f"{kind.name}, {step}": partial(turn, setting, backend.address, kind, step, keys)
-            for kind in KINDS
+            for kind in STRUCTURES
             for step in ABLATION_STEPS
         }
 
@@ -78,7 +78,7 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
         measured = take_turns(all_sides, setting.rounds)
     found = {
         kind.adding: {step: measured[f"{kind.name}, {step}"]["rate"] for step in ABLATION_STEPS}
-        for kind in KINDS
+        for kind in STRUCTURES
     }
     if picture:
         draw(found, picture)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.experiments.rows import Row, Setting, machine, table
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from rfp.errors import RfpError
 
 # In the order of the table.
@@ -107,7 +107,7 @@ class Experiments(click.Command):
     "--kind",
     "kinds",
     multiple=True,
-    type=click.Choice([kind.name for kind in KINDS]),
+    type=click.Choice([kind.name for kind in STRUCTURES]),
     help="A structure of `sizes`; repeat it for several.  [default: all]",
 )
 @click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")

@@ -15,12 +15,13 @@ from typing import Any
 
 import rnvm
 from bench.experiments import pool
+from bench.experiments.ablation import RTT, TURN
 from bench.experiments.keys import drawn
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.pool import VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
 from bench.experiments.timing import CHUNK, clock
-from bench.kinds import KINDS, Kind, kind_of
+from bench.kinds import STRUCTURES, Kind, kind_of
 from rfp import address as addresses
 from rfp.address import Address
 
@@ -29,13 +30,11 @@ QUESTION = (
     "of their reads fail because of it, also over an emulated round trip of 3 us (AsymNVM, "
     "evaluation)?"
 )
-RTT = "3us"
 EMULATED = f", emulated {RTT}"
-RECORDS = 50_000
-DRAWN = 20_000
-TURN = 0.4  # fraction of another experiment's turn: there are many turns
+RECORDS_READ = 50_000
+KEYS_DRAWN = 20_000
 PAPER_PERCENT = 3  # of the reads fail in the paper, with 6 readers and 1 writer
-START_S = 60  # of a process, or of the end of a turn: other processes may have all CPUs
+PROCESS_S = 60  # of a process, or of the end of a turn: other processes may have all CPUs
 CODE = "from bench.experiments.concurrency import work; work()"
 
 
@@ -47,7 +46,7 @@ def work() -> None:
     arguments are the addresses of the back-ends."""
     with ExitStack() as stack:
         front_ends = {
-            address: stack.enter_context(rnvm.connect(address, timeout=START_S))
+            address: stack.enter_context(rnvm.connect(address, timeout=PROCESS_S))
             for address in sys.argv[1:]
         }
         opened: dict[tuple[str, str], Any] = {}
@@ -59,7 +58,7 @@ def work() -> None:
             if (kind.name, address) not in opened:
                 opened[kind.name, address] = kind.structure(fe, kind.name)
             act = ACTS[order["role"]](kind, opened[kind.name, address])
-            keys = drawn(DRAWN, order["records"])
+            keys = drawn(KEYS_DRAWN, order["records"])
             print("ready", flush=True)
             sys.stdin.readline()
             figures = repeat(fe, act, keys, order["seconds"])
@@ -138,10 +137,10 @@ def turn(
         order = {"address": address, "kind": kind.name, "role": role, "records": records}
         worker.send(json.dumps({**order, "seconds": TURN * setting.seconds}))
     for worker in workers:
-        worker.hear(2 * START_S)
+        worker.hear(2 * PROCESS_S)
     for worker in workers:
         worker.send("go")
-    written, *read = (json.loads(worker.hear(2 * START_S)) for worker in workers)
+    written, *read = (json.loads(worker.hear(2 * PROCESS_S)) for worker in workers)
     restarts = sum(each["restarts"] for each in read)
     tries = restarts + sum(each["done"] for each in read)
     return {
@@ -156,7 +155,7 @@ def sides(setting: Setting, readers: list[int]) -> Iterator[dict[str, Side]]:
     """Yield all numbers of readers of all structures, on one back-end, and the highest number on
     another one with an emulated network.  No process is pinned: there may be more of them than
     CPUs."""
-    records = setting.count(RECORDS, 1000)
+    records = setting.count(RECORDS_READ, 1000)
     most = max(readers)
     with ExitStack() as stack:
         near, far = (
@@ -170,7 +169,7 @@ def sides(setting: Setting, readers: list[int]) -> Iterator[dict[str, Side]]:
             f"{kind.name}, {n}{where}": partial(
                 turn, setting, address, writer, others[:n], kind, records
             )
-            for kind in KINDS
+            for kind in STRUCTURES
             for where, address, numbers in (("", near, readers), (EMULATED, far, [most]))
             for n in numbers
         }
@@ -186,10 +185,10 @@ def filled(setting: Setting, records: int, front_ends: int, place: Address) -> I
         size=size,
         front_ends=max(16, front_ends),
         address=place,
-        lease=START_S / 3,  # a process that waits for a CPU is not fenced
+        lease=PROCESS_S / 3,  # a process that waits for a CPU is not fenced
     ) as backend:
-        with rnvm.connect(backend.address, timeout=START_S) as fe:
-            for kind in KINDS:
+        with rnvm.connect(backend.address, timeout=PROCESS_S) as fe:
+            for kind in STRUCTURES:
                 structure = kind.structure(fe, kind.name)
                 pool.add_all(fe, kind.adder(structure, VALUE), records)
                 del structure
@@ -208,9 +207,9 @@ def measure(
     numbers = counts(readers)
     with sides(setting, numbers) as all_sides:
         measured = take_turns(all_sides, setting.rounds)
-    found = {kind: {n: measured[f"{kind.name}, {n}"] for n in numbers} for kind in KINDS}
+    found = {kind: {n: measured[f"{kind.name}, {n}"] for n in numbers} for kind in STRUCTURES}
     most = numbers[-1]
-    far = {kind: measured[f"{kind.name}, {most}{EMULATED}"] for kind in KINDS}
+    far = {kind: measured[f"{kind.name}, {most}{EMULATED}"] for kind in STRUCTURES}
     if picture:
         draw(found, far, picture)
     rows = []

@@ -12,7 +12,7 @@ from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.experiments.timing import rate_of
-from bench.kinds import KINDS, Kind
+from bench.kinds import STRUCTURES, Kind
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
@@ -21,7 +21,7 @@ QUESTION = (
     "synced log?"
 )
 # Of the ratio to RocksDB's synced put (of a batch: to its synced WriteBatch); 1 for other kinds.
-BARS = {"Queue": 2, "HashTable": 1.5, "BPlusTree": 1.2}
+WRITE_BARS = {"Queue": 2, "HashTable": 1.5, "BPlusTree": 1.2}
 BATCH_BARS = {"Queue": 2}
 
 
@@ -73,7 +73,7 @@ def measure(setting: Setting) -> list[Row]:
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:
-        for kind in KINDS:
+        for kind in STRUCTURES:
             side = mapping_set if kind.mapping else adds
             sides[kind.name] = stack.enter_context(side(setting, kind))
         try:
@@ -83,12 +83,12 @@ def measure(setting: Setting) -> list[Row]:
         found = take_turns(sides, setting.rounds)
     one, many = (found.get("rocksdb", {}).get(name) for name in ("rate", "batch"))
     rows = []
-    for kind in KINDS:
+    for kind in STRUCTURES:
         figures = found[kind.name]
         size = "16 + 64 B" if kind.mapping else "64 B"
         rows.append(
             Row(f"{kind.adding}, {size}", figures["rate"], "op/s", one, "RocksDB put, synced",
-                BARS.get(kind.name, 1), why=why)
+                WRITE_BARS.get(kind.name, 1), why=why)
         )  # fmt: skip
         if "batch" in figures:
             rows.append(

@@ -11,7 +11,7 @@ import rnvm
 from bench.experiments import durable_peers, pmdk_maps, pool
 from bench.experiments.keys import all_keys, in_random_order
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
-from bench.kinds import KINDS, Kind
+from bench.kinds import STRUCTURES, Kind
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
@@ -21,7 +21,7 @@ QUESTION = (
 )
 KEYS_PER_TURN = 150_000
 # Of the ratio to RocksDB's synced put; 1 for other kinds.
-BARS = {"HashTable": 2, "BPlusTree": 2}
+INSERT_BARS = {"HashTable": 2, "BPlusTree": 2}
 ASCENDING = ", ascending"
 
 
@@ -58,7 +58,7 @@ def measure(setting: Setting) -> list[Row]:
     orders = {"": in_random_order(ascending), ASCENDING: ascending}
     measured = [
         (kind, order)
-        for kind in KINDS
+        for kind in STRUCTURES
         if kind.mapping
         for order in orders
         if kind.ordered or not order
@@ -87,7 +87,7 @@ def measure(setting: Setting) -> list[Row]:
                    note=f"{figures['keys']:,.0f} keys after the median turn")  # fmt: skip
 
     rows = [
-        row(f"{kind.name}[new key] = v", kind.name + order, order, BARS.get(kind.name, 1))
+        row(f"{kind.name}[new key] = v", kind.name + order, order, INSERT_BARS.get(kind.name, 1))
         for kind, order in measured
     ]
     if pmdk_why:

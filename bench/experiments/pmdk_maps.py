@@ -22,7 +22,7 @@ from rfp.errors import RfpError
 
 MAPS = ("btree", "ctree", "rbtree", "skiplist", "hashmap_tx")
 # A folder into which the packages were extracted (dpkg-deb -x), instead of installed.
-ROOT = "PMDK_ROOT"
+PMDK_ROOT = "PMDK_ROOT"
 FOLDERS = ("map", "tree_map", "hashmap", "list_map", ".")
 SOURCES = (
     "map/map.c", "map/map_btree.c", "map/map_ctree.c", "map/map_rbtree.c", "map/map_skiplist.c",
@@ -35,7 +35,7 @@ static inline unsigned find_last_set_64(uint64_t v) { return 63u - (unsigned)__b
 """
 HINT = "apt-get install libpmemobj-dev gcc"
 COMPILER_S = 120
-START_S = 60  # of a turn: opening the pool
+POOL_S = 60  # of a turn: opening the pool
 
 
 def build(folder: Path) -> Path:
@@ -45,7 +45,7 @@ def build(folder: Path) -> Path:
         PeerMissing: the examples or a compiler are not installed, or do not fit together.
     """
     compiler = shutil.which("cc")
-    root = Path(os.environ.get(ROOT, "/"))
+    root = Path(os.environ.get(PMDK_ROOT, "/"))
     examples = root / "usr/share/doc/libpmemobj-dev/examples"
     if not compiler or not (examples / "map/map.h").exists():
         raise PeerMissing("PMDK's example maps are not installed", hint=HINT)
@@ -95,7 +95,7 @@ def side(setting: Setting, program: Path, folder: Path, name: str, keys_per_turn
                 [program, *map(str, arguments)],
                 capture_output=True,
                 text=True,
-                timeout=START_S + 10 * setting.seconds,
+                timeout=POOL_S + 10 * setting.seconds,
                 # Cache lines are flushed, as on persistent memory: no msync.
                 env=os.environ | {"PMEM_IS_PMEM_FORCE": "1"},
             )

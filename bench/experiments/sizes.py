@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import log
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bench.experiments.other_process import OtherProcess
 from bench.experiments.pool import BATCH, VALUE, folder_on
 from bench.experiments.rows import Figures, Row, Setting, number
 from bench.experiments.timing import clock
-from bench.kinds import CONSTANT, KINDS, Kind, kind_of
+from bench.kinds import CONSTANT_TIME, STRUCTURES, Kind, kind_of
 from rfp import address as addresses
 from rfp.errors import DeadlineExceeded, RfpError, StructureDamaged
 
@@ -30,17 +31,17 @@ QUESTION = (
     "How do time and memory of load, operations, check and recovery of each structure grow with "
     "its number of entries?"
 )
-ENTRIES = 1_000_000
+ENTRIES_MOST = 1_000_000
 DECADES = 3  # from a thousandth of the entries to all of them
-LEAST = 100  # entries
+ENTRIES_LEAST = 100  # entries
 TIMED = 20_000  # operations at each size, at most
-CHUNK = 10_000  # keys that are made before they are used
-NODE = 400  # bytes of a pool for each entry, an upper bound
-LOGS = 128 << 20
-DIRECTORY_FAN = 500  # of structures/layout.h
+KEYS_AT_ONCE = 10_000  # keys that are made before they are used
+ENTRY_BYTES = 400  # bytes of a pool for each entry, an upper bound
+LOG_BYTES = 128 << 20
+LEVEL_FACTOR = 500  # of structures/layout.h
 
 # Stated bounds, which the rows hold the figures to.
-SHAPE = 1.25  # nodes read per operation, over those in theory
+SHAPE_SLACK = 1.25  # nodes read per operation, over those in theory
 LOAD_S = 20e-6  # per entry
 CHECK_S = 10e-6  # per entry
 RECOVER_S = 10.0  # at any size: the logs bound it
@@ -53,11 +54,8 @@ SAMPLE_S = 0.01  # between two samples of a process's memory
 
 def key_of(place: int) -> bytes:
     """Return the key of 16 bytes of the entry at this place in the order of insertion; keys are in
-    random order (splitmix64, a bijection)."""
-    x = (place + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return b"%016x" % (x ^ x >> 31)
+    random order."""
+    return blake2b(b"%d" % place, digest_size=16).digest()
 
 
 # The process with the back-end
@@ -97,7 +95,7 @@ def work() -> None:
         for line in sys.stdin:
             what, *arguments = json.loads(line)
             try:
-                answer: dict[str, Any] = {**STEPS[what](kind, fe, structure, *arguments)}
+                answer: dict[str, Any] = {**SIZE_STEPS[what](kind, fe, structure, *arguments)}
             except RfpError as error:
                 answer = {"error": f"{what}: {error}"}
             print(json.dumps(answer), flush=True)
@@ -108,8 +106,8 @@ def load(kind: Kind, fe: Any, structure: Any, first: int, last: int) -> Figures:
     """Add the entries from `first` to `last`, 100 in a batch."""
     add = kind.adder(structure, VALUE)
     elapsed = 0
-    for begin in range(first, last, CHUNK):
-        keys = [key_of(place) for place in range(begin, min(begin + CHUNK, last))]
+    for begin in range(first, last, KEYS_AT_ONCE):
+        keys = [key_of(place) for place in range(begin, min(begin + KEYS_AT_ONCE, last))]
         began = clock()
         for at in range(0, len(keys), BATCH):
             with fe.batch():
@@ -174,12 +172,12 @@ def write_until_lost(kind: Kind, fe: Any, structure: Any) -> Figures:
             if not kind.mapping:
                 take(b"")
             place = (place + 1) % entries
-            if place == LEAST // 2:
+            if place == ENTRIES_LEAST // 2:
                 print(json.dumps({}), flush=True)  # it is writing
     return {}
 
 
-STEPS: dict[str, Callable[..., Figures]] = {
+SIZE_STEPS: dict[str, Callable[..., Figures]] = {
     "load": load,
     "operate": operate,
     "check": check,
@@ -231,7 +229,7 @@ def served(setting: Setting, pool: Path, entries: int) -> Iterator[tuple[Watched
     """Yield a back-end in a process of its own, its address, and the figures of its start."""
     address = str(addresses.unique())
     cpu = str(min(setting.server)) if setting.server else ""
-    size = LOGS + NODE * entries
+    size = LOG_BYTES + ENTRY_BYTES * entries
     with OtherProcess(BACKEND, str(pool), address, str(size), cpu) as process:
         backend = Watched(process)
         yield backend, address, backend.answer()
@@ -302,7 +300,7 @@ def expect(kind: Kind, found: int, entries: int) -> None:
 def sizes_of(entries: int) -> list[int]:
     """Return the numbers of entries, each ten times the one before."""
     counts = [entries // 10**power for power in range(DECADES + 1)]
-    return sorted(count for count in counts if count >= LEAST) or [entries]
+    return sorted(count for count in counts if count >= ENTRIES_LEAST) or [entries]
 
 
 def theory(kind: Kind, nodes: float, smallest: int, entries: int) -> float:
@@ -311,8 +309,8 @@ def theory(kind: Kind, nodes: float, smallest: int, entries: int) -> float:
     O(1) includes the directory (structures/directory.pxd), which has a level more for each factor
     of its fan-out.
     """
-    if kind.growth == CONSTANT:
-        return nodes + log(entries / smallest) / log(DIRECTORY_FAN)
+    if kind.growth == CONSTANT_TIME:
+        return nodes + log(entries / smallest) / log(LEVEL_FACTOR)
     return nodes * log(entries) / log(smallest)
 
 
@@ -328,8 +326,8 @@ def measure(
         entries: the largest number of entries [default: a million, scaled]
         kinds: names of classes [default: all]
     """
-    entry_counts = sizes_of(entries or setting.count(ENTRIES, 10 * LEAST))
-    chosen = [kind for kind in KINDS if not kinds or kind.name in kinds]
+    entry_counts = sizes_of(entries or setting.count(ENTRIES_MOST, 10 * ENTRIES_LEAST))
+    chosen = [kind for kind in STRUCTURES if not kinds or kind.name in kinds]
     found: dict[Kind, dict[int, Figures]] = {}
     rows = []
     for kind in chosen:
@@ -362,7 +360,7 @@ def rows_of(kind: Kind, figures: dict[int, Figures]) -> list[Row]:
             "",
             theory(kind, first["nodes"], smallest, entries),
             f"{kind.growth} from {smallest:,}",
-            SHAPE,
+            SHAPE_SLACK,
             at_least=False,
             note=steps(figures),
         ),

@@ -36,7 +36,7 @@ from bench.experiments import (
 from bench.experiments.keys import all_keys, drawn, properties
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.rows import Row, Setting, number, table, take_turns
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from bench.peers import redis
 from bench.peers.process import PeerMissing
 from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument, RfpError
@@ -239,7 +239,7 @@ def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
     monkeypatch.setattr(busy_put, "busy_cpus", contextlib.nullcontext)
     for module in (ablation, inserts, sizes):
-        monkeypatch.setattr(module, "KINDS", KINDS[-1:])
+        monkeypatch.setattr(module, "STRUCTURES", STRUCTURES[-1:])
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
     assert rows
     assert all(row.measured is not None or "PMDK" in row.name for row in rows)
@@ -280,7 +280,7 @@ def test_the_growth_curve_is_drawn(tmp_path, drawing, monkeypatch):
 
 def test_the_steps_of_the_ablation_are_drawn_and_listed(tmp_path, drawing):
     rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.ABLATION_STEPS)}
-    names = [kind.adding for kind in KINDS]
+    names = [kind.adding for kind in STRUCTURES]
     ablation.draw(dict.fromkeys(names, rates), tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
     assert ablation.steps(rates).startswith(

@@ -10,13 +10,13 @@ import rnvm
 import structures
 from bench import cli, phases
 from bench.databases import open_database
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from bench.properties import read
 from rfp import address as addresses
 from rfp.errors import InvalidArgument, Unsupported
 
-MAPPINGS = [kind.database for kind in KINDS if kind.mapping]
-ORDERED = [kind.database for kind in KINDS if kind.ordered]
+MAPPINGS = [kind.database for kind in STRUCTURES if kind.mapping]
+ORDERED = [kind.database for kind in STRUCTURES if kind.ordered]
 FEW = ("recordcount=60", "operationcount=200", "fieldcount=2", "fieldlength=20", "rnvm.size=8MiB")
 
 

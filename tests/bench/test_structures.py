@@ -14,12 +14,12 @@ from bench.experiments import concurrency, pmdk_maps, sizes
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.pool import VALUE, folder_on
 from bench.experiments.rows import Setting
-from bench.kinds import KINDS
+from bench.kinds import STRUCTURES
 from bench.peers.process import PeerMissing
 from rfp.errors import RfpError, StructureDamaged
 
 TINY = Setting(rounds=1, scale=0.002)
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+each_kind = pytest.mark.parametrize("kind", STRUCTURES, ids=lambda kind: kind.name)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_operations_of_a_kind_are_those_that_its_words_name(kind, fe):
 
 
 def test_every_mapping_is_a_database():
-    names = {kind.database for kind in KINDS if kind.mapping}
+    names = {kind.database for kind in STRUCTURES if kind.mapping}
     assert {"rnvm-hashtable", "rnvm-bptree"} <= names
     assert names == {name for name in DATABASES if name.startswith("rnvm-")}
 
@@ -133,7 +133,7 @@ def test_an_error_in_a_process_is_raised_with_its_text():
 
 
 def test_lost_entries_are_an_error():
-    kinds = {kind.name: kind for kind in KINDS}
+    kinds = {kind.name: kind for kind in STRUCTURES}
     sizes.expect(kinds["Queue"], 11, 10)
     for name, found in (("Queue", 9), ("Queue", 12), ("BPlusTree", 11), ("BPlusTree", 9)):
         with pytest.raises(StructureDamaged, match="instead of 10"):
@@ -142,13 +142,13 @@ def test_lost_entries_are_an_error():
 
 @pytest.mark.parametrize("name", ["Stack", "HashTable"])
 def test_theory_for_constant_time_allows_levels_of_a_directory(name):
-    (kind,) = (kind for kind in KINDS if kind.name == name)
+    (kind,) = (kind for kind in STRUCTURES if kind.name == name)
     assert sizes.theory(kind, 3, 1000, 1000) == 3
     assert sizes.theory(kind, 3, 1000, 500_000) == pytest.approx(4)
 
 
 def test_theory_for_trees_grows_with_the_logarithm():
-    (kind,) = (kind for kind in KINDS if kind.name == "BPlusTree")
+    (kind,) = (kind for kind in STRUCTURES if kind.name == "BPlusTree")
     assert sizes.theory(kind, 4, 1000, 1_000_000) == pytest.approx(8)
 
 
@@ -178,8 +178,8 @@ def test_reads_beside_a_writer_are_listed_and_drawn(tmp_path, drawing):
     picture = tmp_path / "readers.png"
     rows = concurrency.measure(TINY, picture, readers=1)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert len(rows) == 3 * len(KINDS)
-    for kind, reads, failed, emulated in zip(KINDS, rows[::3], rows[1::3], rows[2::3]):
+    assert len(rows) == 3 * len(STRUCTURES)
+    for kind, reads, failed, emulated in zip(STRUCTURES, rows[::3], rows[1::3], rows[2::3]):
         assert reads.name == f"{kind.looking}, 1 writer, 1 readers"
         assert reads.measured > 0
         assert reads.note.startswith("writer alone")
@@ -206,7 +206,7 @@ def test_restarts_of_queries_count_as_failed_reads():
         Fixed(f'{{"rate": {rate}, "done": 90, "restarts": {restarts}}}')
         for rate, restarts in ((7, 55), (10, 6), (20, 14))
     )
-    figures = concurrency.turn(TINY, "shm:///x", writer, readers, KINDS[0], 10)
+    figures = concurrency.turn(TINY, "shm:///x", writer, readers, STRUCTURES[0], 10)
     assert figures == {"write": 7, "read": 30, "failed": 10}
 
 
@@ -214,13 +214,13 @@ def test_restarts_of_queries_count_as_failed_reads():
 
 
 def test_missing_examples_of_pmdk_are_an_error_that_names_the_package(monkeypatch, tmp_path):
-    monkeypatch.setenv(pmdk_maps.ROOT, str(tmp_path))
+    monkeypatch.setenv(pmdk_maps.PMDK_ROOT, str(tmp_path))
     with pytest.raises(PeerMissing, match="example maps are not installed.*libpmemobj-dev"):
         pmdk_maps.build(tmp_path)
 
 
 def test_examples_that_do_not_compile_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setenv(pmdk_maps.ROOT, str(tmp_path))
+    monkeypatch.setenv(pmdk_maps.PMDK_ROOT, str(tmp_path))
     examples = tmp_path / "usr/share/doc/libpmemobj-dev/examples/map"
     examples.mkdir(parents=True)
     (examples / "map.h").write_text("#error planted\n")
