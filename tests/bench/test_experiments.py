@@ -21,6 +21,7 @@ from bench.experiments import (
     baselines,
     busy_put,
     command,
+    concurrency,
     durable_peers,
     growth,
     idle,
@@ -238,7 +239,7 @@ def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     without_peers(monkeypatch)
     monkeypatch.setattr(growth, "RECORD_COUNTS", (10_000, 1_000_000))
     monkeypatch.setattr(busy_put, "busy_cpus", contextlib.nullcontext)
-    for module in (ablation, inserts, sizes):
+    for module in (ablation, concurrency, inserts, sizes):
         monkeypatch.setattr(module, "STRUCTURES", STRUCTURES[-1:])
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
     assert rows
