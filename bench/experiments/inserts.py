@@ -45,7 +45,7 @@ def inserts(setting: Setting, target: Any, keys: list[bytes]) -> Side:
 @contextlib.contextmanager
 def mapping(setting: Setting, kind: Kind) -> Iterator[Any]:
     """Yield an empty mapping of this kind in a pool of its own."""
-    with pool.served(setting, size=640 << 20) as backend, rnvm.connect(backend.address) as fe:
+    with pool.served(setting, size=480 << 20) as backend, rnvm.connect(backend.address) as fe:
         yield kind.structure(fe, "mapping")
 
 

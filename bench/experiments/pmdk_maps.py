@@ -85,7 +85,7 @@ def inserts(setting: Setting, keys_per_turn: int) -> Iterator[dict[str, Side]]:
 def side(setting: Setting, program: Path, folder: Path, name: str, keys_per_turn: int) -> Side:
     """Return one map's side: every turn is a run of the program on the same pool."""
     used = 0
-    size = (64 << 20) + 1024 * keys_per_turn * (setting.rounds + 1)
+    size = (64 << 20) + 600 * keys_per_turn * (setting.rounds + 1)
 
     def turn() -> Figures:
         nonlocal used
