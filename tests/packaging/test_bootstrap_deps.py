@@ -127,6 +127,21 @@ def test_comparisons_run_without_missing_peers_and_name_them(machine):
     )
 
 
+def test_the_suite_runs_without_missing_coordinators_and_names_them(machine, tmp_path):
+    machine.command("uname", "echo aarch64")
+    machine.command("java", "exit 0")
+    machine.command("setpriv", "exit 0")
+    machine.command("apt-get", "exit 9")
+    run = machine.need(purpose="coordinators", JAVA_LIBRARIES=str(tmp_path))
+    assert run.returncode == 0
+    assert "Missing on this machine: etcd, ZooKeeper.\n" in run.stderr
+    assert "install --no-install-recommends etcd-server libzookeeper-java\n" in run.stderr
+    machine.command("uname", "echo x86_64")
+    (tmp_path / "zookeeper.jar").touch()
+    run = machine.need(purpose="coordinators", JAVA_LIBRARIES=str(tmp_path))
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_the_speed_table_also_uses_the_example_maps_of_pmdk(machine, tmp_path):
     for name in ("memcached", "redis-server"):
         machine.command(name, "exit 0")
