@@ -7,6 +7,7 @@ nodes, queue_walk the checks.
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -415,14 +416,16 @@ cdef class Queue(Structure):
     def _reserving(self, *, lease=60.0, timeout):
         """A generator of the waits of reserve(), as Structure._waiting()."""
         self.end_of("lease", lease)
-
-        def reserve_now(timeout):
-            cdef double due = self.seconds_to_next(timeout)
-            found = self.reserve_next(lease, timeout) if due < 0 else None
-            return max(due, 0.0) if found is None else found
-
-        found = yield from self._waiting(reserve_now, timeout)
+        # Not a function in here: it and this generator would refer to each other, and keep the
+        # queue open until the garbage collector runs.
+        found = yield from self._waiting(partial(self._reserve_now, lease), timeout)
         return self.default_or_raise(RAISE) if found is None else found
+
+    def _reserve_now(self, lease, timeout):
+        """An attempt of Structure._waiting()."""
+        cdef double due = self.seconds_to_next(timeout)
+        found = self.reserve_next(lease, timeout) if due < 0 else None
+        return max(due, 0.0) if found is None else found
 
     cdef tuple reserve_next(self, object lease, object timeout):
         """Reserve the next value and return (token, value); None: there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -309,3 +310,20 @@ def test_many_waiters_share_many_values(backend, connect, medium):
     taken = [worker.result() for worker in workers]
     assert sorted(int(value) for some in taken for value in some) == list(range(count))
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("medium", ["direct"])
+def test_a_wait_keeps_nothing_alive(backend, connect):
+    fe = connect(backend)
+    queue = Queue(fe, "q")
+    gc.disable()
+    try:
+        with pytest.raises(Empty):
+            queue.reserve(timeout=0.01)
+        queue.put(b"value")
+        queue.reserve(timeout=LONG)
+        queue.get(None, timeout=0.01)
+        del queue
+        assert "q" not in fe.structures
+    finally:
+        gc.enable()
