@@ -80,7 +80,6 @@ class FrontEnd:
         self._scopes = 0  # open batches and transactions of the owner
         self._closed = False
         self._closing: Future[None] | None = None
-        self._sleepers: dict[Any, _Sleeper] = {}  # by the structure whose changes tasks wait for
 
     async def _connect(self, connect: Callable[[], SynchronousFrontEnd]) -> None:
         made = self._thread.submit(connect)
@@ -132,7 +131,9 @@ class FrontEnd:
                 future.exception()  # retrieved
             raise
 
-    async def _wait(self, steps: Generator[tuple[Watch, float], None, Any], on: Any) -> Any:
+    async def _wait(
+        self, steps: Generator[tuple[Watch, float], None, Any], sleeper: _Sleeper
+    ) -> Any:
         """Run a method that waits (Structure.WAITING): its steps are calls, its sleeps are not."""
         try:
             while True:
@@ -143,9 +144,6 @@ class FrontEnd:
                 if watch.polls:
                     await asyncio.sleep(watch.pause(seconds))
                     continue
-                sleeper = self._sleepers.get(on)
-                if sleeper is None:
-                    sleeper = self._sleepers[on] = _Sleeper(self._loop)
                 await sleeper.sleep(watch, min(seconds, SLEEP_SECONDS_MAX))
         finally:
             steps.close()
@@ -335,6 +333,7 @@ class Structure:
     def __init__(self, fe: FrontEnd, sync: Any) -> None:
         self._fe = fe
         self._sync = sync
+        self._sleeper = _Sleeper(fe._loop)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -348,7 +347,7 @@ class Structure:
         waits = getattr(type(self._sync), "WAITING", {}).get(name)
         if waits is not None and kwargs.get("timeout") is not None:
             steps = getattr(self._sync, waits)(*args, **kwargs)
-            return await self._fe._wait(steps, self._sync)
+            return await self._fe._wait(steps, self._sleeper)
         return await self._fe.run(getattr(self._sync, name), *args, **kwargs)
 
     async def snapshot(self, *, timeout: float | None = None) -> Snapshot:

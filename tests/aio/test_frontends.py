@@ -304,3 +304,16 @@ def test_a_task_waits_over_a_network(run, tmp_path):
     address = f"{addresses.unique()}?rtt=2us"
     with rnvm.Backend(tmp_path / "pool", "32MiB", assume_persistent=True, address=address):
         run(main(address))
+
+
+def test_a_wait_does_not_keep_its_queue_open(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue")
+            assert await queue.get(None, timeout=0.01) is None
+            await asyncio.sleep(0.7)  # until the thread that slept has ended
+            del queue
+            gc.collect()
+            await fe.drop("queue")
+
+    run(main())
