@@ -599,11 +599,13 @@ cdef class Batch:
 cdef class Transaction:
     """The result of `FrontEnd.transaction()`: all of its operations count or none."""
     cdef readonly Session fe
-    cdef readonly tuple structures
+    cdef readonly tuple structures     # each partition by itself, once it was begun
     cdef readonly object timeout
+    cdef tuple asked                   # as the caller names them
 
     def __cinit__(self, Session fe not None, tuple structures not None, timeout):
         self.fe, self.structures, self.timeout = fe, structures, timeout
+        self.asked = structures
 
     def __reduce__(self):
         raise not_copied(self, "begin another one")
@@ -613,7 +615,7 @@ cdef class Transaction:
         cdef int status = OK
         fe.acquire_call(self.timeout)
         try:
-            self.structures = all_parts(fe, self.structures)
+            self.structures = all_parts(fe, self.asked)
             fe.lock.reserve(True)
             while True:
                 fe.ensure_session()
@@ -708,11 +710,13 @@ cdef class ReadTransaction:
     cdef readonly tuple structures
     cdef readonly object timeout
     cdef readonly bint locked
+    cdef tuple asked
     cdef instance **named
     cdef uint32_t count
 
     def __cinit__(self, Session fe not None, tuple structures not None, timeout, bint locked=False):
         self.fe, self.structures, self.timeout, self.locked = fe, structures, timeout, locked
+        self.asked = structures
 
     def __dealloc__(self):
         free(self.named)
@@ -725,7 +729,7 @@ cdef class ReadTransaction:
         cdef int status
         fe.acquire_call(self.timeout)
         try:
-            self.structures = all_parts(fe, self.structures)
+            self.structures = all_parts(fe, self.asked)
             self.list_instances()
             fe.lock.reserve(True)
             while True:
@@ -813,8 +817,6 @@ cdef tuple all_parts(Session fe, tuple structures):
                 raise InvalidArgument(f"{each!r} is not a partition of {whole!r}")
             if not any([part is other for other in parts]):
                 parts.append(part)
-            elif not alone:
-                raise InvalidArgument("a transaction must name different structures")
     return tuple(parts)
 
 

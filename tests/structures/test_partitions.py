@@ -345,6 +345,11 @@ def test_a_transaction_covers_all_partitions_or_those_that_it_names(
             for key in keys:
                 mapping[key] = b"2"
         assert set(theirs.values()) == {b"2"}
+        again = fe.transaction(mapping, mapping.partition(b"1"), tree)
+        for turn in (b"3", b"4"):
+            with again:
+                mapping[b"1"] = tree[b"1"] = turn
+        assert theirs[b"1"] == b"4"
         with pytest.raises(InvalidArgument), fe.transaction(mapping, mapping):
             pass
         with pytest.raises(InvalidArgument), other.transaction(mapping.partition(b"1")):
