@@ -50,6 +50,29 @@ def test_a_snapshot_is_a_structure_that_does_not_change(run, backend):
     run(main())
 
 
+def test_a_read_transaction_of_a_task_sees_one_moment(run, backend):
+    async def main():
+        async with (
+            rnvm.aio.connect(backend.address) as fe,
+            rnvm.aio.connect(backend.address) as other,
+        ):
+            mine = [await fe.open(structures.HashTable, name, partitions=2) for name in "ab"]
+            theirs = [await other.open(structures.HashTable, name, partitions=2) for name in "ab"]
+            async with other.transaction(*theirs):
+                for table in theirs:
+                    await table.set(b"k", b"1")
+            async with fe.read_transaction(*mine):
+                assert [await table.get(b"k") for table in mine] == [b"1", b"1"]
+                with pytest.raises(CallerError, match="only reads"):
+                    await mine[0].set(b"k", b"2")
+                await theirs[0].set(b"k", b"2")
+                assert await mine[0].get(b"k") == b"1"
+            found = await fe.read(lambda *all: [table[b"k"] for table in all], *mine)
+            assert found == [b"2", b"1"]
+
+    run(main())
+
+
 def test_the_methods_of_structures_are_coroutines(run, backend):
     async def main():
         async with rnvm.aio.connect(backend.address) as fe:
