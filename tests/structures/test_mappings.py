@@ -308,7 +308,7 @@ def test_long_keys_keep_their_order_and_are_freed_bit_by_bit(memory, rng, kind, 
             assert memory.used < full / 4
     if kind in VERSIONED:
         tree.clear()  # frees the pages that it keeps for copies
-    assert memory.used < 500  # the root
+    assert memory.used < 1500  # the root, and a spare chunk of the retire list
 
 
 @ALL
