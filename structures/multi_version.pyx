@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport RNVM_NODE, rnvm_node
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_change, node_cost, node_free, node_new, node_read, node_renew,
+    AGAIN, DAMAGED, OK, fault, node_change, node_cost, node_free, node_new, node_read, node_renew,
     nodes_release, oldest_retained, record_room, room_for, root_change, root_read, version_made,
     visitor,
 )
@@ -17,11 +17,11 @@ from structures.mapping_operations cimport MORE
 
 cdef enum:
     KEPT_ENTRIES = 64          # listed nodes up to which only node_make() uses their memory
-    RESERVE = 32               # of which this many are left for copies when blocks run short
+    RETIRED_RESERVE = 32       # of which this many are left for copies when blocks run short
     PASSED_MAX = 8             # listed nodes of other lengths that node_make() frees on its way
-    FREED_MAX = 16             # that one operation frees, beside those whose memory it uses
+    FREED_MAX = 64             # that one operation frees, beside those whose memory it uses
     POP_BYTES = 240            # that taking an entry out of the list changes
-    SHARE = 4                  # part of the log's record that one operation uses to free nodes
+    RETIRED_SHARE = 4          # part of the log's record that one operation uses to free nodes
 
 cdef uint64_t RETAINED_NOW = ~<uint64_t> 0     # listed nodes: so many that the back-end is asked
 
@@ -137,6 +137,11 @@ cdef int subtree_retire(instance *s, uint64_t address, uint32_t height) noexcept
 # Freeing
 
 
+cdef inline bint unreadable(const instance *s) noexcept nogil:
+    """Return whether a node could not be read because it is damaged."""
+    return s.error == AGAIN or s.error == DAMAGED
+
+
 cdef int peek(instance *s, retired_entry *entry, uint64_t *listed) noexcept nogil:
     """Read the entry that is freed next; *listed: how many there are, 0 if no reader permits one.
     """
@@ -150,6 +155,8 @@ cdef int peek(instance *s, retired_entry *entry, uint64_t *listed) noexcept nogi
         return OK
     count = root.listed
     first = chunk_read(s, root.first)
+    if first == NULL and unreadable(s):
+        return OK                          # check() reports it; its nodes are not freed
     if first == NULL:
         return s.error
     if first.first == first.end:
@@ -199,7 +206,9 @@ cdef int free_entry(instance *s, const retired_entry *entry,
     if outcome != OK:
         return outcome
     if is_subtree(entry):
-        return expand(s, RETIRED_ADDRESS(entry.node), entry.what)
+        outcome = expand(s, RETIRED_ADDRESS(entry.node), entry.what)
+        # What is below a damaged node cannot be freed; everything else must go on.
+        return OK if outcome != OK and unreadable(s) else outcome
     return node_free(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3)
 
 
@@ -210,7 +219,7 @@ cdef bint tree_listed(instance *s) noexcept nogil:
     cdef uint64_t retained = oldest_retained(s, 0)
     cdef const retired_chunk *c
     cdef uint32_t i, chunks = 0
-    while address and chunks < RESERVE:
+    while address and chunks < RETIRED_RESERVE:
         c = chunk_read(s, address)
         if c == NULL:
             return False
@@ -238,7 +247,7 @@ cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
         spent += POP_BYTES + node_cost(s, sizeof(retired_chunk))
         if listed <= keep and not is_subtree(&entry):
             # The reserve; but a tree behind it is no part of it.
-            if keep != RESERVE or spent > bytes or not tree_listed(s):
+            if keep != RETIRED_RESERVE or spent > bytes or not tree_listed(s):
                 return OK
             if pop(s) != OK or retired_add(s, entry.node, entry.what) != OK:
                 return s.error
@@ -256,7 +265,7 @@ cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
 
 
 cdef int retired_free(instance *s, expand_function expand, uint64_t expand_bytes) noexcept nogil:
-    cdef uint64_t bytes = record_room(s) // SHARE
+    cdef uint64_t bytes = record_room(s) // RETIRED_SHARE
     cdef int outcome
     if not room_for(s, 2 * bytes):
         return OK                          # a long transaction keeps its room for itself
@@ -266,7 +275,8 @@ cdef int retired_free(instance *s, expand_function expand, uint64_t expand_bytes
 
 cdef int retired_collect(instance *s, expand_function expand,
                          uint64_t expand_bytes) noexcept nogil:
-    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, RESERVE, expand, expand_bytes)
+    return free_entries(s, ~<uint64_t> 0, record_room(s) // 2, RETIRED_RESERVE, expand,
+                        expand_bytes)
 
 
 cdef int retired_collect_all(instance *s, expand_function expand,
@@ -301,7 +311,7 @@ cdef char *node_make(instance *s, uint32_t length, uint16_t type, uint64_t *addr
 
 
 cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
-    return make(s, length, type, RESERVE, address)
+    return make(s, length, type, RETIRED_RESERVE, address)
 
 
 # The walk

@@ -159,6 +159,11 @@ cdef class Snapshot:
         return self.mapping.at.version
 
     @property
+    def structure(self):
+        """Return the structure; a name is open only once at a front-end."""
+        return self.mapping.source
+
+    @property
     def closed(self):
         """Return whether it was closed."""
         return bool(self.mapping.closed)

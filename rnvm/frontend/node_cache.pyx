@@ -290,6 +290,8 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
         fe.cache.clock += 1
         n.used = fe.cache.clock
         return noted(s, n) if fe.read_set.noting else n
+    if s.version and (n != NULL and kept_for_another(s, n) or is_freed(fe, address)):
+        return failed(s, address, AGAIN)        # its memory was used again
     fe.cache.misses += 1
     if n != NULL:
         cache_remove(fe, n)
@@ -309,6 +311,25 @@ cdef inline bint too_new(const instance *s, node *n) noexcept nogil:
     return s.version and (<rnvm_node *> node_bytes(n)).version > s.version and checks_versions
 
 
+cdef bint kept_for_another(const instance *s, node *n) noexcept nogil:
+    """Whether a copy must stay: another structure has changed it, and the pool has older bytes."""
+    if n.listed:
+        return True
+    if n.owner != s and n.pinned > n.owner.applied:
+        update_applied(n.owner)
+    return n.owner != s and n.pinned > n.owner.applied
+
+
+cdef bint is_freed(const frontend *fe, uint64_t address) noexcept nogil:
+    """Whether the present transaction has freed a node there, which it may still take back."""
+    cdef const node *n = NULL
+    if fe.cache.bucket_count:
+        n = fe.cache.buckets[bucket_of(fe, address)]
+    while n != NULL and (n.address != address or not n.freed):
+        n = n.next
+    return n != NULL
+
+
 cdef bint current(instance *s, node *n) noexcept nogil:
     """Whether a copy may be used."""
     cdef rnvm_node header
@@ -326,7 +347,8 @@ cdef bint current(instance *s, node *n) noexcept nogil:
     if memcmp(&header, node_bytes(n), RNVM_NODE) != 0:
         return False
     n.as_of = s.version if s.version else s.number
-    n.generation = s.generation
+    if s.at == NULL:
+        n.generation = s.generation
     return True
 
 
@@ -361,6 +383,9 @@ cdef node *fetch(instance *s, uint64_t address, uint32_t length, uint16_t type) 
         cache_remove(fe, n)
         return failed(s, address, status if status != OK else AGAIN)
     n.as_of = s.version
+    if s.at != NULL:
+        # Its bytes are not those of the state that queries have seen: a log may not be applied.
+        n.generation = s.generation - 1
     return n
 
 

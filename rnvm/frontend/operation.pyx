@@ -271,8 +271,8 @@ cdef int collect_retired(instance *s) noexcept nogil:
             return status
         if s.retained > retained:
             return OK                           # apply can use the memory of more nodes
-        if fe.scope.transacting:
-            continue                            # its record is written at its end
+        if fe.write_set.record_bytes:
+            continue                            # of a transaction: written at its end
         mark = fe.write_set.undo_count
         operation_begin(fe)
         s.steps = s.fault_at = 0
@@ -285,7 +285,11 @@ cdef int collect_retired(instance *s) noexcept nogil:
             return result
         if fe.write_set.undo_count != mark:
             status = write_redo_record(fe)
-            return logs_await_durable(fe) if status == OK else status
+            if status == OK:
+                status = logs_await_durable(fe)
+            if status != OK and not fe.in_doubt.any and not fe.link.error:
+                write_set_undo(fe, mark)
+            return status
     return FULL
 
 

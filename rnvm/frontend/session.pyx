@@ -385,7 +385,7 @@ cdef class Session:
             overlay_clear(s)
             s.number = s.applied = s.operations = s.covered = s.word = s.left = 0
             # Its snapshots have ended: there may be a new back-end, which keeps nothing for them.
-            s.newest_of = s.published_ns = s.retained = s.renew_at = 0
+            s.newest_of = s.published_ns = s.published = s.written = s.retained = s.renew_at = 0
             s.kept_count = 0
         return 0
 

@@ -22,7 +22,6 @@ from rnvm.frontend.query cimport query_execute, query_under_lock
 from rnvm.frontend.session cimport HOLDS
 from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
-from rnvm.frontend.status cimport TOO_OLD
 from rnvm.frontend.status_line cimport status_line, status_read
 from rnvm.frontend.version_query cimport (
     query_newest, query_snapshot, snapshot_open)
@@ -36,7 +35,8 @@ from rfp.core import clock
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
-    CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied)
+    CallerError, InvalidArgument, NotFound, SnapshotTooOld, Undecodable, WrongKind, WrongType,
+    not_copied)
 from rnvm.format.partitions import SEPARATOR
 
 ROOT = 1                       # type of a root
@@ -304,6 +304,7 @@ cdef struct job:               # of one call
     const rnvm_version *at     # a query of a snapshot
     uint64_t session           # that the snapshot belongs to
     rnvm_version *opened       # opens a snapshot
+    uint64_t *opened_session   # the session that it belongs to
 
 
 cdef inline int attempt(instance *s, const job *j) noexcept nogil:
@@ -339,10 +340,17 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
             else:
                 fe.ensure_session()
                 if fe.ticket != j.session:
-                    fe.raise_for(TOO_OLD)
+                    raise SnapshotTooOld("the session of the snapshot was lost",
+                                         hint="take a new one")
+            if j.opened != NULL and fe.c.scope.transacting and fe.c.write_set.record_bytes:
+                raise CallerError(
+                    "a snapshot cannot be taken within a transaction that has changed something",
+                    hint="take it before, or read the structure itself")
             with nogil:
                 status = attempt(s.c, j)
             if status >= 0:
+                if j.opened != NULL:
+                    j.opened_session[0] = fe.ticket
                 return status
             if fe.raise_or_retry(s.c, status, j.ask == NULL and j.opened == NULL,
                                  &result) == HOLDS:
@@ -353,16 +361,8 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
 
 cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
                       object timeout) except -1:
-    cdef Structure s = structure
-    cdef job j = job(NULL, NULL, False, 0, NULL, 0, NULL, 0, at)
-    cdef FrontEnd fe = front_of(s)
-    if fe.c.scope.transacting and fe.c.write_set.record_bytes:
-        raise CallerError(
-            "a snapshot cannot be taken within a transaction that has changed something",
-            hint="take it before, or read the structure itself")
-    run(s, &j, timeout)
-    session[0] = fe.ticket
-    return 0
+    cdef job j = job(NULL, NULL, False, 0, NULL, 0, NULL, 0, at, session)
+    return run(structure, &j, timeout)
 
 
 cdef uint64_t state_read(object structure, object timeout) except? 0:
@@ -405,7 +405,7 @@ cdef int query_version(object structure, const rnvm_version *at, uint64_t sessio
                        int (*ask)(instance *s, void *context) noexcept nogil, void *context,
                        object timeout) except -1:
     cdef Structure s = structure
-    cdef job j = job(ask, context, False, 0, NULL, 0, at, session, NULL)
+    cdef job j = job(ask, context, False, 0, NULL, 0, at, session, NULL, NULL)
     return run(s, &j, timeout)
 
 
@@ -460,11 +460,11 @@ cdef class Structure:
 
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
                      object timeout=None) except -1:
-        cdef job j = job(NULL, NULL, False, code, bytes, length, NULL, 0, NULL)
+        cdef job j = job(NULL, NULL, False, code, bytes, length, NULL, 0, NULL, NULL)
         return run(self, &j, timeout)
 
     cdef int query(self, query_function ask, void *context, object timeout=None) except -1:
-        cdef job j = job(ask, context, False, 0, NULL, 0, NULL, 0, NULL)
+        cdef job j = job(ask, context, False, 0, NULL, 0, NULL, 0, NULL, NULL)
         return run(self, &j, timeout)
 
     cdef bytes answer(self):
@@ -528,7 +528,7 @@ cdef class Structure:
 
         Cost: a READ for each node that is not in the cache
         """
-        cdef job j = job(reach, NULL, True, 0, NULL, 0, NULL, 0, NULL)
+        cdef job j = job(reach, NULL, True, 0, NULL, 0, NULL, 0, NULL, NULL)
         run(self, &j, timeout)
 
     # Waiting

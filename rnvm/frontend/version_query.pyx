@@ -42,8 +42,8 @@ from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK, TOO_OLD
 from rnvm.frontend.status_line cimport session_validate, status_line, status_read
 from rnvm.frontend.version_root cimport read_applied, read_newest, version_find
 from rnvm.frontend.version_use cimport (
-    version_keep, version_publish, version_publish_now, version_release, version_renew,
-    versions_reserve)
+    version_keep, version_keep_published, version_publish, version_publish_now, version_release,
+    version_renew, version_unpublish, versions_reserve)
 from rnvm.frontend.writer_lock cimport lock_acquire_kept
 
 cdef enum:
@@ -130,6 +130,11 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
         return status
     if not versions_reserve(s):
         return NO_MEMORY
+    if s.kept_count:
+        # An earlier one that was given up must not name the version of all in the word.
+        status = version_renew(s, False)
+        if status != OK:
+            return status
     # Any version that is not later than the snapshot's; before the root is read.
     earlier = rnvm_transaction_of(seen.sequence)
     version_keep(s, earlier)
@@ -161,7 +166,9 @@ cdef int query_snapshot(instance *s, const rnvm_version *at,
                         void *context) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef uint32_t tries
-    cdef int result = OK, status
+    cdef int result = OK, status = version_keep_published(s)
+    if status != OK:
+        return status
     for tries in range(SNAPSHOT_TRIES):
         s.at = at
         s.version = at.version
@@ -176,11 +183,11 @@ cdef int query_snapshot(instance *s, const rnvm_version *at,
                 result = status
         if result != AGAIN:
             break
-        status = version_renew(s, False)
-        if status == OK and s.retained > at.version:
-            status = TOO_OLD            # it was given up, and its memory was used again
-        if status != OK:
-            result = status
-            break
+    if result == AGAIN:
+        # Its memory was used again, or is damaged: a query of the structure itself shows that.
+        # Younger snapshots must not be given up together with this one.
+        version_release(s, at.version)
+        status = version_unpublish(s)
+        result = TOO_OLD if status == OK else status
     cache_trim(fe)
     return result

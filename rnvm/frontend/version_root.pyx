@@ -56,12 +56,17 @@ cdef int read_half(instance *s, uint64_t least, uint64_t most, bint overlaid,
 cdef node *root_node(instance *s, int *newest) noexcept nogil:
     """Under the lock: the root, and which of its halves is the newest."""
     cdef node *n = cache_get(s, s.root, s.kind.root, 1)
+    cdef uint64_t newest_version
     if n == NULL:
         return NULL
     newest[0] = rnvm_version_newest(s.fe.g.seed, s.root,
                                     (<rnvm_versions *> node_bytes(n)).halves, ANY_VERSION)
     if newest[0] < 0:
         s.error = fault(s, s.root, b"no version in the root is whole")
+        return NULL
+    newest_version = (<rnvm_versions *> node_bytes(n)).halves[newest[0]].version
+    if newest_version > s.number and newest_version != s.written:
+        s.error = fault(s, s.root, b"the root is of a later transaction than the structure")
         return NULL
     return n
 
@@ -96,7 +101,7 @@ cdef int version_store(instance *s, rnvm_version *changed) noexcept nogil:
     at = RNVM_NODE + sizeof(rnvm_version) * <uint32_t> newest
     if node_set_changed(s, n, at, sizeof(rnvm_version)) == NULL:
         return s.error
-    changed.version = s.number + 1
+    changed.version = s.written = s.number + 1
     changed.crc = rnvm_version_crc(s.fe.g.seed, s.root, changed)
     memcpy(node_bytes(n) + at, changed, sizeof(rnvm_version))
     return OK

@@ -11,6 +11,8 @@ cdef int version_publish(instance *s, uint64_t version) noexcept nogil
 cdef int version_publish_now(instance *s, uint64_t version) noexcept nogil
 # Only the open snapshots are in use.
 cdef int version_unpublish(instance *s) noexcept nogil
+# The same at most once in 10 ms, for a query of a snapshot.
+cdef int version_keep_published(instance *s) noexcept nogil
 # Enters an open snapshot, and takes it out again.  Room for it must be there: versions_reserve().
 cdef bint versions_reserve(instance *s) noexcept nogil
 cdef void version_keep(instance *s, uint64_t version) noexcept nogil

@@ -53,12 +53,17 @@ cdef int version_publish_now(instance *s, uint64_t version) noexcept nogil:
 
 cdef int version_unpublish(instance *s) noexcept nogil:
     cdef uint64_t now = rfp_now(), oldest = oldest_kept(s, now)
-    if not s.published_ns:
-        return OK
+    if oldest != NOT_KEPT:
+        s.published_ns = now
+        return publish(s, rnvm_uses(oldest, now >> TURN_SHIFT, True))
     s.published_ns = 0                          # the next query publishes its version at once
-    if oldest == NOT_KEPT:
-        return publish(s, 0)
-    return publish(s, rnvm_uses(oldest, now >> TURN_SHIFT, True))
+    return publish(s, 0) if s.published else OK
+
+
+cdef int version_keep_published(instance *s) noexcept nogil:
+    if rfp_now() - s.published_ns < PUBLISH_INTERVAL_NS:
+        return OK
+    return version_unpublish(s)
 
 
 cdef uint64_t oldest_kept(const instance *s, uint64_t now) noexcept nogil:
@@ -66,8 +71,9 @@ cdef uint64_t oldest_kept(const instance *s, uint64_t now) noexcept nogil:
     cdef uint64_t oldest = NOT_KEPT
     cdef uint32_t i
     for i in range(s.kept_count):
-        # The back-end gives an older one up, and with it everything that the same word protects.
-        if now - s.kept[i].opened_ns < s.fe.session.snapshot_ns:
+        # The back-end has given the others up, and with them all that the same word would protect.
+        if now - s.kept[i].opened_ns < s.fe.session.snapshot_ns \
+                and s.kept[i].version >= s.retained:
             oldest = min(oldest, s.kept[i].version)
     return oldest
 
@@ -76,6 +82,7 @@ cdef int publish(instance *s, uint64_t word) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef work_request work
     cdef uint64_t at = 8 * (<uint64_t> fe.g.names + s.index)
+    s.published = word
     if not publishes:
         return OK
     if fe.link.mapped:
