@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.anywhere]
 
 ATTACH, DETACH, LIST, OUTCOME = 17, 18, 21, 29
 NOT_ATTACHED, ABSENT, FORGOTTEN = 4, 5, 11
-VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 2, 13, 14, 1
+VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 3, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
-# session, flags, epoch, operations, memory, lease, size, ticket, pool
-ATTACHED = struct.Struct("<IIQQQQQQ16s")
+# session, flags, epoch, operations, memory, lease, snapshot, size, ticket, pool
+ATTACHED = struct.Struct("<IIQQQQQQQ16s")
 SOON = 20.0
 
 
@@ -101,7 +101,7 @@ def test_a_request_of_another_version_or_for_another_pool_gets_no_session(
     direct: rnvm.Backend,
 ) -> None:
     with client(direct) as one:
-        for version in (0, 1, 3, 2**32 - 1):
+        for version in (0, 1, 2, 4, 2**32 - 1):
             assert (
                 one.call(ATTACH, ATTACHMENT.pack(version, 0, bytes(16), 0, 0, 0))[0]
                 == OTHER_VERSION

@@ -308,7 +308,8 @@ def test_long_keys_keep_their_order_and_are_freed_bit_by_bit(memory, rng, kind, 
             assert memory.used < full / 4
     if kind in VERSIONED:
         tree.clear()  # frees the pages that it keeps for copies
-    assert memory.used < 1500  # the root, and a spare chunk of the retire list
+    # The root; and of a multi-version one a chunk of its retire list.
+    assert memory.used < (1200 if kind in VERSIONED else 500)
 
 
 @ALL
