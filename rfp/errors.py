@@ -73,7 +73,8 @@ class Conflict(ServerRefused):
     """A conditional put did not apply, or a read transaction cannot go on.
 
     Attributes:
-        version: the version of the stored value; None if the key has none, or in a read transaction.
+        version: the version of the stored value; None if the key has none, or in a read
+            transaction.
     """
 
     def __init__(

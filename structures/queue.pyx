@@ -18,8 +18,8 @@ from rnvm.frontend.structure cimport OK, Structure, register_kind, structure_ide
 from structures.arguments cimport value_argument
 from structures.layout cimport LEASE_NEVER, VALUE_MAX, queue_root
 from structures.queue_operations cimport (
-    ACK, ANOTHER, EXHAUSTED, EXTEND, GET, NACK, NOT_YOURS, PUT, PUT_LATER, PUT_MANY, RESERVE,
-    extend_bytes, later, meant, moment, nack_bytes, queue_apply, ticket, upcoming,
+    ACK, EXHAUSTED, EXTEND, GET, NACK, NOT_YOURS, PUT, PUT_LATER, PUT_MANY, RESERVE,
+    extend_bytes, later, moment, nack_bytes, queue_apply, ticket, upcoming,
 )
 from structures.queue_queries cimport (
     cursor, find_upcoming, list_reserved, list_returned, measure, next_query, pass_damaged,

@@ -6,7 +6,7 @@ from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.opener import Opener
 from rnvm.frontend.session import Session
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 DURABILITIES: tuple[str, ...]
 GOODBYE_S: float
@@ -33,8 +33,8 @@ class FrontEnd(Session):
         self, *structures: Any, timeout: float | None = None
     ) -> ReadTransaction: ...
     def read(
-        self, function: Callable[..., Value], *structures: Any, timeout: float | None = None
-    ) -> Value: ...
+        self, function: Callable[..., _Value], *structures: Any, timeout: float | None = None
+    ) -> _Value: ...
     def release(self, *, timeout: float | None = None) -> None: ...
     @property
     def closed(self) -> bool: ...

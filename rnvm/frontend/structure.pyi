@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rnvm.format.partitions import SEPARATOR as SEPARATOR
 from rnvm.frontend.frontend import FrontEnd
 

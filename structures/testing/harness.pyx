@@ -365,7 +365,6 @@ cdef uint64_t state_read(object structure, object timeout) except? 0:
 
 
 cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:
-    cdef Structure s = structure
     return 0
 
 

@@ -283,11 +283,17 @@ def test_a_table_emptied_in_the_order_of_its_iteration_becomes_empty_and_grows_a
         table.check()
 
 
-@pytest.mark.parametrize("log", [32 * KIB, 64 * KIB, 1024 * KIB])
-@each_of(KINDS)
+# Copies of all nodes on the way to a key do not fit into the shortest of these logs.
+@pytest.mark.parametrize(
+    ("kind", "log"),
+    [
+        pytest.param(kind, log, id=f"{kind.__name__}-{log}")
+        for kind in KINDS
+        for log in (32 * KIB, 64 * KIB, 1024 * KIB)
+        if kind not in VERSIONED or log > 32 * KIB
+    ],
+)
 def test_the_largest_value_is_accepted_and_one_byte_more_is_refused_with_the_limit(kind, log):
-    if kind in VERSIONED and log == 32 * KIB:
-        pytest.skip("copies of all nodes on the way to a key do not fit into this log")
     with small_pool(log, size="16MiB") as served, rnvm.connect(served.address) as fe:
         structure = kind(fe, "s")
         largest = structure.largest_value
