@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Snapshots of multi-version mappings: one version, read as often as needed.
 
 A snapshot contains an object of the structure's own class, whose queries read the snapshot's
