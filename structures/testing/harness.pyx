@@ -226,13 +226,17 @@ cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
     if failing(a, &a.fail_news):
         s.error = a.fail_code
         return NULL
-    # For the undo it is a change of all bytes.
-    bytes = node_change(s, address, rounded, (<rnvm_node *> c.bytes).type, RNVM_NODE,
-                        rounded - RNVM_NODE)
-    if bytes == NULL:
+    # For the undo it is a change of all bytes.  The old ones need not be whole.
+    if failing(a, &a.fail_changes):
+        s.error = a.fail_code
         return NULL
-    if a.strict:
-        memset(a.steps[a.step_count - 1].named, 1, rounded)
+    if not remember(a, CHANGED, c - a.cells, True):
+        s.error = NO_MEMORY
+        return NULL
+    memset(a.steps[a.step_count - 1].named, 1, rounded)
+    c.touched = a.operation
+    c.pending = True
+    bytes = c.bytes
     header = <rnvm_node *> bytes
     header.type = type
     header.version = a.number + 1

@@ -35,6 +35,7 @@ from .backends import backend
 
 EACH = each_of(VERSIONED)
 ON_MEMORY = each_of(memory.VERSIONED)
+RETIRED = 16  # type of a chunk of the retire list
 PATIENCE = 60.0  # seconds until a process of a test must have done its part
 
 WRITER = """
@@ -614,6 +615,23 @@ def test_an_operation_frees_a_bounded_number_of_nodes(kind: Any) -> None:
     before = len(fe.nodes())
     tree[b"000"] = b"w"
     assert before - 200 < len(fe.nodes()) < before
+
+
+@ON_MEMORY
+def test_damage_in_a_retired_tree_does_not_stop_writers(kind: Any) -> None:
+    fe = Memory()
+    tree = kind(fe, "t")
+    for i in range(600):
+        tree[b"%03d" % i] = b"v" * 50
+    fe.retain(0)
+    tree.clear()
+    for address, type_of, content in fe.nodes():
+        if type_of not in (1, RETIRED):
+            fe.damage(address, 32 + len(content) // 2, bytes([content[len(content) // 2] ^ 1]))
+    fe.retain(None)
+    for i in range(600):
+        tree[b"%03d" % i] = b"w" * 50
+    assert set(tree.values()) == {b"w" * 50}
 
 
 @ON_MEMORY
