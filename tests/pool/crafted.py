@@ -32,7 +32,7 @@ WILD = [0, 1, 7, 8, 63, 64, 4095, 4096, 1 << 16, 1 << 20, 1 << 31, (1 << 32) - 1
 
 def make(path: Path) -> bytes:
     """Return the bytes of a pool with each kind of content, as left by a killed back-end."""
-    pools.create(path, "1MiB", block=512, front_ends=1, names=16, assume_persistent=True)
+    pools.create(path, "2MiB", block=512, front_ends=1, names=16, assume_persistent=True)
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
         every = [kind(fe, kind.__name__) for kind in KINDS]
         for structure in every:

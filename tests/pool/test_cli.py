@@ -112,12 +112,13 @@ def test_ls_lists_structures(rnvm, pool):
         "kind",
         "format",
         "codec",
+        "partitions",
         "blocks",
         "transactions",
         "created",
         "state",
     ]
-    assert line.split()[:6] == ["jobs", "3", "2", "json", "2", "1"]
+    assert line.split()[:7] == ["jobs", "3", "2", "json", "-", "2", "1"]
     assert json.loads(rnvm("ls", pool, "--json").stdout)[0]["name"] == "jobs"
 
 
