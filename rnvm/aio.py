@@ -23,6 +23,7 @@ b'v'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import threading
@@ -37,6 +38,7 @@ from rfp.aio.base import Connecting
 from rfp.errors import CallerError, Closed, Forked, not_copied
 from rnvm import connecting
 from rnvm.frontend.frontend import FrontEnd as SynchronousFrontEnd
+from rnvm.frontend.structure import Structure as SynchronousStructure
 from rnvm.frontend.watch import Watch
 
 Value = TypeVar("Value")
@@ -109,35 +111,55 @@ class FrontEnd:
         task = asyncio.current_task()
         plain = [_synchronous(each) for each in args]
         named = {name: _synchronous(each) for name, each in kwargs.items()}
-        call = functools.partial(function, *plain, **named)
+        return await self._in_turn(functools.partial(function, *plain, **named), task)
+
+    async def _in_turn(
+        self,
+        call: Callable[[], Value],
+        task: asyncio.Task[Any] | None,
+        waiter: _Waiter | None = None,
+    ) -> Value:
         if self._owner is not None and self._owner is task:
-            return await self._finish(call)
+            return await self._finish(call, waiter)
         async with self._turn:
             self._check()
-            return await self._finish(call)
+            return await self._finish(call, waiter)
 
-    async def _finish(self, call: Callable[[], Value]) -> Value:
+    async def _finish(self, call: Callable[[], Value], waiter: _Waiter | None = None) -> Value:
         """Make a call, and stay until it has returned."""
         future = self._loop.run_in_executor(self._thread, call)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
-            if not future.cancelled():
-                future.exception()  # retrieved
+            if waiter is not None:
+                waiter.cancelled = True
+            await self._returned(future)
+            if waiter is not None and waiter.taken is not None and not self._closed:
+                await self._returned(self._loop.run_in_executor(self._thread, waiter.give_back))
             raise
 
+    async def _returned(self, future: asyncio.Future[Any]) -> None:
+        """Wait until a call has returned, whatever happens to the task."""
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # retrieved
+
     async def _wait(
-        self, steps: Generator[tuple[Watch, float], None, Any], sleeper: _Sleeper
+        self,
+        steps: Generator[tuple[Watch, float], None, Any],
+        sleeper: _Sleeper,
+        waiter: _Waiter,
     ) -> Any:
         """Run a method that waits (Structure.WAITING): its steps are calls, its sleeps are not."""
+        step = functools.partial(_step, steps, waiter)
         try:
             while True:
-                ended, found = await self.run(_step, steps)
+                self._check()
+                ended, found = await self._in_turn(step, asyncio.current_task(), waiter)
                 if ended:
                     return found
                 watch, seconds = found
@@ -340,14 +362,20 @@ class Structure:
             raise AttributeError(name)
         found = getattr(type(self._sync), name)  # AttributeError, for this name
         if not callable(found):
-            return self._fe.run(getattr, self._sync, name)
+            return self._attribute(name)
         return functools.partial(self._call, name)
+
+    async def _attribute(self, name: str) -> Any:
+        found = await self._fe.run(getattr, self._sync, name)
+        return Structure(self._fe, found) if isinstance(found, SynchronousStructure) else found
 
     async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         waits = getattr(type(self._sync), "WAITING", {}).get(name)
         if waits is not None and kwargs.get("timeout") is not None:
-            steps = getattr(self._sync, waits)(*args, **kwargs)
-            return await self._fe._wait(steps, self._sleeper)
+            waiting, giving_back = waits
+            waiter = _Waiter(getattr(self._sync, giving_back))
+            steps = getattr(self._sync, waiting)(*args, caller=waiter, **kwargs)
+            return await self._fe._wait(steps, self._sleeper, waiter)
         return await self._fe.run(getattr(self._sync, name), *args, **kwargs)
 
     async def snapshot(self, *, timeout: float | None = None) -> Snapshot:
@@ -396,7 +424,7 @@ class _Sleeper:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # of all that follows; notified when a task waits
         self._watch: Watch | None = None  # the last one, whose moment includes the others'
         self._waiting: set[asyncio.Future[None]] = set()
         self._running = False
@@ -405,11 +433,12 @@ class _Sleeper:
         """Sleep until the structure changes after the watch began, or so many seconds."""
         future = self._loop.create_future()
         with self._lock:
+            if not self._running:
+                threading.Thread(target=self._run, name="rnvm-aio-sleeper", daemon=True).start()
+                self._running = True
             self._watch = watch
             self._waiting.add(future)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="rnvm-aio-sleeper", daemon=True).start()
+            self._lock.notify()
         timer = self._loop.call_later(seconds, _wake, future)
         try:
             await future
@@ -424,20 +453,23 @@ class _Sleeper:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if not self._waiting:
+                    self._watch = None  # it keeps the structure
+                    self._lock.wait(SLEEP_SECONDS_MAX)
                 watch = self._watch
                 if watch is None or not self._waiting:
                     self._watch = None
                     self._running = False
                     return
-                waiting = list(self._waiting)
             if watch.wait(SLEEP_SECONDS_MAX):
+                # Each task is notified once: until the loop runs, the watch would end at once.
                 with self._lock:
-                    waiting = list(self._waiting)
-                try:
+                    waiting, self._waiting = list(self._waiting), set()
+                    self._watch = None
+                # RuntimeError: the loop is closed
+                with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._notify, waiting)
-                except RuntimeError:  # the loop is closed
-                    with self._lock:
-                        self._waiting.clear()
+            del watch
 
     def _notify(self, waiting: list[asyncio.Future[None]]) -> None:
         for future in waiting:
@@ -449,8 +481,23 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _step(steps: Generator[Any, None, Any]) -> tuple[bool, Any]:
+class _Waiter:
+    """A call that waits, for its generator: whether its task is cancelled; what it has taken."""
+
+    def __init__(self, undo: Callable[[Any], None]) -> None:
+        self._undo = undo
+        self.cancelled = False
+        self.taken: tuple[Any, ...] | None = None
+
+    def give_back(self) -> None:
+        taken, self.taken = self.taken, None
+        self._undo(taken)
+
+
+def _step(steps: Generator[Any, None, Any], waiter: _Waiter) -> tuple[bool, Any]:
     """Run a generator to its next wait: (False, the wait), or (True, its result)."""
+    if waiter.cancelled:
+        return True, None
     try:
         return False, next(steps)
     except StopIteration as end:

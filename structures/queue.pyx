@@ -6,6 +6,7 @@ nodes, queue_walk the checks.
 """
 
 import os
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport OK, Structure, register_kind, structure_identity
+from rnvm.frontend.structure cimport OK, Structure, register_kind, room_for, structure_identity
 from structures.arguments cimport value_argument
 from structures.layout cimport LEASE_NEVER, VALUE_MAX, queue_root
 from structures.queue_operations cimport (
@@ -30,9 +31,10 @@ from structures.queue_walk cimport queue_walk
 from structures.values cimport values_in
 from structures.wall_clock cimport wall_clock_ns
 
+from rfp.core import clock
 from rfp.errors import (
-    Empty, InvalidArgument, LeaseEnded, OutOfMemory, StructureDamaged, TooLarge, Undecodable,
-    WrongKind, WrongType)
+    DeadlineExceeded, Empty, InvalidArgument, LeaseEnded, NotFound, OutOfMemory, StructureDamaged,
+    TooLarge, Undecodable, WrongKind, WrongType)
 
 cdef struct token_bytes:       # the token of reserve(), ack(), nack() and extend()
     uint64_t identity          # of the queue in its pool, for this incarnation of its name
@@ -43,6 +45,14 @@ queue_kind.number, queue_kind.format, queue_kind.root = 1, 3, sizeof(queue_root)
 queue_kind.apply, queue_kind.walk = queue_apply, queue_walk
 
 cdef object RAISE = object()
+cdef object UNFINISHED = ()            # what take() returns after MOVES_MAX moves: call it again
+cdef object UNMOVABLE = (OutOfMemory, TooLarge, NotFound, StructureDamaged)
+
+cdef enum:
+    MOVES_MAX = 64             # to the dead-letter queue, of one attempt to take a value
+    MOVE_BYTES = 8192          # that a move changes at most, beside the value
+    LATE_PART = 8              # a reservation that takes this part of its lease gets a new one
+
 cdef double LEASE_S_MAX = 1e9
 cdef uint32_t DELIVERIES = 5           # before a value is buried, unless the caller chooses
 cdef uint32_t DELIVERIES_MAX = 1000000
@@ -77,12 +87,14 @@ cdef class Queue(Structure):
         name: Name of the queue in the pool; created if it does not exist.
         codec: How values other than bytes are stored: "utf-8", "json", "pickle", or an object with
             encode() and decode().
-        create: Whether to make the queue if there is none.
+        create: Whether to make the queue, and that of dead_letter, if there is none.
         timeout: Seconds, of the opening.
         dead_letter: A queue of the same front-end, or its name (it is opened with the same codec),
             to which nack(), get() and reserve() of this object move a value that was reserved
             `max_deliveries` times, instead of delivering it again.  Moving is one transaction over
-            both queues.  If the pool has no space for that, the value is delivered once more.
+            both queues.  If that cannot be done, the value is delivered once more: the pool or a
+            transaction has no space for it, the other queue was dropped (with a RuntimeWarning), or
+            the open transaction does not name that queue.
         max_deliveries: 1 to 1e6, 5 by default; only with dead_letter.
 
     Raises:
@@ -101,8 +113,9 @@ cdef class Queue(Structure):
     (2, [b'first', b'second'], b'first')
     """
     KIND = 1
-    # Methods that wait, and the generators of their waits: rnvm.aio waits without a thread in them.
-    WAITING = {"get": "_getting", "reserve": "_reserving"}
+    # Methods that wait; the generators of their waits, so that rnvm.aio waits without a thread in
+    # them; and what gives back what they took for a task that was cancelled.
+    WAITING = {"get": ("_getting", "_put_back"), "reserve": ("_reserving", "_nack_back")}
     cdef uint64_t salt
     cdef readonly Queue dead_letter    # or None
     cdef readonly uint32_t max_deliveries  # 0: no limit
@@ -132,7 +145,8 @@ cdef class Queue(Structure):
             opened = getattr(fe, "structures", {}).get(dead_letter)
             if opened is not None and not isinstance(opened, Queue):
                 raise WrongKind(f"{dead_letter!r} is not a queue")
-            dead_letter = Queue(fe, dead_letter, codec=codec) if opened is None else opened
+            dead_letter = opened if opened is not None else Queue(
+                fe, dead_letter, codec=codec, create=create, timeout=timeout)
         self.dead_letter = dead_letter
         self.max_deliveries = most if dead_letter is not None else 0
 
@@ -141,7 +155,8 @@ cdef class Queue(Structure):
 
         Args:
             value: 0 bytes to `largest_value`, or a type of the codec.
-            delay: Seconds, 0 to 1e9, by the clocks (of the day) of the hosts that use the queue.
+            delay: Seconds, 0 to 1e9, by the clocks (of the day) of the hosts that use the queue;
+                None is 0.
                 Then the value is delivered like one that was given back: before all values that
                 were never delivered.  `len` does not count it before.
             timeout: Seconds.
@@ -161,7 +176,7 @@ cdef class Queue(Structure):
         cdef bytes raw = value_argument(self, value)
         cdef later when
         cdef bytes operation
-        if not delay and delay is not None:
+        if delay is None or delay == 0:
             self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
             return
         when.due = self.end_of("delay", delay)
@@ -234,12 +249,15 @@ cdef class Queue(Structure):
 
         Args:
             default: Returned if the queue is empty.
-            timeout: Seconds to wait for a value, `float("inf")` for no limit; without it the call
-                does not wait, and neither does one within a batch or a transaction.  Each request
-                to the back-end is limited by the front-end's timeout, or by this one if it is less.
+            timeout: Seconds to wait for a value, `float("inf")` for no limit; without it or with 0
+                the call does not wait, and neither does one within a batch or a transaction.  It
+                limits the wait.  Only the front-end's timeout limits the operation that then
+                removes the value: one that is given up may have removed it.
 
         Raises:
-            Empty: The queue is empty, and there is no default.
+            Empty: The queue is empty, or could not be read in time, and there is no default.
+            ConnectionFailed: The back-end cannot be reached at the end of the time.  Before that,
+                a wait survives a lost connection (unless the front-end has reconnect=False).
 
         Cost:
             - 2 WRITEs (rNVM, section 4.2).
@@ -254,21 +272,47 @@ cdef class Queue(Structure):
         """
         if timeout is not None:
             return self._wait(self._getting(default, timeout=timeout))
-        found = self.take(None)
+        found = self.at_once(self._take)
         return self.default_or_raise(default) if found is None else found[0]
 
-    def _getting(self, default=RAISE, *, timeout):
+    def _getting(self, default=RAISE, *, timeout, caller=None):
         """A generator of the waits of get(), as Structure._waiting()."""
-        found = yield from self._waiting(self._get_now, timeout)
+        found = yield from self._taking(self._take, timeout, caller)
         return self.default_or_raise(default) if found is None else found[0]
 
-    def _get_now(self, timeout):
-        """An attempt of Structure._waiting()."""
-        cdef double due = self.seconds_to_next(timeout)
-        found = self.take(timeout) if due < 0 else None
-        return max(due, 0.0) if found is None else found
+    def _taking(self, take, timeout, caller):
+        """A generator of the waits of get() and reserve(); its caller gets what was taken, too."""
+        if timeout == 0 or self._in_scope():   # no other thread can change the queue
+            found = self.at_once(take)
+        else:
+            found = yield from self._waiting(self._seconds_to_next, take, timeout, caller)
+        if caller is not None:
+            caller.taken = found
+        return found
 
-    cdef double seconds_to_next(self, object timeout) except? -2:
+    def _put_back(self, found):
+        """Undo a get(): the value is the next one after those that were given back before."""
+        self.put(found[0], delay=1e-9)
+
+    def _nack_back(self, found):
+        """Undo a reserve()."""
+        self.nack(found[0])
+
+    cdef object at_once(self, take):
+        """Call take() until it has taken a value, or found the queue empty."""
+        deadline = None
+        while True:
+            found = take()
+            if found is not UNFINISHED:
+                return found
+            if deadline is None:
+                deadline = clock.deadline_in(self.fe.timeout)
+            elif clock.now_ns() > deadline:
+                raise DeadlineExceeded(
+                    f"the queue {self.name!r} has more values for the dead-letter queue than could "
+                    "be moved in time", hint="call again: values that were moved stay there")
+
+    def _seconds_to_next(self, timeout):
         """Return -1 if there is a value now, else the seconds until a lease or a delay ends."""
         cdef next_query q
         q.entry.now = wall_clock_ns()
@@ -277,66 +321,93 @@ cdef class Queue(Structure):
         return float("inf") if q.due == LEASE_NEVER else (
             max(<double> q.due - <double> q.entry.now, 0.0) / 1e9)
 
-    cdef tuple take(self, object timeout):
-        """Remove the next value and return it as (value,); None: there is none."""
+    def _take(self):
+        """Remove the next value and return it as (value,); None: there is none; or UNFINISHED."""
         cdef next_query q
         cdef int outcome
         q.entry.now = wall_clock_ns()
         if self.codec is None and not self.max_deliveries:
-            outcome = self.execute(GET, <const char *> &q.entry.now, 8, timeout)
+            outcome = self.execute(GET, <const char *> &q.entry.now, 8)
             return (self.answer(),) if outcome == OK else None
-        while True:
+        for _ in range(MOVES_MAX):
             # Decode the value before it is removed: an undecodable one stays.
             q.entry.now = wall_clock_ns()
-            if self.query(read_next, &q, timeout) != OK:
+            if self.query(read_next, &q) != OK:
                 return None
             raw = self.answer()
             if (self.max_deliveries and q.deliveries >= self.max_deliveries
-                    and self.bury_next(&q.entry.next, timeout)):
+                    and self.bury_next(&q.entry.next)):
                 continue
             value = self.decode(raw)
-            if self.execute(GET, <const char *> &q.entry, sizeof(q.entry), timeout) == OK:
+            if self.execute(GET, <const char *> &q.entry, sizeof(q.entry)) == OK:
                 return (value,)
+        return UNFINISHED
 
-    cdef bint bury_next(self, const upcoming *next, object timeout) except -1:
+    cdef bint bury_next(self, const upcoming *next) except -1:
         """Move the next value to the dead-letter queue, unless another value is the next one.
 
-        False: there is no space for it there.
+        False: it cannot be moved, and must be delivered once more.
         """
         cdef next_query q
+        cdef bint within = self._in_transaction(), half_done = False
+        if within and not self.dead_letter._was_entered():
+            return False
         try:
-            with self.scope(timeout):
+            with self.scope(within, None):
                 q.entry.now = wall_clock_ns()
-                if (self.query(read_next, &q, timeout) == OK
+                if (self.query(read_next, &q) == OK
                         and q.entry.next.number == next.number and q.entry.next.slot == next.slot):
-                    self.dead_letter.put_raw(self.answer(), timeout)
+                    raw = self.answer()
+                    # What a failure leaves half done in the caller's transaction cannot be undone.
+                    if within and not room_for(self.c, len(raw) + MOVE_BYTES):
+                        return False
+                    self.dead_letter.put_raw(raw, None)
+                    half_done = within
                     # The lock is held since the query, so it is still the same.
-                    self.execute(GET, <const char *> &q.entry, sizeof(q.entry), timeout)
-        except OutOfMemory:
+                    self.execute(GET, <const char *> &q.entry, sizeof(q.entry))
+        except UNMOVABLE as error:
+            if half_done:
+                raise
+            self.warn(error)
             return False
         return True
+
+    cdef int warn(self, error) except -1:
+        """Warn of a dead-letter queue that cannot be used; the caller sees a full one itself."""
+        if isinstance(error, (NotFound, StructureDamaged)):
+            warnings.warn(f"a value of the queue {self.name!r} cannot be moved to its dead-letter "
+                          f"queue, and is delivered once more: {error}", RuntimeWarning,
+                          stacklevel=2)
+        return 0
 
     cdef bint bury(self, const ticket *t, object timeout) except -1:
         """The same for a reserved value."""
         cdef slot_query wanted
+        cdef bint within = self._in_transaction(), half_done = False
         wanted.t = t[0]
         wanted.now = LEASE_NEVER - 1
+        if within and not self.dead_letter._was_entered():
+            return False
         try:
-            with self.scope(timeout):
+            with self.scope(within, timeout):
                 if self.query(read_returned, &wanted, timeout) == OK:
-                    self.dead_letter.put_raw(self.answer(), timeout)
+                    raw = self.answer()
+                    if within and not room_for(self.c, len(raw) + MOVE_BYTES):
+                        return False
+                    self.dead_letter.put_raw(raw, timeout)
+                    half_done = within
                 self.settle(ACK, t, sizeof(ticket), timeout)
-        except OutOfMemory:
+        except UNMOVABLE as error:
+            if half_done:
+                raise
+            self.warn(error)
             return False
         return True
 
-    cdef object scope(self, object timeout):
-        """Return a transaction over both queues, or the open one of this thread."""
-        if self._in_transaction():
-            if not self.dead_letter._was_entered():
-                raise self.not_named()
-            return nullcontext()
-        return self.fe.transaction(self, self.dead_letter, timeout=timeout)
+    cdef object scope(self, bint within, object timeout):
+        """Return a transaction over both queues; within: the open one of this thread."""
+        return nullcontext() if within else self.fe.transaction(self, self.dead_letter,
+                                                                timeout=timeout)
 
     cdef int put_raw(self, bytes raw, object timeout) except -1:
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
@@ -389,16 +460,16 @@ cdef class Queue(Structure):
 
         Args:
             lease: Seconds, more than 0 and at most 1e9, by the clocks (of the day) of the hosts
-                that use the queue.  It begins when the value is reserved.
+                that use the queue.  It begins when the value is reserved, less 1/8 of it at most.
             timeout: Seconds to wait for a value, as in get().
 
         Raises:
-            Empty: The queue is empty.
+            Empty, ConnectionFailed: As get() without a default.
             Undecodable: The codec cannot decode the value.  The value is reserved, too; the
                 exception has the token for ack() and nack().
 
         Cost:
-            2 WRITEs; to wait: as get().
+            2 WRITEs, and 2 for a new lease if the first one took 1/8 of it; to wait: as get().
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -410,47 +481,60 @@ cdef class Queue(Structure):
         if timeout is not None:
             return self._wait(self._reserving(lease=lease, timeout=timeout))
         self.end_of("lease", lease)
-        found = self.reserve_next(lease, None)
+        found = self.at_once(partial(self._reserve_next, lease))
         return self.default_or_raise(RAISE) if found is None else found
 
-    def _reserving(self, *, lease=60.0, timeout):
+    def _reserving(self, *, lease=60.0, timeout, caller=None):
         """A generator of the waits of reserve(), as Structure._waiting()."""
         self.end_of("lease", lease)
         # Not a function in here: it and this generator would refer to each other, and keep the
         # queue open until the garbage collector runs.
-        found = yield from self._waiting(partial(self._reserve_now, lease), timeout)
+        found = yield from self._taking(partial(self._reserve_next, lease), timeout, caller)
         return self.default_or_raise(RAISE) if found is None else found
 
-    def _reserve_now(self, lease, timeout):
-        """An attempt of Structure._waiting()."""
-        cdef double due = self.seconds_to_next(timeout)
-        found = self.reserve_next(lease, timeout) if due < 0 else None
-        return max(due, 0.0) if found is None else found
-
-    cdef tuple reserve_next(self, object lease, object timeout):
-        """Reserve the next value and return (token, value); None: there is none."""
+    def _reserve_next(self, lease):
+        """Reserve the next value and return (token, value); None: there is none; or UNFINISHED."""
         cdef moment when
         cdef upcoming next
+        cdef ticket given
         cdef uint64_t length
         cdef const char *bytes
         cdef int outcome
         when.most = self.max_deliveries
-        while True:
+        for _ in range(MOVES_MAX):
             when.now = wall_clock_ns()
             when.deadline = self.end_of("lease", lease)
             when.salt = self.next_salt()
-            outcome = self.execute(RESERVE, <const char *> &when, sizeof(when), timeout)
+            outcome = self.execute(RESERVE, <const char *> &when, sizeof(when))
             bytes = self.answer_bytes(&length)
-            if outcome != EXHAUSTED:
-                break
-            memcpy(&next, bytes, sizeof(next))
-            if not self.bury_next(&next, timeout):
-                when.most = 0              # deliver it once more
-        if outcome == EMPTY:
-            return None
-        token = self.token(<const ticket *> bytes)
-        value = PyBytes_FromStringAndSize(bytes + sizeof(ticket), length - sizeof(ticket))
-        return token, value if self.codec is None else self.decode(value, None, token)
+            if outcome == EMPTY:
+                return None
+            if outcome == EXHAUSTED:
+                memcpy(&next, bytes, sizeof(next))
+                if not self.bury_next(&next):
+                    when.most = 0          # deliver it once more
+                continue
+            memcpy(&given, bytes, sizeof(given))
+            value = PyBytes_FromStringAndSize(bytes + sizeof(ticket), length - sizeof(ticket))
+            if not self.renew(&given, &when, lease):
+                continue
+            token = self.token(&given)
+            return token, value if self.codec is None else self.decode(value, None, token)
+        return UNFINISHED
+
+    cdef bint renew(self, const ticket *given, const moment *when, object lease) except -1:
+        """Begin a lease again if its operation had to wait, for a lock or a new session.
+
+        False: another consumer has the value by now.
+        """
+        cdef extend_bytes extended
+        cdef uint64_t now = wall_clock_ns()
+        # The clock may have been set back.
+        if now <= when.now or now - when.now <= (when.deadline - when.now) // LATE_PART:
+            return True
+        extended.t = given[0]
+        extended.deadline = self.end_of("lease", lease)
+        return self.execute(EXTEND, <const char *> &extended, sizeof(extended)) != NOT_YOURS
 
     def ack(self, bytes token not None, *, timeout=None):
         """Acknowledge a reserved value: the work is done, and the value leaves the queue.

@@ -5,7 +5,7 @@ from libc.string cimport memset
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_change, node_free, node_new, node_read, record_room,
+    OK, fault, node_change, node_free, node_new, node_read, room_for,
 )
 from structures.directory cimport span_of
 from structures.layout cimport (
@@ -457,11 +457,12 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
     cdef search f
     cdef queue_slot *slot
     cdef uint64_t first
-    cdef uint32_t i, tables = 0, most = 1
+    cdef uint32_t i, tables = 0, most = 0
     cdef int outcome
-    if record_room(s) > BESIDE_BYTES + RECLAIM_BYTES:
-        most = <uint32_t> min((record_room(s) - BESIDE_BYTES) // RECLAIM_BYTES,
-                              <uint64_t> RECLAIM_TABLES_MAX)
+    while most < RECLAIM_TABLES_MAX and room_for(s, BESIDE_BYTES + (most + 1) * RECLAIM_BYTES):
+        most += 1
+    if not most and not root.first:
+        most = 1                               # else the operation would take a later value
     while tables < most and root.reserved and root.earliest <= now:
         search_ended(&f, now)
         outcome = next_ended_table(s, root, &f)

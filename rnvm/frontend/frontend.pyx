@@ -494,7 +494,8 @@ cdef class FrontEnd(Session):
                 return                          # in a signal handler of a call, which will end it
         self.lock.reserve(False)                # no batch or transaction continues
         self.lock.acquire(TIME_S_MAX)
-        watches_wake(&self.c)
+        if self.sleeping:                       # else the sleepers are of other processes
+            watches_wake(&self.c)
         link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
         self.release_call()
 

@@ -35,8 +35,8 @@ from rfp.core import clock
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
-    CallerError, InvalidArgument, NotFound, SnapshotTooOld, Undecodable, WrongKind, WrongType,
-    not_copied)
+    CallerError, ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument, NotFound,
+    SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
 from rnvm.format.partitions import SEPARATOR
 
 ROOT = 1                       # type of a root
@@ -46,6 +46,7 @@ cdef enum:
     RENEW_LISTED = 256         # nodes that are listed before the back-end is asked again
 
 cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
+cdef double QUERY_S_MIN = 0.02                 # that each query of a wait has, also at its end
 
 
 # Nodes
@@ -263,6 +264,15 @@ def codec_name(codec):
 cdef double seconds_to_wait(object timeout) except -1:
     """The seconds of timeout=; infinite: the longest time that a deadline may have."""
     return TIME_S_MAX if timeout == float("inf") else seconds_of(timeout)
+
+
+cdef double seconds_until(object deadline):
+    return (deadline - clock.now_ns()) / 1e9
+
+
+cdef double query_seconds(FrontEnd fe, double left):
+    """The seconds that a query of a wait may take: a last one must have a chance, too."""
+    return min(max(left, QUERY_S_MIN), fe.timeout)
 
 
 # The class
@@ -553,40 +563,62 @@ cdef class Structure:
         finally:
             steps.close()
 
-    def _waiting(self, attempt, timeout):
+    def _waiting(self, due, attempt, timeout, caller=None):
         """A generator: repeats an attempt until it succeeds or the time is over.
 
-        Yields (watch, seconds) when its caller must sleep, for at most so many seconds.  Within a
-        batch or a transaction it makes one attempt: no other thread can change the structure.
+        Yields (watch, seconds) when its caller must sleep, for at most so many seconds.  The time
+        limits the sleeps and the queries.  It does not limit an attempt: one that is given up may
+        have taken something, which nobody has then.
 
         Args:
-            attempt: attempt(timeout) returns a tuple (result,); or, if the structure must change
-                first, the seconds after which it may succeed without a change
+            due: a query: due(timeout) returns -1 if an attempt may succeed now, else the seconds
+                after which it may without a change of the structure
+            attempt: attempt() returns a tuple (result,), or a false value: not now
             timeout: seconds; infinite: no limit
+            caller: its attribute `cancelled` is checked before each attempt; or None
 
         Returns: the tuple, or None: the time is over
+
+        Raises: ConnectionFailed: the back-end cannot be reached at the end of the time
         """
-        cdef Watch watch
-        cdef double left, seconds = seconds_to_wait(timeout)
-        found = attempt(min(seconds, self.fe.timeout))
-        if isinstance(found, tuple) or self._in_scope():
-            return found if isinstance(found, tuple) else None
+        cdef FrontEnd fe = front_of(self)
+        cdef double seconds = seconds_to_wait(timeout), left = seconds, ahead = 0
+        cdef bint begun = False
+        cdef Watch watch = watch_of(self, fe, self.c)
         deadline = clock.deadline_in(seconds)
-        watch = watch_of(self, front_of(self), self.c)
         try:
             while True:
-                left = (deadline - clock.now_ns()) / 1e9
-                if left <= 0:
-                    return None
-                watch.begin()
-                if not watch.polls:
-                    found = attempt(None)
-                    if isinstance(found, tuple):
+                error = None
+                try:
+                    ahead = due(query_seconds(fe, left))
+                    left = seconds_until(deadline)
+                    if ahead >= 0 and left > 0 and not begun:
+                        watch.begin(query_seconds(fe, left))
+                        begun = True
+                        if not watch.polls:
+                            ahead = due(query_seconds(fe, left))
+                except (ConnectionFailed, DeadlineExceeded) as failed:
+                    if not fe.reconnect or isinstance(failed, HandshakeFailed):
+                        raise
+                    error = failed
+                    ahead = TIME_S_MAX
+                    watch.rest()
+                if error is None and ahead < 0:
+                    if caller is not None and caller.cancelled:
+                        watch.leave()
+                        return None
+                    found = attempt()
+                    if found:
                         return found
-                yield watch, max(0.0, min(left, <double> found))
-                found = attempt(None)
-                if isinstance(found, tuple):
-                    return found
+                    ahead = 0
+                left = seconds_until(deadline)
+                if left <= 0:
+                    if isinstance(error, ConnectionFailed):
+                        raise error
+                    return None
+                yield watch, min(left, ahead)
+                begun = False
+                left = seconds_until(deadline)
         except BaseException:
             watch.leave()
             raise

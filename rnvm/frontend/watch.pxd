@@ -9,10 +9,12 @@ cdef class Watch:
     cdef Session fe
     cdef object structure              # keeps the instance
     cdef instance *c
-    cdef readonly bint polls           # no wake-ups come: the caller polls after each wait
+    cdef bint polling                  # no wake-ups come: the caller polls after each wait
     cdef const void *word              # the sequence, in the pool; only the kernel may read it
     cdef uint32_t value                # of the word when the moment began
-    cdef uint32_t futile               # waits in a row that ended early although nothing changed
+    cdef uint32_t futile               # waits in a row that ended at once although nothing changed
+    cdef uint32_t polls_left           # before it tries to sleep again, or 0
+    cdef bint refused                  # the last wait ended at once
     cdef bint woken                    # the last wait did not end by its time
     cdef uint64_t began_ns
     cdef int check(self) except -1

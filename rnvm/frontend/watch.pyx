@@ -48,6 +48,8 @@ from rfp.errors import CallerError
 
 cdef enum:
     FUTILE_WAITS_MAX = 8       # then the kernel does not put this thread to sleep: poll
+    POLLS_MAX = 50             # then try to sleep again
+    FUTILE_NS = 20000          # a wait that lasted longer was a sleep
 
 cdef double SLEEP_S_MAX = 0.5
 cdef double POLL_PAUSE_S_MIN = 0.0001, POLL_PAUSE_S_MAX = 0.02
@@ -86,31 +88,48 @@ cdef class Watch:
             raise CallerError("this watch belongs to no structure")
         return 0
 
-    def begin(self):
+    @property
+    def polls(self):
+        """Whether no wake-ups come: its caller polls after each wait."""
+        return self.polling or self.word == NULL
+
+    def begin(self, timeout=None):
         """Begin a moment: a change after it ends the next wait."""
         cdef Session fe = self.fe
         cdef uint32_t before = self.value
         cdef int status, unused = 0
         self.check()
-        fe.acquire_call(None)
+        if self.polls_left:
+            self.polls_left -= 1
+            if not self.polls_left:
+                self.polling = False
+                self.futile = 0
+        fe.acquire_call(timeout)
         try:
             while True:
                 fe.ensure_session()
                 if not fe.c.link.mapped:
-                    self.polls = True
+                    self.polling = True
+                    self.polls_left = 0
                 with nogil:
-                    status = watch_begin(self.c, self.polls, &self.value, &self.word)
+                    status = watch_begin(self.c, self.polling, &self.value, &self.word)
                 if status == OK:
                     break
                 fe.raise_or_retry(self.c, status, False, &unused)
-            if not self.polls and fe.c.link.status != RNVM_GOOD:
-                self.polls = True               # the back-end is of an earlier release
+            if not self.polling and fe.c.link.status != RNVM_GOOD:
+                self.polling = True             # the back-end is of an earlier release
         finally:
             fe.release_call()
-        self.futile = self.futile + 1 if self.woken and self.value == before else 0
-        self.woken = False
+        self.futile = self.futile + 1 if self.refused and self.value == before else 0
+        self.woken = self.refused = False
         if self.futile > FUTILE_WAITS_MAX:
-            self.polls = True
+            self.polling = True
+            self.polls_left = POLLS_MAX
+
+    def rest(self):
+        """A query has failed: the next wait is a pause.  The next sleeper is woken in our place."""
+        self.leave()
+        self.word = NULL
 
     def pause(self, double seconds):
         """Return for how long to sleep before the next poll, at most so many seconds."""
@@ -124,15 +143,22 @@ cdef class Watch:
 
         Returns: whether it has probably changed; False: the time is over
         """
-        cdef uint64_t ns
+        cdef Session fe = self.fe
+        cdef uint64_t ns, began
         cdef int woken
         self.check()
         if self.polls:
             time.sleep(self.pause(seconds))
             return False
+        if fe.is_closed:
+            return True
         ns = <uint64_t> (max(0.0, min(seconds, SLEEP_S_MAX)) * 1e9)
+        fe.sleeping += 1                        # under the GIL, like the close that reads it
+        began = rfp_now()
         with nogil:
             woken = rfp_futex_wait(self.word, self.value, ns)
+        self.refused = woken != 0 and rfp_now() - began < FUTILE_NS
+        fe.sleeping -= 1
         self.woken = woken != 0
         PyErr_CheckSignals()
         return self.woken
@@ -141,6 +167,7 @@ cdef class Watch:
         """End the wait without another attempt: the next sleeper is woken in our place."""
         if self.woken and not self.polls:
             rfp_futex_wake_some(self.word, 1)
+        self.woken = False
 
 
 cdef void watches_wake(frontend *fe) noexcept nogil:

@@ -419,6 +419,8 @@ cdef class Memory:
     def __dealloc__(self):
         release(&self.a)
 
+    timeout = 5.0
+
     @contextlib.contextmanager
     def transaction(self, *structures, timeout=None):
         """A transaction: all of it or, after an exception, nothing."""
@@ -691,11 +693,13 @@ cdef class Structure:
             return end.value
         raise AssertionError("a structure on plain memory cannot wait")
 
-    def _waiting(self, attempt, timeout):
-        found = attempt(timeout)
+    def _waiting(self, due, attempt, timeout, caller=None):
+        if due(timeout) >= 0:
+            return None
+        found = attempt()
         if found is None:
             yield                              # never: this makes it a generator
-        return found if isinstance(found, tuple) else None
+        return found or None
 
     cdef object not_named(self):
         return None                            # there are no transactions

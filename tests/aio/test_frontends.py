@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 
 import pytest
 
@@ -338,5 +339,108 @@ def test_a_wait_does_not_keep_its_queue_open(run, backend):
             del queue
             gc.collect()
             await fe.drop("queue")
+
+    run(main())
+
+
+def test_a_cancelled_wait_loses_no_value_and_keeps_no_reservation(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue")
+            theirs = await fe.open(structures.Queue, "theirs")
+            for which, take in ((queue, queue.get), (theirs, theirs.reserve)):
+                taken = 0
+                for i in range(60):
+                    waiting = asyncio.create_task(take(timeout=30))
+                    await turns(3)
+                    await which.put(b"%d" % i)
+                    for _ in range(i):
+                        await asyncio.sleep(0)
+                    waiting.cancel()
+                    taken += isinstance(
+                        (await asyncio.gather(waiting, return_exceptions=True))[0], (bytes, tuple)
+                    )
+                assert await fe.run(len, which) == 60 - taken
+                assert await which.reserved == (taken if which is theirs else 0)
+            del queue, theirs, which, take
+
+    run(main())
+
+
+def test_a_step_that_was_cancelled_gives_back_what_it_took(run, backend, monkeypatch):
+    """The operation that takes the value is under way while the task is cancelled."""
+    taking, go_on = threading.Event(), threading.Event()
+    step = rnvm.aio._step
+
+    def slow_step(*args):
+        found = step(*args)
+        if found[0]:
+            taking.set()
+            go_on.wait(30)
+        return found
+
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue")
+            await queue.put(b"first")
+            await queue.put(b"second")
+            for take in (queue.get, queue.reserve):
+                taking.clear()
+                go_on.clear()
+                waiting = asyncio.create_task(take(timeout=30))
+                while not taking.is_set():
+                    await asyncio.sleep(0.001)
+                waiting.cancel()
+                await turns()
+                go_on.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert await queue.reserved == 0
+                assert await queue.peek() == b"first"
+                assert await fe.run(len, queue) == 2
+            del queue, take
+
+    monkeypatch.setattr(rnvm.aio, "_step", slow_step)
+    run(main())
+
+
+def test_a_blocked_loop_is_notified_once_of_a_change(run, backend, monkeypatch):
+    notified = []
+    notify = rnvm.aio._Sleeper._notify
+    monkeypatch.setattr(
+        rnvm.aio._Sleeper,
+        "_notify",
+        lambda self, waiting: (notified.append(1), notify(self, waiting)),
+    )
+
+    async def main():
+        with rnvm.connect(backend.address) as other:
+            producer = structures.Queue(other, "queue")
+            async with rnvm.aio.connect(backend.address) as fe:
+                queue = await fe.open(structures.Queue, "queue")
+                waiting = asyncio.create_task(queue.get(timeout=30))
+                await asyncio.sleep(0.1)
+                producer.put(b"value")
+                time.sleep(0.2)  # the loop is blocked
+                assert await waiting == b"value"
+                del queue
+            del producer
+        assert 1 <= len(notified) < 5
+
+    run(main())
+
+
+def test_the_dead_letter_queue_is_a_structure_of_the_loop(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "q", dead_letter="dead", max_deliveries=1)
+            await queue.put(b"job")
+            token, _ = await queue.reserve()
+            await queue.nack(token)
+            dead = await queue.dead_letter
+            assert await dead.get(timeout=30) == b"job"
+            plain = await fe.open(structures.Queue, "plain")
+            assert await plain.dead_letter is None
+            del queue, dead, plain
 
     run(main())

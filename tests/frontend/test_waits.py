@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -102,9 +102,96 @@ def test_a_wait_ends_with_its_time(backend, connect):
         queue.reserve(timeout=0.05)
     assert queue.get(None, timeout=0.05) is None
     assert 0.15 <= time.monotonic() - began < LONG
-    for timeout in (0, -1, float("nan"), "soon"):
+    for timeout in (-1, float("nan"), "soon"):
         with pytest.raises((InvalidArgument, TypeError)):
             queue.get(timeout=timeout)
+    with pytest.raises(Empty):
+        queue.reserve(timeout=0)
+    queue.put(b"value")
+    assert queue.get(timeout=0) == b"value"
+
+
+@contextlib.contextmanager
+def held(scope: Any) -> Iterator[None]:
+    """Keep a batch or a transaction open in another thread, for 0.4 s."""
+    entered = threading.Event()
+
+    def hold() -> None:
+        with scope:
+            entered.set()
+            time.sleep(0.4)
+
+    holder = Caller(hold)
+    assert entered.wait(LONG)
+    yield
+    assert holder.result() is None
+
+
+@pytest.mark.parametrize("medium", ["direct"])
+def test_the_time_of_a_wait_does_not_end_the_operation_that_takes_a_value(backend, connect):
+    queue, there = Queue(connect(backend), "q"), connect(backend)
+    theirs = Queue(there, "q")
+    for take in (queue.get, queue.reserve):
+        queue.put(b"value")
+        with held(there.transaction(theirs)):
+            assert take(timeout=0.1)[-1:] in (b"e", (b"value",))
+        assert len(theirs) == 0
+
+
+@pytest.mark.parametrize("medium", ["direct"])
+def test_a_wait_behind_a_batch_of_another_thread_ends_in_time_and_goes_on(backend, connect):
+    fe = connect(backend, timeout=0.1)
+    queue = Queue(fe, "q")
+    with held(fe.batch()):
+        began = time.monotonic()
+        assert queue.get(None, timeout=0.2) is None
+        assert time.monotonic() - began < 0.35
+    with held(fe.batch()):
+        began = time.monotonic()
+        waiting = Caller(lambda: queue.get(timeout=LONG))
+    queue.put(b"value")
+    assert waiting.result() == b"value"
+
+
+@pytest.mark.parametrize("medium", ["direct"])
+def test_a_lease_begins_when_the_value_is_reserved(backend, connect):
+    fe = connect(backend)
+    queue = Queue(fe, "q")
+    queue.put(b"job")
+    with held(fe.batch()):
+        queue.reserve(lease=0.4)
+    [reservation] = queue.reservations()
+    assert reservation.left > 0.2
+    assert reservation.deliveries == 1
+
+
+@pytest.mark.parametrize("medium", ["direct"])
+def test_front_ends_that_close_do_not_make_a_waiter_poll(backend, connect):
+    queue = Queue(connect(backend), "q")
+    other = connect(backend)
+    theirs = Queue(other, "q")
+    steps = queue._getting(timeout=float("inf"))
+    watch, _ = next(steps)
+    waiting = Caller(lambda: watch.wait(0.3))
+    other.close()
+    assert waiting.result() is False  # nobody waits there: it wakes nobody
+    for _ in range(12):
+        other = connect(backend)
+        theirs = Queue(other, "q")
+        sleeper = waiting_call(other, lambda queue=theirs: queue.get(timeout=LONG))
+        waiting = Caller(lambda watch=watch: watch.wait(LONG))
+        until(lambda two=(sleeper, waiting): all(map(asleep, two)))
+        other.close()
+        assert isinstance(sleeper.result(), Closed)
+        waiting.result()
+        watch, _ = next(steps)
+        assert not watch.polls
+    steps.close()
+
+
+def asleep(caller: Caller) -> bool:
+    with open(f"/proc/self/task/{caller.task}/wchan") as wchan:
+        return "futex" in wchan.read()
 
 
 def test_a_waiting_call_polls_nothing(backend, connect, medium):
@@ -256,12 +343,37 @@ def test_a_wait_survives_a_restart_of_the_back_end_and_not_its_death(medium):
                 Queue(other, "q").put(b"value")
             assert waiting.result() == b"value"
         dying = stack.enter_context(open_backend(path, medium, address=address))
-        impatient = stack.enter_context(rnvm.connect(address, timeout=0.5))
-        queue = Queue(impatient, "q")
-        waiting = waiting_call(impatient, lambda: queue.get(timeout=LONG))
+        patient = stack.enter_context(rnvm.connect(address, timeout=LONG))
+        queue = Queue(patient, "q")
+        waiting = waiting_call(patient, lambda: queue.get(timeout=1))
         dying.close()
         assert isinstance(waiting.result(), ConnectionFailed)
-        assert waiting.seconds < LONG / 2
+        assert 0.9 < waiting.seconds < LONG / 2
+
+
+@pytest.mark.parametrize("medium", ["direct", "emulated"])
+def test_a_wait_outlives_a_back_end_that_is_away_for_longer_than_a_call_may_take(medium):
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        backend = open_backend(path, medium)
+        address = backend.address
+        fe = stack.enter_context(rnvm.connect(address, timeout=0.2))
+        queue = Queue(fe, "q")
+        waiting = waiting_call(fe, lambda: queue.get(timeout=LONG))
+        away = waiting_call_of_a_fixed_front_end(stack, address)
+        backend.close()
+        assert isinstance(away.result(), ConnectionFailed)
+        time.sleep(0.5)
+        with open_backend(path, medium, address=address):
+            with rnvm.connect(address) as other:
+                Queue(other, "q").put(b"value")
+            assert waiting.result() == b"value"
+            fe.close()
+
+
+def waiting_call_of_a_fixed_front_end(stack: contextlib.ExitStack, address: str) -> Caller:
+    fe = stack.enter_context(rnvm.connect(address, reconnect=False))
+    queue = Queue(fe, "fixed")
+    return waiting_call(fe, lambda: queue.get(timeout=LONG))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
