@@ -292,11 +292,13 @@ cdef class Queue(Structure):
 
     def _put_back(self, found):
         """Undo a get(): the value is the next one after those that were given back before."""
-        self.put(found[0], delay=1e-9)
+        (value,) = found
+        self.put(value, delay=1e-9)
 
     def _nack_back(self, found):
         """Undo a reserve()."""
-        self.nack(found[0])
+        token, _ = found
+        self.nack(token)
 
     cdef object at_once(self, take):
         """Call take() until it has taken a value, or found the queue empty."""
