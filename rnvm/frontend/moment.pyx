@@ -29,7 +29,8 @@ Multi-version structures
 ------------------------
 Their version of the moment is read with the moment, and kept as that of a snapshot.  Queries read
 this version, whatever writers do, so these structures never need a later moment.  If another
-structure needs one, they move on only if they have not changed at all.
+structure needs one, they move on only if no query of theirs has answered, or if they have not
+changed at all.
 
 The bound
 ---------
@@ -75,6 +76,7 @@ cdef int moment_begin(frontend *fe, instance **named, uint32_t count, bint locke
         named[i].lock_kept = False
         named[i].version_kept = 0
         named[i].moment = 0
+        named[i].answered = False
     read_set_noting(fe, not locked)
     return acquire_all(fe) if locked else OK
 
@@ -102,6 +104,9 @@ cdef bint moment_begin_again(frontend *fe) noexcept nogil:
     cdef uint32_t i
     if fe.moment.locked or fe.moment.failed != OK or fe.read_set.count:
         return False
+    for i in range(fe.moment.count):
+        if fe.moment.named[i].answered:
+            return False
     fe.moment.settled = False
     for i in range(fe.moment.count):
         fe.moment.named[i].moment = fe.moment.named[i].version_kept = 0
@@ -125,6 +130,7 @@ cdef int moment_query(instance *s, int (*function)(instance *s, void *context) n
         if result == OK:
             result = query_at_moment(s, function, context)
             if result >= 0:
+                s.answered = True
                 return result
             read_set_truncate(fe, mark)
         if result != AGAIN:
@@ -293,12 +299,13 @@ cdef int unchanged(instance *s) noexcept nogil:
     cdef rnvm_node header
     cdef uint32_t i
     cdef int status
+    if s.kind.collect != NULL:
+        # Its nodes stay whole when others replace them, and some answers need no node.
+        return CONFLICT if s.answered else OK
     for i in range(fe.read_set.count):
         each = fe.read_set.items[i]
         if each.owner != s:
             continue
-        if s.kind.collect != NULL:
-            return CONFLICT             # its nodes stay whole when others replace them
         # Under the lock the pool may lack changes of our own, such as operations of a dead writer
         # that were just executed: the cache has those nodes.
         n = cache_find(fe, each.address)

@@ -331,6 +331,7 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     uint64_t moment            # its sequence at the moment; 0: there was none yet
     uint64_t found             # the same, while a moment is determined
     uint64_t version_kept      # of a multi-version structure, at the moment; 0: none
+    bint answered              # a query has answered at the moment, even if it has read no node
     # the last error
     int error
     uint64_t fault_at

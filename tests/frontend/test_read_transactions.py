@@ -212,6 +212,35 @@ def test_a_change_of_what_was_read_ends_a_read_transaction_with_a_conflict(
     assert (mine.numbers(), second.numbers()) == ((3, 3), (3, 3))
 
 
+def count_all(mapping: Any) -> int:
+    return len(mapping)
+
+
+def search_in_vain(mapping: Any) -> bytes | None:
+    found: bytes | None = mapping.get(b"k")
+    return found
+
+
+without_a_node = pytest.mark.parametrize("ask", [count_all, search_in_vain])
+
+
+@without_a_node
+def test_a_query_that_reads_no_node_answers_at_the_moment_too(
+    direct: rnvm.Backend, connect: Connect, ask: Callable[[Any], object]
+) -> None:
+    fe, other = connect(direct), connect(direct)
+    tree, table = MVBPlusTree(other, "m"), HashTable(other, "t")
+    table[b"n"] = b"0"
+    mine = MVBPlusTree(fe, "m"), HashTable(fe, "t")
+    with pytest.raises(ReadConflict), fe.read_transaction(*mine):
+        assert not ask(mine[0])
+        with other.transaction(tree, table):
+            tree[b"k"] = table[b"n"] = b"1"
+        release(other)
+        mine[1][b"n"]
+    assert (ask(mine[0]), mine[1][b"n"]) in ((1, b"1"), (b"1", b"1"))
+
+
 def test_a_first_query_never_conflicts(direct: rnvm.Backend, connect: Connect) -> None:
     fe, other = connect(direct), connect(direct)
     mine, theirs = Sample(fe, "a"), Sample(other, "a")
@@ -480,6 +509,22 @@ def test_a_read_transaction_whose_back_end_dies_raises_and_read_repeats_it(lock:
             b.get(1)
         assert a.add(1) == 2
         assert fe.read(lambda a, b: (a.numbers()[0], b.numbers()[0]), a, b) == (2, 1)
+
+
+@without_a_node
+def test_a_session_that_is_lost_after_a_query_that_read_no_node_ends_a_read_transaction(
+    ask: Callable[[Any], object],
+) -> None:
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        first = stack.enter_context(served(path, 2))
+        fe = stack.enter_context(rnvm.connect(address_of(path), timeout=20))
+        tree, table = MVBPlusTree(fe, "m"), HashTable(fe, "t")
+        release(fe)
+        with pytest.raises(ConnectionFailed), fe.read_transaction(tree, table):
+            assert not ask(tree)
+            first.kill()
+            stack.enter_context(served(path, 2))
+            table.get(b"n")
 
 
 def test_a_session_that_is_lost_before_the_first_query_does_not_matter() -> None:
