@@ -160,19 +160,24 @@ cdef int query_at_moment(instance *s, int (*function)(instance *s, void *context
     if not s.fetched and result >= 0:
         cache_trim(fe)
         return result
-    if fe.link.error:
-        return fe.link.error
+    status = validate(s, result)
+    if status != OK:
+        # The nodes fetched may be of different states, also if there was no time to validate them.
+        s.generation += 1
+        fe.stats.restarts += status == AGAIN
+    cache_trim(fe)
+    return result if status == OK else status
+
+
+cdef int validate(instance *s, int result) noexcept nogil:
+    """Whether all nodes that the query fetched are of the moment.  AGAIN: a later one is needed."""
+    if s.fe.link.error:
+        return s.fe.link.error
     if result == LATE or result == NO_MEMORY:
         return result
     if not s.version_kept:
-        status = query_still_in(s, s.moment, result)
-    else:
-        status = session_still_valid(s) if result >= 0 else AGAIN   # its memory was used again
-    if status == AGAIN:
-        s.generation += 1               # the nodes fetched may be of different states
-        fe.stats.restarts += 1
-    cache_trim(fe)
-    return result if status == OK else status
+        return query_still_in(s, s.moment, result)
+    return session_still_valid(s) if result >= 0 else AGAIN     # its memory was used again
 
 
 # The moment

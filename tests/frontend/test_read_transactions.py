@@ -252,6 +252,26 @@ def test_a_first_query_never_conflicts(direct: rnvm.Backend, connect: Connect) -
             assert mine.numbers()[0] == n + 1
 
 
+def test_what_a_query_fetched_without_time_to_validate_it_is_not_used_later(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    other = connect(direct, timeout=20)
+    theirs = BPlusTree(other, "tree")
+    theirs.bulk_load((b"%05d" % n, b"0") for n in range(3000))
+    release(other)
+    rtt = 0.1
+    with rnvm.connect(f"{direct.address}?rtt={rtt * 1e6:.0f}us", timeout=20) as fe:
+        mine = BPlusTree(fe, "tree")
+        with pytest.raises(ReadConflict), fe.read_transaction(mine):
+            assert mine[b"00001"] == b"0"
+            with other.transaction(theirs):
+                theirs[b"00001"] = theirs[b"02999"] = b"1"
+            release(other)
+            with pytest.raises(DeadlineExceeded):
+                mine.get(b"02999", timeout=1.5 * rtt)  # it fetches the page, and cannot validate it
+            mine[b"02999"]
+
+
 def test_records_that_are_logged_and_not_applied_do_not_disturb(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
