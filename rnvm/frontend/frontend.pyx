@@ -287,6 +287,7 @@ cdef class FrontEnd(Session):
 
         Raises:
             NotFound: there is none
+            InvalidArgument: it is the name of one partition of a mapping
             CallerError: the structure is open here or in use elsewhere; or within a transaction,
                 which could not undo it
             OutcomeUnknown: the back-end died during the call
@@ -295,6 +296,9 @@ cdef class FrontEnd(Session):
         """
         cdef bytes encoded = name.encode()
         cdef int status
+        if partitions.parsed(encoded)[2]:
+            raise InvalidArgument("a partition cannot be dropped by itself",
+                                  hint="drop the mapping: give its name")
         self.acquire_call(timeout)
         try:
             if name in self.structures:

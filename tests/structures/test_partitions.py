@@ -201,6 +201,15 @@ def test_a_dropped_mapping_loses_all_its_partitions_and_its_name_is_free(
     assert HashTable(fe, "m")[b"1"] == b"x"
 
 
+def test_a_partition_is_not_dropped_alone(fe: rnvm.FrontEnd) -> None:
+    mapping = HashTable(fe, "m", partitions=4)
+    mapping.update({b"%d" % n: b"v" for n in range(40)})
+    fe.release()
+    with pytest.raises(InvalidArgument, match="by itself"):
+        fe.drop("m\x1f1/4")
+    assert len(mapping) == 40
+
+
 def test_a_mapping_is_not_dropped_while_another_front_end_writes_to_a_partition(
     backend: rnvm.Backend, fe: rnvm.FrontEnd
 ) -> None:
