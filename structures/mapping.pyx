@@ -91,9 +91,17 @@ cdef class Mapping(Structure):
                                       hint="open several mappings, and use a read transaction")
             self.partitions = partitions
         Structure.__init__(self, fe, name, **options)
-        if self.partitions and not self.place:
+        if not self.partitions or self.place:
+            return
+        try:
             self.others = tuple([self.open_partition(number, options)
                                  for number in range(1, self.partitions)])
+            # A drop removes partition 0 first: all that were opened belong to this one.
+            self._confirm_opened(options.get("timeout"))
+        except BaseException:
+            # The object may live on, and partition 0 alone must not be used.
+            self._give_up()
+            raise
 
     cdef Mapping open_partition(self, uint32_t number, dict options):
         cdef object cls = type(self)

@@ -17,8 +17,9 @@ cdef class PoolService(Service):
     cdef dict rings                    # session -> regions that its front-end writes
     cdef Region words                  # lock words for compare-and-swap
     cdef void take_back(self, uint32_t index) noexcept
-    cdef int open(self, const request *asked, response *answer) except -1
+    cdef int open(self, const request *asked, response *answer, int64_t user) except -1
     cdef bytes other_partitions(self, bytes name)
     cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1
+    cdef bint drop_all(self, list entries, response *answer, int64_t user) except -1
     cdef int list(self, const request *asked, response *answer) except -1

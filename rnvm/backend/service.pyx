@@ -278,7 +278,7 @@ cdef class PoolService(Service):
 
     # Cold calls, with the GIL
 
-    cdef int open(self, const request *asked, response *answer) except -1:
+    cdef int open(self, const request *asked, response *answer, int64_t user) except -1:
         cdef rnvm_open question
         cdef rnvm_opened found
         cdef const rnvm_name *entry
@@ -290,6 +290,12 @@ cdef class PoolService(Service):
         name = PyBytes_FromStringAndSize(asked.payload + sizeof(question),
                                          asked.length - sizeof(question))
         codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
+        base, place, number = partitions.parsed(name)
+        if place and partitions.entry_name(base, 0, number) not in self.pool.names \
+                and not self.other_partitions(name):
+            # Its mapping was dropped, perhaps while the front-end opened the partitions before.
+            answer.status = RNVM_ABSENT
+            return 0
         if name not in self.pool.names:
             others = self.other_partitions(name)
             if others:
@@ -301,6 +307,10 @@ cdef class PoolService(Service):
                 answer.status = RNVM_ABSENT
                 return 0
             try:
+                # What an interrupted drop has left would become a part of the new mapping.
+                left = [] if place else partitions.entries_of(self.pool.names, base)
+                if left and not self.drop_all(left, answer, user):
+                    return 0
                 made = self.make(name, &question, codec)
                 if (not made and not lock_manager_catch_up(&self.b.g)
                         and not backend_checkpoint(&self.b)):
@@ -340,8 +350,8 @@ cdef class PoolService(Service):
         wanted, _, number = partitions.parsed(name)
         for each in self.pool.names:
             if each.startswith(wanted):
-                found, _, others = partitions.parsed(each)
-                if found == wanted and others != number:
+                found, place, others = partitions.parsed(each)
+                if found == wanted and others != number and not place:
                     return b"%d" % others
         return None
 
@@ -356,26 +366,32 @@ cdef class PoolService(Service):
 
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1:
         name = PyBytes_FromStringAndSize(asked.payload, asked.length)
-        # A front-end that died while it made a mapping may have left only some partitions.
+        # Partition 0 first: without it the mapping does not exist, whatever is left of it.
         entries = [name] if name in self.pool.names \
             else partitions.entries_of(self.pool.names, name)
         if not entries:
             answer.status = RNVM_ABSENT
             return 0
+        self.drop_all(entries, answer, user)
+        return 0
+
+    cdef bint drop_all(self, list entries, response *answer, int64_t user) except -1:
+        """Drop these structures.  False: not one of them, and the answer has the reason."""
         for each in entries:
             index = self.pool.names[each]
             if lock_request(&self.b.g, index, <uint32_t> user) != LOCK_GRANTED:
                 lock_leave(&self.b.g, index, <uint32_t> user)
                 answer.status = RNVM_IN_USE
-                return 0
+                return False
             if lock_leave(&self.b.g, index, <uint32_t> user):
-                return fail(&self.b, answer)
+                fail(&self.b, answer)
+                return False
         for each in entries:
             index = self.pool.names[each]
             self.pool.drop(each)
             self.b.g.locks[index].orphans = 0
         locks_publish(&self.b.g)
-        return 0
+        return True
 
     cdef int list(self, const request *asked, response *answer) except -1:
         cdef rnvm_listed item
@@ -418,7 +434,7 @@ cdef str process_of(uint64_t process):
 cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:
     try:
         if asked.opcode == RNVM_FIND:
-            (<PoolService> s.owner).open(asked, answer)
+            (<PoolService> s.owner).open(asked, answer, user)
         elif asked.opcode == RNVM_DROP:
             (<PoolService> s.owner).drop(asked, answer, user)
         else:

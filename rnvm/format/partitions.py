@@ -3,6 +3,9 @@
 A mapping of N partitions is N structures.  Their naming entries have the name of the mapping, the
 separator U+001F, the number of the partition and N: `orders` U+001F `3/8`.  The separator is not
 allowed in the names that users give.
+
+Partition 0 decides whether the mapping exists: it is made first and dropped first.  Without it, the
+others are what a drop has left: no opening finds them, and making partition 0 drops them before.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ def parsed(entry: bytes) -> tuple[bytes, int, int]:
 
 
 def entries_of(entries: Iterable[bytes], name: bytes) -> list[bytes]:
-    """Return the naming entries that belong to a name, the last partition first."""
+    """Return the naming entries that belong to a name, partition 0 first."""
     found = [each for each in entries if parsed(each)[0] == name]
-    return sorted(found, key=lambda each: parsed(each)[1], reverse=True)
+    return sorted(found, key=lambda each: parsed(each)[1])
 
 
 def label(entry: bytes) -> str:

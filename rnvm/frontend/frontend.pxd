@@ -1,5 +1,6 @@
 # The front-end: a session at a back-end, and the structures that are open in it.
 
+from rnvm.format.messages cimport rnvm_opened
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport instance
 
@@ -9,7 +10,11 @@ cdef class FrontEnd(Session):
 
     cdef int open_structure(self, object structure, instance *s, bint create,
                             object timeout) except -1
+    cdef int confirm(self, object structure, instance *s, object timeout) except -1
+    cdef int give_up(self, object structure, instance *s) except -1
     cdef int find(self, object structure, instance *s, bint create) except -1
+    cdef int look_up(self, object structure, instance *s, bint create,
+                     rnvm_opened *opened) except -1
     cdef int raise_not_found(self, object structure, bytes codec) except -1
     cdef int make_first_nodes(self, object structure, instance *s) except -1
     cdef void forget(self, instance *s) noexcept

@@ -155,12 +155,46 @@ cdef class FrontEnd(Session):
             raise
         return 0
 
+    cdef int confirm(self, object structure, instance *s, object timeout) except -1:
+        """Raises NotFound if the structure was dropped after it was opened."""
+        cdef rnvm_opened unused
+        self.acquire_call(timeout)
+        try:
+            while True:
+                self.ensure_session()
+                try:
+                    self.look_up(structure, s, False, &unused)
+                    return 0
+                except ConnectionFailed:
+                    self.raise_unless_lost()
+        finally:
+            self.release_call()
+
+    cdef int give_up(self, object structure, instance *s) except -1:
+        """Closes the instance that a structure has given up, and forgets its name."""
+        if self.structures.get(structure.name) is structure:
+            del self.structures[structure.name]
+        self.forget(s)
+        return 0
+
     cdef int find(self, object structure, instance *s, bint create) except -1:
         """Finds the structure's naming entry, or makes it."""
+        cdef rnvm_opened opened
+        self.look_up(structure, s, create, &opened)
+        s.id = opened.structure
+        memcpy(s.uuid, opened.uuid, sizeof(s.uuid))
+        s.index = rnvm_structure_index(opened.structure)
+        s.slabs = opened.root
+        s.root = opened.root + sizeof(rnvm_slabs)
+        s.number = opened.number
+        s.seen = 1
+        return 0
+
+    cdef int look_up(self, object structure, instance *s, bint create,
+                     rnvm_opened *opened) except -1:
         cdef rnvm_open question
         cdef char[FIND_BYTES] text
         cdef char[64] answer
-        cdef rnvm_opened opened
         cdef uint32_t got = 0
         cdef bytes name = structure._entry_name()
         cdef bytes codec = structure._codec_bytes()
@@ -178,24 +212,27 @@ cdef class FrontEnd(Session):
         self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer,
                                  sizeof(answer), &got))
         self.raise_not_found(structure, answer[:got])
-        if got != sizeof(opened):
+        if got != sizeof(opened[0]):
             self.raise_for(LOST)
-        memcpy(&opened, answer, sizeof(opened))
+        memcpy(opened, answer, sizeof(opened[0]))
         if s.id and (s.id != opened.structure or memcmp(s.uuid, opened.uuid, sizeof(s.uuid))):
             raise NotFound(f"the structure {structure.name!r} was dropped, and another one has its "
                            "name", hint="open it again to use that one")
-        s.id = opened.structure
-        memcpy(s.uuid, opened.uuid, sizeof(s.uuid))
-        s.index = rnvm_structure_index(opened.structure)
-        s.slabs = opened.root
-        s.root = opened.root + sizeof(rnvm_slabs)
-        s.number = opened.number
-        s.seen = 1
         return 0
 
     cdef int raise_not_found(self, object structure, bytes codec) except -1:
         """Raises the error of a status of RNVM_FIND, unless it is good.  codec: its payload."""
         cdef uint32_t status = self.c.link.status
+        if status == RNVM_GOOD:
+            return 0
+        base, place, _ = partitions.parsed(structure._entry_name())
+        if status == RNVM_ABSENT and place:
+            raise NotFound(f"the mapping {base.decode()!r} has no partition {place}: it was "
+                           "dropped meanwhile, or its maker has died",
+                           hint="open it again, with create=True to make what is missing")
+        if status == RNVM_IN_USE:
+            raise CallerError(f"another front-end is writing to the dropped {base.decode()!r}",
+                              hint="close the mapping there first")
         if status == RNVM_ABSENT:
             raise NotFound(f"there is no structure {structure.name!r}",
                            hint="set create=True to make one")
@@ -208,16 +245,14 @@ cdef class FrontEnd(Session):
                 hint="run rnvm ls to see which")
         if status == RNVM_OTHER_PARTITIONS:
             number = codec.decode(errors="replace")
-            base = partitions.parsed(structure._entry_name())[0].decode()
-            raise WrongKind(f"{base!r} has {'no' if number == '0' else number} partitions",
+            raise WrongKind(f"{base.decode()!r} has {'no' if number == '0' else number} partitions",
                             hint="open it without partitions=" if number == "0"
                                  else f"open it with partitions={number}")
         if status == RNVM_OTHER_CODEC:
             made_with = codec.decode(errors="replace") or None
             raise WrongKind(f"{structure.name!r} was made with codec={made_with!r}",
                             hint="open it with the same one")
-        if status != RNVM_GOOD:
-            self.raise_for(LOST)
+        self.raise_for(LOST)
         return 0
 
     cdef void forget(self, instance *s) noexcept:
@@ -266,13 +301,15 @@ cdef class FrontEnd(Session):
                     entry = <bytes> answer[at:at + item.name_length]
                     at += rnvm_up(item.name_length, 8)
                     codec = (<bytes> item.codec[:16]).rstrip(b"\0").decode(errors="replace")
-                    base, _, number = partitions.parsed(entry)
+                    base, place, number = partitions.parsed(entry)
                     name = base.decode(errors="replace")
+                    first = rnvm_structure_index(item.structure) + 1
+                    if place:                   # partition 0 is listed, unless it was dropped
+                        continue
                     result[name] = {"kind": item.kind, "format": item.format,
                                     "uuid": (<bytes> (<char *> item.uuid)[:16]).hex(),
                                     "codec": codec, "created": item.created,
                                     **({"partitions": number} if number else {})}
-                    first = rnvm_structure_index(item.structure) + 1
                 if not at:
                     return result
         finally:

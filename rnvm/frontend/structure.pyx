@@ -629,6 +629,22 @@ cdef class Structure:
             hint="name all structures that it reads or changes, as in fe.transaction(a, b), or end "
                  "it first")
 
+    # For mappings with partitions
+
+    def _confirm_opened(self, timeout):
+        """Raises NotFound if the structure was dropped after it was opened."""
+        front_of(self).confirm(self, self.c, timeout)
+
+    def _give_up(self):
+        """Closes the structure: the object is as one that was never opened."""
+        cdef FrontEnd fe = front_of(self)
+        cdef instance *opened = self.c
+        cdef instance *unused = <instance *> calloc(1, sizeof(instance))
+        if unused == NULL:
+            raise MemoryError()
+        self.c = unused
+        fe.give_up(self, opened)
+
     # For the front-end
 
     def _reopen(self):
