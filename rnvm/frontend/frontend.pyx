@@ -30,8 +30,8 @@ from rnvm.frontend.status cimport FENCED, LOST, OK
 from rnvm.frontend.watch cimport watches_wake
 
 from rfp.errors import (
-    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutcomeUnknown,
-    OutOfMemory, ReadConflict, WrongKind, not_copied)
+    AlreadyExists, CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound,
+    OutcomeUnknown, OutOfMemory, ReadConflict, WrongKind, not_copied)
 from rfp.core.forks import in_child, notice
 from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
@@ -443,9 +443,13 @@ cdef class FrontEnd(Session):
         Args:
             function: may be called several times; it must only read these structures
             structures: one or more that are open here
-            timeout: seconds, for all of it [default: the front-end's]
+            timeout: seconds, for the beginnings and repetitions [default: the front-end's]; the
+                function's queries have their own
 
         Returns: the function's result
+        Raises:
+            DeadlineExceeded: there was a conflict, and no time to repeat the function
+            ReadConflict: the function raised it under the locks: it is another front-end's
         Cost: as read_transaction(), for each call of the function
         """
         cdef double seconds = self.timeout if timeout is None else seconds_of(timeout)
@@ -456,8 +460,14 @@ cdef class FrontEnd(Session):
             try:
                 with ReadTransaction(self, structures, seconds, conflicts >= CONFLICTS_MAX):
                     return function(*structures)
-            except ReadConflict:
+            except ReadConflict as error:
+                if conflicts >= CONFLICTS_MAX:
+                    raise
                 conflicts += 1
+                if rfp_now() >= deadline:
+                    raise DeadlineExceeded(
+                        f"timed out: each of {conflicts} calls of the function had a conflict",
+                        hint="increase the timeout, or read less at once") from error
             except ConnectionFailed:
                 if not self.c.link.error or not self.reconnect or rfp_now() >= deadline:
                     raise

@@ -457,6 +457,27 @@ def test_read_repeats_its_function_and_then_runs_it_under_the_locks(
     assert theirs[0].add(1) == 9
 
 
+def test_read_does_not_repeat_conflicts_that_are_not_its_own_for_ever(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    fe = connect(direct)
+    mine = Sample(fe, "a")
+    calls = 0
+
+    def conflict(_: Sample) -> None:
+        nonlocal calls
+        calls += 1
+        raise ReadConflict("of another front-end")
+
+    with pytest.raises(ReadConflict, match="of another front-end"):
+        fe.read(conflict, mine, timeout=60)
+    assert calls == 9
+    with pytest.raises(DeadlineExceeded):
+        fe.read(conflict, mine, timeout=1e-9)
+    assert calls <= 10
+    assert mine.add(1) == 1
+
+
 def test_a_query_that_never_finds_its_structure_at_rest_acquires_the_locks(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
