@@ -104,7 +104,8 @@ cdef class FrontEnd(Session):
             while True:
                 self.ensure_session()
                 try:
-                    may_create = create and not self.c.scope.transacting
+                    in_transaction = self.c.scope.transacting or self.c.moment.is_open
+                    may_create = create and not in_transaction
                     self.find(structure, s, may_create)
                     if s.number == 0:
                         # Its first transaction may be in its maker's log and not be applied yet.
@@ -113,14 +114,14 @@ cdef class FrontEnd(Session):
                             status = remote_apply_logs(&self.c)
                         self.raise_for(status)
                         self.find(structure, s, may_create)
-                        if s.number == 0 and self.c.scope.transacting:
+                        if s.number == 0 and in_transaction:
                             raise NotFound(
                                 f"the structure {structure.name!r} has no first transaction yet")
                     break
                 except ConnectionFailed:
                     self.raise_unless_lost()
                 except NotFound:
-                    if not create or not self.c.scope.transacting:
+                    if not create or not in_transaction:
                         raise
                     raise CallerError(
                         f"{structure.name!r} cannot be made within a transaction: making it cannot "
@@ -326,7 +327,7 @@ cdef class FrontEnd(Session):
             NotFound: there is none
             InvalidArgument: it is the name of one partition of a mapping
             CallerError: the structure is open here or in use elsewhere; or within a transaction,
-                which could not undo it
+                which could not undo it, or a read transaction
             OutcomeUnknown: the back-end died during the call
 
         Cost: two calls
@@ -343,7 +344,7 @@ cdef class FrontEnd(Session):
                                   hint="delete that object first")
             while True:
                 self.ensure_session()
-                if self.c.scope.transacting:
+                if self.c.scope.transacting or self.c.moment.is_open:
                     raise CallerError(
                         "a structure cannot be dropped within a transaction: that cannot be undone",
                         hint="end the transaction first")
@@ -416,10 +417,11 @@ cdef class FrontEnd(Session):
         """Return a context for queries that all see these structures at one moment, between its
         begin and its end, without a lock.
 
-        Within it, changes and calls on other structures raise CallerError.  Other front-ends may
-        change the structures meanwhile.  If they change data that was read here already, the next
-        query raises ReadConflict; the answers before were of one moment.  A structure that changes
-        too fast for a query is locked, with all the others.  It belongs to this thread.
+        Within it, changes, making, dropping and calls on other structures raise CallerError.  Other
+        front-ends may change the structures meanwhile.  If they change data that was read here
+        already, the next query raises ReadConflict; the answers before were of one moment.  A
+        structure that changes too fast for a query is locked, with all the others.  It belongs to
+        this thread.
 
         Args:
             structures: one or more that are open here

@@ -374,6 +374,7 @@ def test_a_read_transaction_only_reads_the_structures_that_it_names(
                 pass
         assert in_thread(lambda: named.numbers(timeout=0.01)) is DeadlineExceeded
         assert named.numbers() == (0, 0)
+        Sample(other, "c")
         opened = Sample(fe, "c")
         with pytest.raises(CallerError, match="not over"):
             opened.numbers()
@@ -385,6 +386,21 @@ def test_a_read_transaction_only_reads_the_structures_that_it_names(
         with pytest.raises(InvalidArgument), fe.read_transaction(*wrong):
             pass
     assert named.add(1) == 3
+
+
+def test_nothing_is_made_or_dropped_within_a_read_transaction(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    fe, other = connect(direct), connect(direct)
+    named, unused = Sample(fe, "a"), Sample(other, "b")
+    del unused
+    with fe.read_transaction(named):
+        with pytest.raises(CallerError, match="cannot be made"):
+            Sample(fe, "c")
+        with pytest.raises(CallerError, match="cannot be dropped"):
+            fe.drop("b")
+        assert named.numbers() == (0, 0)
+    assert set(fe.names()) == {"a", "b"}
 
 
 def test_a_batch_does_not_end_before_a_read_transaction_within_it(
