@@ -16,6 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from rfp.core.core cimport rfp_crc32c
+from rnvm.format.layout cimport RNVM_NAME_MAX
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
@@ -89,6 +90,12 @@ cdef class Mapping(Structure):
                 # A snapshot is of one structure.
                 raise InvalidArgument("a multi-version mapping has no partitions",
                                       hint="open several mappings, and use a read transaction")
+            widest = len(entry_name(name.encode(), partitions - 1, partitions))
+            if widest > RNVM_NAME_MAX:
+                raise InvalidArgument(
+                    f"the name of a mapping with {partitions} partitions must be between 1 and "
+                    f"{RNVM_NAME_MAX - widest + len(name.encode())} bytes of UTF-8, got "
+                    f"{len(name.encode())}")
             self.partitions = partitions
         Structure.__init__(self, fe, name, **options)
         if not self.partitions or self.place:

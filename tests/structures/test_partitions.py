@@ -176,6 +176,14 @@ def test_the_number_of_partitions_is_stored_and_checked(
         assert "partitions" not in other.names()["plain"]
 
 
+def test_a_name_that_is_too_long_for_one_partition_makes_none(fe: rnvm.FrontEnd) -> None:
+    with pytest.raises(InvalidArgument, match="12 partitions must be between 1 and 154 bytes"):
+        HashTable(fe, "x" * 155, partitions=12)
+    assert fe.names() == {}
+    mapping = HashTable(fe, "x" * 154, partitions=12)
+    mapping[b"k"] = b"v"
+
+
 def test_a_multi_version_mapping_has_no_partitions(fe: rnvm.FrontEnd) -> None:
     for kind in MULTI_VERSION:
         with pytest.raises(InvalidArgument, match="multi-version"):
