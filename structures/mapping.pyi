@@ -10,7 +10,6 @@ from rnvm.frontend.structure import Structure
 from structures.views import Items, Keys, Values
 
 class Partition:
-    mapping: Mapping
     structure: Mapping
     name: str
     def __init__(self, mapping: Mapping, structure: Mapping) -> None: ...

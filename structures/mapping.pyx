@@ -68,14 +68,14 @@ class Partition:
     """One partition of a mapping, as a transaction names it."""
 
     def __init__(self, mapping, structure):
-        self.mapping, self.structure = mapping, structure
+        self._partition_of, self.structure = mapping, structure
         self.name = mapping.name
 
     def _parts(self):
         return (self.structure,)
 
     def __repr__(self):
-        return f"<partition of {self.mapping!r}>"
+        return f"<partition of {self._partition_of!r}>"
 
 
 cdef class Mapping(Structure):

@@ -862,7 +862,7 @@ cdef tuple all_parts(Session fe, tuple structures):
     if not structures or len({id(s) for s in structures}) != len(structures):
         raise InvalidArgument("a transaction must name one or more different structures")
     for each in structures:
-        whole = getattr(each, "mapping", each)
+        whole = getattr(each, "_partition_of", each)
         alone = whole is not each
         if fe.structures.get(getattr(whole, "name", None)) is not whole:
             raise InvalidArgument(f"{each!r} is not an open structure of this front-end")

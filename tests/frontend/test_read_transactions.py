@@ -421,6 +421,20 @@ def test_a_batch_does_not_end_before_a_read_transaction_within_it(
     assert theirs.numbers() == (2, 2)
 
 
+def test_a_structure_of_a_users_class_may_have_any_attribute(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    class Orders(HashTable):
+        mapping = "other"
+
+    fe = connect(direct)
+    orders = Orders(fe, "orders")
+    with fe.transaction(orders):
+        orders[b"a"] = b"b"
+    with fe.read_transaction(orders):
+        assert orders[b"a"] == b"b"
+
+
 def test_a_read_transaction_ends_with_its_thread_and_with_its_front_end(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
