@@ -82,7 +82,10 @@ cdef class Mapping(Structure):
     """A persistent mapping: a complete MutableMapping."""
 
     def __init__(self, fe, str name not None, *, partitions=None, **options):
-        if partitions is not None and not self.partitions:
+        # An open mapping keeps its number: Structure.__init__ raises below.
+        if not self.place and self.fe is None:
+            self.partitions = 0
+        if partitions is not None and self.fe is None:
             if not 1 <= partitions <= MAPPING_PARTS_MAX:
                 raise InvalidArgument(f"partitions must be between 1 and {MAPPING_PARTS_MAX}, "
                                       f"got {partitions}")

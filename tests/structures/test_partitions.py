@@ -191,6 +191,14 @@ def test_a_multi_version_mapping_has_no_partitions(fe: rnvm.FrontEnd) -> None:
     assert fe.names() == {}
 
 
+def test_an_open_mapping_is_not_opened_once_more_with_partitions(fe: rnvm.FrontEnd) -> None:
+    mapping: Any = HashTable(fe, "m")
+    mapping[b"k"] = b"v"
+    with pytest.raises(InvalidArgument, match="only once"):
+        mapping.__init__(fe, "m", partitions=8)
+    assert (mapping.partitions, mapping._entry_name()) == (0, b"m")
+
+
 def test_a_dropped_mapping_loses_all_its_partitions_and_its_name_is_free(
     backend: rnvm.Backend, fe: rnvm.FrontEnd
 ) -> None:
