@@ -337,13 +337,15 @@ cdef int unchanged(instance *s) noexcept nogil:
 cdef int acquire_all(frontend *fe) noexcept nogil:
     """The locks of all structures, unless noted nodes have changed: CONFLICT."""
     cdef instance *s
-    cdef uint32_t i
+    cdef uint32_t i, noted = fe.read_set.count
     cdef int status = OK
     scope_set_transacting(fe, True)     # so that a wait for one lock does not release the others
     fe.moment.locked = True
     for i in range(fe.moment.count):
         if status == OK:
             status = structure_acquire(fe.moment.named[i])
+    # It may have executed operations of a dead writer, whose nodes are no answers of ours.
+    read_set_truncate(fe, noted)
     for i in range(fe.moment.count):
         s = fe.moment.named[i]
         if status == OK and s.moment and s.moment != s.seen:

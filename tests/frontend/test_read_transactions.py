@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from polling import until
 
 import rnvm
 from rfp.errors import (
@@ -551,6 +552,37 @@ def test_a_read_transaction_executes_the_operations_that_a_dead_writer_left(
     with fe.read_transaction(b, a):
         assert (a.numbers()[0], b.numbers()[0]) == (1, 2)
     assert Sample(connect(direct), "b").add(1) == 3
+
+
+def test_a_dead_writers_operations_that_a_read_transaction_executes_are_no_conflict(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    fe, other = connect(direct, timeout=20), connect(direct, timeout=20)
+    theirs = BPlusTree(other, "tree")
+    theirs.bulk_load((b"%05d" % n, b"0") for n in range(3000))
+    Sample(other, "b")
+    release(other)
+    tree, b = BPlusTree(fe, "tree"), Sample(fe, "b")
+    with fe.read_transaction(tree, b):
+        assert tree[b"00001"] == b"0"  # now all states are known
+        child = os.fork()
+        if not child:
+            try:
+                dying = rnvm.connect(direct.address)
+                its = Sample(dying, "b")
+                dying.batch().__enter__()
+                its.add(1)
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        until(lambda: direct.figures()["pool"]["attached"] == 2)
+        assert direct.figures()["pool"]["ending"] == 1  # until its operation is executed
+        theirs[b"02999"] = b"1"
+        release(other)
+        assert tree[b"02999"] == b"1"  # moves on, and executes the operation
+        assert b.numbers() == (1, 1)
+    assert fe.figures["executed_again"] == 1
+    assert fe.figures["conflicts"] == 0
 
 
 # --- Lost sessions
