@@ -138,7 +138,7 @@ def block_of(
 
     Args:
         outcome: well, not, unknown or cut.
-        whole: its session lasted.
+        whole: its session lasted, and operations are logged.
     """
     if outcome == "not":
         return []

@@ -96,6 +96,7 @@ class Worker:
         self.count = 0
         self.tokens: dict[str, list[str]] = {name: [] for name in names}
         self.fe: Any = None
+        self.logged = True  # operations are: without, each of a batch writes its changes
         self.objects: dict[str, Any] = {}
         self.failure: Exception | None = None
         self.planted = random.Random(f"{seed} planted")  # draws the planted faults
@@ -289,7 +290,7 @@ class Worker:
                 outcome = "unknown" if answer == UNKNOWN and not inside else "not"
         if kind == "transaction" and outcome != "well":
             self.tokens = tokens
-        self.recorder.note("e", outcome, self.session() == before)
+        self.recorder.note("e", outcome, self.session() == before and self.logged)
 
     def session(self) -> list[int]:
         figures = self.fe.figures
@@ -331,6 +332,7 @@ def worker(
     begin = Gate(gate)
     self = Worker(record, names, caller, seed, mix, sizes)
     self.fe, self.objects = connect(address, names, options)
+    self.logged = options.get("oplog", True)
     self.recorder.note("r")
     begin.wait()
     while calls and not begin.ended:
