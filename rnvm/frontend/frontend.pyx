@@ -273,8 +273,10 @@ cdef class FrontEnd(Session):
         Args:
             timeout: seconds [default: the front-end's]
 
-        Returns: a dict, name -> {"kind", "format", "codec", "uuid", "created"}; for a mapping with
-            partitions also "partitions", their number
+        Returns:
+            A dict, name -> {"kind", "format", "codec", "uuid", "created"}; for a mapping with
+            partitions also "partitions", their number.
+
         Cost: one call for some dozens of structures
         """
         cdef uint64_t first = 0, at
@@ -438,7 +440,7 @@ cdef class FrontEnd(Session):
         return ReadTransaction(self, structures, timeout)
 
     def read(self, function, *structures, timeout=None):
-        """Call function(*structures) in a read transaction, and repeat it on a conflict.
+        """Call `function(*structures)` in a read transaction, and repeat it on a conflict.
 
         After eight conflicts the function runs under the locks of all the structures.
 

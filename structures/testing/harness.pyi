@@ -16,6 +16,7 @@ class Codec:
 
 class Memory:
     failed: bool
+    timeout: float
     used: int
     counts: tuple[int, int, int]
     def __init__(
