@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from structure_kinds import MAPPINGS, each_of
+from structure_kinds import KINDS, MAPPINGS, each_of, take
 
 import rnvm
 import structures
@@ -188,15 +188,25 @@ def test_a_name_belongs_to_one_kind(served):
 
 
 @pytest.mark.anywhere
-@each_of(MAPPINGS)
+@each_of(KINDS)
 def test_stored_values_are_there_for_the_next_front_end(served, kind):
     name = f"kept {kind.__name__}"
-    items = {b"%d" % i: bytes(i % 700) for i in range(1000)}
+    items = {b"%d" % i: b"%d " % i + bytes(i % 700) for i in range(1000)}
     with rnvm.connect(served.address) as fe:
-        kind(fe, name).update(items)
+        structure = kind(fe, name)
+        if kind in MAPPINGS:
+            structure.update(items)
+        elif kind is structures.Queue:
+            structure.put_many(items.values())
+        else:
+            structure.push_many(items.values())
     with rnvm.connect(served.address) as fe:
         kept = kind(fe, name)
-        assert kept == items
+        if kind in MAPPINGS:
+            assert kept == items
+        else:
+            assert sorted(kept) == sorted(items.values())
+            assert take(kept) == items[b"0" if kind is structures.Queue else b"999"]
         kept.check()
 
 
