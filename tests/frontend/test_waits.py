@@ -379,7 +379,7 @@ def waiting_call_of_a_fixed_front_end(stack: contextlib.ExitStack, address: str)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("medium", ["direct", "image"])
 def test_operations_of_a_killed_writer_wake(medium):
-    """A batch has logged a put and not written its change: whoever gets the lock executes it."""
+    """A batch has logged a put and not written its change: the next holder executes it."""
     with new_path(medium) as path, open_backend(path, medium, lease=0.3) as backend:
         with rnvm.connect(backend.address) as fe:
             queue = Queue(fe, "q")
