@@ -16,7 +16,7 @@ from rnvm import pools
 from rnvm.check import check as checking
 from rnvm.check import dump as dump_module
 from rnvm.cli.create import POOL
-from rnvm.cli.kinds import WITH, load
+from rnvm.cli.kinds import WITH, load, with_kind_name
 from rnvm.format import partitions
 from rnvm.media import wal
 from rnvm.media.medium import VolatileMemory
@@ -231,27 +231,30 @@ def summary(found: checking.Checked) -> str:
 @click.command()
 @POOL
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ls(pool: str, as_json: bool) -> None:
-    """List the structures of a pool.
+@WITH
+def ls(pool: str, as_json: bool, modules: tuple[str, ...]) -> None:
+    """List the structures of a pool.  A kind that no module defines is a number.
 
     \b
-    Example:
+    Examples:
       rnvm ls orders.pool
+      rnvm ls orders.pool --with my_structures --json
     """
+    load(modules)
     with pools.view(pool) as (view, _):
         inspection = Inspection(view)
         names = dump_module.names(inspection)
         blocks = dump_module.counts(inspection)
     for each in names:
         each["blocks"] = blocks.get(f"used by entry {each['entry']}", 0)
-    names = merged(names)
+    names = [with_kind_name(each) for each in merged(names)]
     if as_json:
         click.echo(json.dumps(plain(names)))
         return
     rows = [
         [
-            text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-",
-            str(each.get("partitions", "-")), grouped(each["blocks"]),
+            text(each["name"]), each["kind_name"] or str(each["kind"]), str(each["format"]),
+            text(each["codec"]) or "-", str(each.get("partitions", "-")), grouped(each["blocks"]),
             "?" if each["transaction"] is None else grouped(each["transaction"]),
             when(each["created"]), each["state"],
         ]
@@ -259,7 +262,7 @@ def ls(pool: str, as_json: bool) -> None:
     ]  # fmt: skip
     head = ["name", "kind", "format", "codec", "partitions", "blocks", "transactions", "created",
             "state"]  # fmt: skip
-    click.echo("\n".join(table(head, rows, "<>><>>><<")))
+    click.echo("\n".join(table(head, rows, "<<><>>><<")))
 
 
 def merged(names: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -296,7 +299,8 @@ def plain(value: Any) -> Any:
 
 @click.command()
 @POOL
-def dump(pool: str) -> None:
+@WITH
+def dump(pool: str, modules: tuple[str, ...]) -> None:
     """Print the content of a pool, except the blocks, as JSON: one object for each part.
 
     Log records that were applied and checkpointed are not shown.
@@ -306,6 +310,7 @@ def dump(pool: str) -> None:
       rnvm dump orders.pool
       rnvm dump orders.pool | grep '"part": "record"'
     """
+    load(modules)
     with pools.view(pool) as (view, _):
         try:
             inspection = Inspection(view)
@@ -322,7 +327,7 @@ def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, An
     for name in dump_module.names(inspection):
         base, partition, number = partitions.parsed(name["name"])
         split = {"name": base, "partition": partition, "partitions": number} if number else {}
-        yield {"part": "name", **name, **split}
+        yield {"part": "name", **with_kind_name(name), **split}
     for session in dump_module.sessions(inspection):
         yield {"part": "session", **session}
         for which in ("operations", "memory"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -106,6 +107,26 @@ def test_structures_of_unknown_kinds_are_not_changed() -> None:
         assert (found.returncode, "'s' has an unknown kind" in found.stderr) == (1, True)
         assert run("recover", path, "--with", "no_such_module").returncode == 2
         assert os.path.exists(path)
+
+
+def test_ls_names_the_kind_of_each_structure() -> None:
+    with new_path("direct") as path:
+        with (
+            rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+            rnvm.connect(backend.address) as fe,
+        ):
+            for kind in KINDS:
+                kind(fe, f"my {kind.__name__.lower()}")
+        listed = run("ls", path).stdout.splitlines()[1:]
+        assert [line.split()[2] for line in listed] == [kind.__name__ for kind in KINDS]
+        in_json = json.loads(run("ls", path, "--json").stdout)
+        assert [(each["kind"], each["kind_name"]) for each in in_json] == [
+            (kind.KIND, kind.__name__) for kind in KINDS
+        ]
+        dumped = map(json.loads, run("dump", path).stdout.splitlines())
+        assert [each["kind_name"] for each in dumped if each["part"] == "name"] == [
+            kind.__name__ for kind in KINDS
+        ]
 
 
 @pytest.mark.parametrize("damaged", KINDS, ids=[kind.__name__ for kind in KINDS])

@@ -118,8 +118,18 @@ def test_ls_lists_structures(rnvm, pool):
         "created",
         "state",
     ]
-    assert line.split()[:7] == ["jobs", "3", "2", "json", "-", "2", "1"]
-    assert json.loads(rnvm("ls", pool, "--json").stdout)[0]["name"] == "jobs"
+    assert line.split()[:7] == ["jobs", "BPlusTree", "2", "json", "-", "2", "1"]
+    (listed,) = json.loads(rnvm("ls", pool, "--json").stdout)
+    assert (listed["name"], listed["kind"], listed["kind_name"]) == ("jobs", 3, "BPlusTree")
+
+
+def test_ls_prints_the_number_of_a_kind_that_no_module_defines(rnvm, pool):
+    with pools.open_pool(pool) as opened:
+        opened.create(b"mine", kind=61_000)
+    lines = rnvm("ls", pool).stdout.splitlines()
+    assert lines[2].split()[:2] == ["mine", "61000"]
+    assert json.loads(rnvm("ls", pool, "--json").stdout)[1]["kind_name"] is None
+    assert "cannot import --with no_such" in rnvm("ls", pool, "--with", "no_such", status=2).stderr
 
 
 def test_dump_shows_every_part(rnvm, pool):

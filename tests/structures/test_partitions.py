@@ -379,8 +379,8 @@ def test_the_commands_show_a_mapping_with_partitions_as_one(tmp_path: Path) -> N
     run = CliRunner()
     shown = run.invoke(main, ["ls", str(path)]).output
     assert [line.split()[:5] for line in shown.splitlines()[1:3]] == [
-        ["users", "2", "1", "-", "4"],
-        ["plain", "2", "1", "-", "-"],
+        ["users", "HashTable", "1", "-", "4"],
+        ["plain", "HashTable", "1", "-", "-"],
     ]
     (users, plain) = json.loads(run.invoke(main, ["ls", str(path), "--json"]).output)
     assert (users["name"], users["partitions"], len(users["entries"])) == ("users", 4, 4)
