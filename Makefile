@@ -39,12 +39,12 @@ demo:
 # tests of the dead one.
 PYTEST = $(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest)
 test:
-	@scripts/bootstrap-deps coordinators
+	@scripts/bootstrap-deps tests
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
 	@$(PYTEST) -n $(JOBS) --dist worksteal --max-worker-restart=0 $(ARGS)
 
 test-long:
-	@scripts/bootstrap-deps coordinators
+	@scripts/bootstrap-deps tests
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
 	@$(PYTEST) -m long \
 	  $(if $(SEED),--seed=$(SEED)) $(if $(SECONDS),--seconds=$(SECONDS)) $(ARGS)

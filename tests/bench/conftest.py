@@ -1,12 +1,13 @@
 """The fixtures of the benchmark's tests."""
 
+import needed
 import pytest
 
 
 @pytest.fixture
 def drawing():
     """matplotlib, whose cache of open font files is cleared at the end."""
-    pytest.importorskip("matplotlib")
+    needed.module("matplotlib")
     from matplotlib import font_manager
 
     yield

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import needed
 import pytest
 from click.testing import CliRunner
 
@@ -56,7 +57,7 @@ def test_ycsbs_single_dash_options_work_as_typed():
 
 
 def test_load_then_run_keep_their_records_in_lmdb(tmp_path):
-    pytest.importorskip("lmdb")
+    needed.module("lmdb")
     where = ("-P", "a", "-p", f"lmdb.path={tmp_path}", "-p", "dataintegrity=true")
     assert found(ycsb("load", "lmdb", *where))["INSERT", "Return=OK"] == "1000"
     rows = found(ycsb("run", "lmdb", *where))
@@ -137,7 +138,7 @@ def named(database):
 
 
 def test_the_error_of_a_missing_program_has_the_command_that_installs_it(monkeypatch):
-    pytest.importorskip("redis")
+    needed.module("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("bench", "redis")
     assert result.exit_code == 2
@@ -154,7 +155,7 @@ def test_an_unreachable_server_has_exit_status_3(tmp_path):
 
 
 def test_compare_skips_a_missing_peer(monkeypatch):
-    pytest.importorskip("redis")
+    needed.module("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "inproc", "redis", "--seconds", "0.05", "--rounds", "1")
     assert result.exit_code == 0
@@ -166,7 +167,7 @@ def test_compare_skips_a_missing_peer(monkeypatch):
 
 
 def test_compare_without_any_database_is_an_error(monkeypatch):
-    pytest.importorskip("redis")
+    needed.module("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "redis")
     assert result.exit_code == 2

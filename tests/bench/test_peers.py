@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import needed
 import pytest
 from polling import until
 
@@ -34,9 +35,9 @@ PEERS = {
 
 def needs(name):
     binary, module = PEERS[name]
-    if binary and shutil.which(binary) is None:
-        pytest.skip(f"{binary} is not installed")
-    pytest.importorskip(module)
+    if binary:
+        needed.program(binary)
+    needed.module(module)
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -118,7 +119,7 @@ def test_redis_with_sync_has_an_append_only_file():
 
 def test_memcached_is_used_through_pymemcache_if_asked():
     needs("memcached")
-    pytest.importorskip("pymemcache")
+    needed.module("pymemcache")
     p = read(["a"], ["recordcount=20", "operationcount=50", "memcached.client=pymemcache"])
     with open_database("memcached", p, private=True) as database:
         assert database.client.startswith("pymemcache")
@@ -153,7 +154,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, modu
     ("name", "setting"), [("redis", "redis.port=1"), ("memcached", "memcached.hosts=127.0.0.1:1")]
 )
 def test_the_hint_for_an_unreachable_server_is_the_bench_command(name, setting):
-    pytest.importorskip(PEERS[name][1])
+    needed.module(PEERS[name][1])
     with pytest.raises(ConnectionFailed, match=f"rfp-ycsb bench {name}"):
         open_database(name, read(["a"], [setting]))
 

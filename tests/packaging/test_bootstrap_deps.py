@@ -271,3 +271,14 @@ def test_a_package_with_several_missing_programs_is_named_once(machine):
     run = machine.need(purpose="softroce")
     command = next(line for line in run.stderr.splitlines() if "sudo apt-get install" in line)
     assert command.split().count("iproute2") == 1
+
+
+def test_the_packages_of_the_tests_are_those_of_the_coordinators_and_of_the_benchmarks(
+    machine, tmp_path
+):
+    run = machine.need(
+        purpose="tests", JAVA_LIBRARIES=str(tmp_path), PMDK_ROOT=str(tmp_path / "none")
+    )
+    assert run.returncode == 0
+    for name in ("libzookeeper-java", "redis-server", "memcached", "libpmemobj-dev"):
+        assert name in run.stderr

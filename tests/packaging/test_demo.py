@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needed
 import pytest
 
 DEMO = Path(__file__).parents[2] / "scripts" / "demo"
@@ -14,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 @pytest.mark.long(60)
 @pytest.mark.timeout(180)
 def test_the_demo_measures_draws_reads_its_value_back_and_survives_its_kills(tmp_path):
-    pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")
+    needed.module("matplotlib")
     (tmp_path / "scripts").mkdir()
     demo = shutil.copy(DEMO, tmp_path / "scripts")  # its results are written beside it
     command = [sys.executable, demo, "--rounds=1", "--seconds=0.02", "-precordcount=100"]
