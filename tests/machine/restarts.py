@@ -6,59 +6,18 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
+
+from restarting_backend import ForkServer
 
 import rnvm
 from rfp.errors import ConnectionFailed, DeadlineExceeded
 from rnvm import pools
 from rnvm.check import check
 
-SCRIPT = Path(__file__).parents[1] / "structures" / "restarting_backend.py"
-START_SECONDS_MAX, LEASE_SECONDS = 20.0, 0.05
-
-
-class ForkServer:
-    """Forks back-ends one after the other, for all examples, at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path, self.address = folder / "pool", f"shm://{folder}/socket"
-        self.backup = folder / "backup"
-        command = [sys.executable, str(SCRIPT), str(self.path), self.address, str(LEASE_SECONDS)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.pid = 0
-
-    def begin(self, points: int) -> int:
-        """Start a back-end, which dies at its persist point of this number (0: never).
-
-        Returns: its pid.
-        """
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{points}\n")
-        self.process.stdin.flush()
-        self.pid = int(self.process.stdout.readline())
-        return self.pid
-
-    def wait(self) -> int:
-        """Wait for the end of the back-end and return its exit status."""
-        assert self.process.stdout
-        status = int(self.process.stdout.readline())
-        self.pid = 0
-        return status
-
-    def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+START_SECONDS_MAX = 20.0
 
 
 class RestartedBackend:
@@ -69,7 +28,8 @@ class RestartedBackend:
     def __init__(self, fork_server: ForkServer, size: str = "8MiB") -> None:
         self.fork_server = fork_server
         self.path, self.address = fork_server.path, fork_server.address
-        for path in (self.path, fork_server.backup):
+        self.backup = self.path.with_name("backup")
+        for path in (self.path, self.backup):
             path.unlink(missing_ok=True)
         self.make(size)
         self.pid = self.failing = 0
@@ -153,12 +113,12 @@ class RestartedBackend:
     # Actions of an operator while no back-end runs
 
     def back_up(self) -> None:
-        shutil.copy(self.path, self.fork_server.backup)
+        shutil.copy(self.path, self.backup)
 
     def restore(self) -> None:
         """Restore the backup by a rename, so that the file is complete at each moment."""
-        copy = self.fork_server.backup.with_suffix(".copy")
-        shutil.copy(self.fork_server.backup, copy)
+        copy = self.backup.with_suffix(".copy")
+        shutil.copy(self.backup, copy)
         os.replace(copy, self.path)
 
     def replace(self) -> None:

@@ -19,6 +19,7 @@ from unittest import mock
 import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import initialize, precondition, rule
+from restarting_backend import ForkServer
 
 from rfp.errors import ConnectionFailed, PoolRefused
 from rnvm import pools
@@ -40,7 +41,7 @@ from .machine import (
     queues,
     step,
 )
-from .restarts import ForkServer, RestartedBackend
+from .restarts import RestartedBackend
 from .running import run
 
 CALL_SECONDS = 0.3  # seconds that a call may take: longer than a new back-end needs
@@ -272,7 +273,7 @@ class RestartMachine(Machine):
 def fork_server() -> Iterator[None]:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         os.chmod(folder, 0o700)
-        SHARED.append(ForkServer(Path(folder)))
+        SHARED.append(ForkServer(Path(folder) / "pool", f"shm://{folder}/socket", lease=0.05))
         try:
             yield
         finally:

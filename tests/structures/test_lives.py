@@ -7,8 +7,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from restarting_backend import ForkServer
 from structure_kinds import NAMES
 
 import rnvm
@@ -29,47 +28,10 @@ from .workload import Contents, Handles, Plan, Reserved
 
 pytestmark = pytest.mark.usefixtures("small_logs")
 
-SCRIPT = Path(__file__).with_name("restarting_backend.py")
 SOON = 60.0  # seconds
 
 Result = TypeVar("Result")
 LEAST = 20  # steps of each worker, however soon the back-ends die
-
-
-class Lives:
-    """One back-end after another."""
-
-    def __init__(self, path: Path, address: str) -> None:
-        command = [sys.executable, str(SCRIPT), str(path), address]
-        self.starter = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.pid = 0
-
-    def begin(self, points: int) -> None:
-        assert self.starter.stdin and self.starter.stdout
-        self.starter.stdin.write(f"{points}\n")
-        self.starter.stdin.flush()
-        self.pid = int(self.starter.stdout.readline())
-
-    def wait(self) -> int:
-        """Wait for the back-end; return its exit status."""
-        assert self.starter.stdout
-        status = int(self.starter.stdout.readline())
-        self.pid = 0
-        return status
-
-    def end(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-        assert self.wait() == 0
-
-    def close(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-        assert self.starter.stdin and self.starter.stdout
-        self.starter.stdin.close()
-        self.starter.stdout.close()
-        self.starter.wait()
 
 
 class Worker(threading.Thread):
@@ -204,7 +166,7 @@ def pool(medium: str) -> Iterator[Path]:
 def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
     with pool(medium) as path:
         address = f"shm://{path.parent}/socket"
-        lives = Lives(path, address)
+        lives = ForkServer(path, address)
         workers = [
             Worker(i, address, rng.choice(["sticky", "cas"]), rng.getrandbits(32)) for i in range(2)
         ]
@@ -222,7 +184,8 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
                 if worker.error:
                     raise worker.error
             compare_all(address, workers)
-            lives.end()
+            os.kill(lives.pid, signal.SIGTERM)
+            assert lives.wait() == 0
         finally:
             for worker in workers:
                 worker.give_up()
