@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from slower import rounds
 
 import rnvm
 from rfp.errors import (
@@ -53,7 +54,7 @@ def test_another_front_end_sees_an_operation_at_once(
     backend: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
-    for i in range(20):
+    for i in range(rounds(20, 4)):
         assert one.add(1) == 2 * i + 1
         assert two.numbers()[0] == 2 * i + 1
         assert two.add(1) == 2 * i + 2

@@ -1,4 +1,7 @@
-"""The same models on a real back-end, through alternating front-ends, in one thread and several."""
+"""The same models on a real back-end, through alternating front-ends, in one thread and several.
+
+All of it also runs over verbs: each kind of structure with few examples.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from structure_kinds import KINDS, MAPPINGS, each_of, take
+from slower import EMULATED, rounds
+from structure_kinds import KINDS, MAPPINGS, VERSIONED, each_of, take
 
 import rnvm
 import structures
@@ -22,7 +26,11 @@ from rfp.errors import Empty, WrongKind
 from .backends import backend
 from .models import MappingModel, QueueModel, StackModel, TreeModel, keys, lengths
 
-FEW = settings(max_examples=6, stateful_step_count=25, deadline=None)
+pytestmark = pytest.mark.anywhere
+
+FEW = settings(
+    max_examples=2 if EMULATED else 6, stateful_step_count=10 if EMULATED else 25, deadline=None
+)
 
 
 class Shared:
@@ -176,7 +184,7 @@ TestStack = StackMachine.TestCase
 
 @pytest.fixture(scope="module")
 def served():
-    with backend("64MiB", lease=5) as made:
+    with backend("64MiB", **({} if EMULATED else {"lease": 5})) as made:
         yield made
 
 
@@ -187,7 +195,6 @@ def test_a_name_belongs_to_one_kind(served):
             structures.BPlusTree(fe, "taken")
 
 
-@pytest.mark.anywhere
 @each_of(KINDS)
 def test_stored_values_are_there_for_the_next_front_end(served, kind):
     name = f"kept {kind.__name__}"
@@ -234,7 +241,7 @@ def all_run(*runs: Callable[[], None], failed: list[BaseException]) -> None:
 @pytest.mark.parametrize("own", [True, False], ids=["a front-end each", "one front-end"])
 def test_producers_and_consumers_in_threads_pass_each_value_once(served, own):
     name = f"passed on {own}"
-    each, producers = 300, 2
+    each, producers = rounds(300), 2
     got: list[bytes] = []
     failed: list[BaseException] = []
     with contextlib.ExitStack() as stack:
@@ -283,7 +290,7 @@ def test_readers_see_consistent_states_while_a_writer_changes_them(served, kind)
     An iteration misses no item that stays.
     """
     name = f"read {kind.__name__}"
-    stay = {b"stay%d" % i for i in range(300)}
+    stay = {b"stay%d" % i for i in range(rounds(300))}
     done = threading.Event()
     with (
         rnvm.connect(served.address, timeout=20) as one,
@@ -294,7 +301,7 @@ def test_readers_see_consistent_states_while_a_writer_changes_them(served, kind)
 
         def write() -> None:
             try:
-                for i in range(400):
+                for i in range(rounds(400)):
                     with one.transaction(written):
                         written[b"pair"] = b"%d" % i
                         written[b"go%d" % (i % 100)] = bytes(i)
@@ -313,4 +320,6 @@ def test_readers_see_consistent_states_while_a_writer_changes_them(served, kind)
                 assert stay <= set(seen)
 
         all_run(write, read_all, failed=[])
+        if kind in VERSIONED:
+            assert two.figures["restarts"] == 0
         read.check()

@@ -11,9 +11,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import server_addresses
+from slower import rounds
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
@@ -111,10 +114,12 @@ def test_a_busy_writer_makes_no_reader_begin_again(kind: Any) -> None:
 
 
 @EACH
+@pytest.mark.anywhere
 def test_an_iteration_of_a_snapshot_sees_one_version(kind: Any) -> None:
-    with backend() as served, rnvm.connect(served.address) as fe:
+    n = rounds(200)
+    with backend() as served, rnvm.connect(served.address, timeout=30) as fe:
         tree = kind(fe, "t")
-        fill(tree, b"old")
+        fill(tree, b"old", n)
         with tree.snapshot() as before:
             seen = []
             for key, value in before.items():
@@ -122,12 +127,15 @@ def test_an_iteration_of_a_snapshot_sees_one_version(kind: Any) -> None:
                 tree[key] = b"new"
                 tree[key + b"+"] = b"added"
                 del tree[min(tree)]
-            assert seen == [(b"%04d" % i, b"old") for i in range(200)]
+            assert seen == [(b"%04d" % i, b"old") for i in range(n)]
         tree.check()
 
 
 @EACH
-@pytest.mark.parametrize("network", ["", "?rtt=1us"], ids=["mapped", "network"])
+@pytest.mark.anywhere
+@pytest.mark.parametrize(
+    "network", ["", pytest.param("?rtt=1us", marks=pytest.mark.shm)], ids=["mapped", "network"]
+)
 def test_snapshots_are_as_the_model_was(kind: Any, network: str) -> None:
     rng = random.Random(17)
     keys = [b"%03d" % i for i in range(120)]
@@ -139,7 +147,7 @@ def test_snapshots_are_as_the_model_was(kind: Any, network: str) -> None:
         trees = [kind(fe, "t"), kind(other, "t")]
         model: dict[bytes, bytes] = {}
         opened: list[tuple[Any, dict[bytes, bytes]]] = []
-        for step in range(1500):
+        for step in range(rounds(1500)):
             tree = rng.choice(trees) if rng.random() < 0.05 else trees[0]
             key = rng.choice(keys)
             action = rng.random()
@@ -295,6 +303,7 @@ def test_clear_is_one_operation_and_frees_the_pages_later(kind: Any) -> None:
 
 
 @EACH
+@pytest.mark.anywhere
 def test_a_snapshot_ends_with_its_session(kind: Any) -> None:
     with backend() as served:
         fe = rnvm.connect(served.address)
@@ -313,11 +322,12 @@ def test_a_snapshot_ends_with_its_session(kind: Any) -> None:
 
 
 @EACH
-def test_a_snapshot_of_a_restarted_back_end_is_too_old(kind: Any, tmp_path: Any) -> None:
+@pytest.mark.anywhere
+def test_a_snapshot_of_a_restarted_back_end_is_too_old(kind: Any, private: Path) -> None:
     path = os.path.join(os.environ["TESTS_MEMORY"], f"restarted-{kind.__name__}")
+    address = server_addresses.own(private)
     try:
-        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as served:
-            address = served.address
+        with rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address):
             fe = rnvm.connect(address, timeout=20)
             tree = kind(fe, "t")
             tree[b"k"] = b"v"
@@ -370,6 +380,7 @@ def test_a_forked_child_cannot_use_or_close_its_parents_snapshot(kind: Any) -> N
 
 
 @EACH
+@pytest.mark.anywhere
 def test_snapshots_in_batches_and_transactions(kind: Any) -> None:
     with backend() as served, rnvm.connect(served.address) as fe:
         tree = kind(fe, "t")
@@ -391,6 +402,7 @@ def test_snapshots_in_batches_and_transactions(kind: Any) -> None:
 
 
 @EACH
+@pytest.mark.anywhere
 def test_snapshots_of_several_structures_are_of_one_moment(kind: Any) -> None:
     with backend() as served, rnvm.connect(served.address) as fe:
         a, b = kind(fe, "a"), kind(fe, "b")
@@ -401,11 +413,11 @@ def test_snapshots_of_several_structures_are_of_one_moment(kind: Any) -> None:
             with rnvm.connect(sys.argv[1], timeout=30) as fe:
                 a, b = (getattr(structures, sys.argv[2])(fe, name) for name in "ab")
                 print("ready", flush=True)
-                for i in range(1500):
+                for i in range(int(sys.argv[3])):
                     with fe.transaction(a, b):
                         a[b"n"] = b[b"n"] = b"%d" % i
         """
-        with process(source, served.address, kind.__name__) as writer:
+        with process(source, served.address, kind.__name__, rounds(1500)) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
             seen = set()
             while writer.poll() is None:

@@ -13,3 +13,8 @@ def examples(most: int) -> int:
     They examine memory, and not the answers.
     """
     return max(4, most // 4) if SANITIZED else most
+
+
+def rounds(most: int, least: int = 1) -> int:
+    """Return how often a test repeats something: less often where each time takes longer."""
+    return max(least, most // SLOWER)
