@@ -23,6 +23,10 @@ class Items(ItemsView[Any, Any]):
 
     _mapping: Any
 
+    def __contains__(self, item: object) -> bool:
+        # As that of a dict, where ItemsView would raise TypeError for what is no pair.
+        return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
+
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         yield from self._mapping._each(True)
 
