@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from slower import rounds
 
 import rnvm
 from rfp import address as addresses
@@ -36,7 +37,7 @@ def test_acknowledged_operations_of_a_killed_writer_are_there_once(
     ):
         reader = Sample(connect(backend, timeout=20), "s")
         done = 0
-        for i in range(4):
+        for i in range(rounds(4, 2)):
             with Process(WRITER, backend.address, batch) as writer:
                 writer.wait_for(1)
                 time.sleep(rng.random() * 0.05)
