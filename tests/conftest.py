@@ -23,7 +23,7 @@ from typing import Any
 import hypothesis
 import leaks
 import pytest
-from slower import SLOWER
+from slower import SANITIZED, SLOWER
 
 # The tests neither use nor change the user's servers and settings. The name is short, since a
 # socket's path has at most 107 bytes.
@@ -53,6 +53,7 @@ failed_key = pytest.StashKey[bool]()
 started_key = pytest.StashKey[float]()
 stderr_key = pytest.StashKey[int]()
 left_out_key = pytest.StashKey[list[pytest.Item]]()
+pure_key = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -167,6 +168,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         items[:] = [item for item in items if not item.get_closest_marker("verbs")]
         config.hook.pytest_deselected(items=left_out)
+    if SANITIZED:  # they examine compiled code only; `make test` without them runs the others
+        pure = [item for item in items if item.get_closest_marker("pure")]
+        config.stash[pure_key] = len(pure)
+        items[:] = [item for item in items if not item.get_closest_marker("pure")]
+        config.hook.pytest_deselected(items=pure)
     if config.getoption("one_case"):
         drawn = one_case_of_each(items, config.stash[seed_key])
         config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
@@ -193,6 +199,9 @@ def one_case_of_each(items: list[pytest.Item], seed: int) -> set[pytest.Item]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    if pure := config.stash.get(pure_key, 0):
+        terminalreporter.section("not run here: sanitizers examine compiled code")
+        terminalreporter.write_line(f"{pure} tests marked pure; make test runs them")
     if left_out := config.stash.get(left_out_key, []):
         functions = sorted({item.nodeid.partition("[")[0] for item in left_out})
         terminalreporter.section("not run here: no RDMA device (scripts/softroce gives one)")

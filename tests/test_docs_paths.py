@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = "rfp|rnvm|structures|bench|tests|scripts"
 FILE = re.compile(rf"\b((?:{FOLDERS})/[\w/-]+\.(?:pyx|pxd|pyi|py|h|c))\b")

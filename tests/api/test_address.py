@@ -9,6 +9,8 @@ from rfp import address
 from rfp.address import Address, RdmaOptions, ShmOptions, default, parse, unique
 from rfp.errors import InvalidAddress
 
+pytestmark = pytest.mark.pure
+
 
 def test_an_shm_address_has_a_path_and_typed_options():
     found = parse("shm:///run/x/y?rtt=2us&in_iops=1.5M&out_iops=500k")

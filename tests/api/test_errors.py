@@ -8,6 +8,8 @@ import pytest
 from rfp import errors
 from rfp.errors import RfpError
 
+pytestmark = pytest.mark.pure
+
 CLASSES = [
     kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)
 ]

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from rfp import units
 from rfp.errors import InvalidArgument
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     ("text", "value"),

@@ -2,6 +2,8 @@ import pytest
 
 from rfp.cli.text import bar, clock, grouped, plural, share, short, size, table
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     ("number", "text"),

@@ -10,7 +10,7 @@ import pytest
 from rfp.errors import CoordinatorRefused, CoordinatorUnavailable, FabricError, InvalidArgument
 from rnvm.coordinator.state import State
 
-pytestmark = pytest.mark.every_case
+pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
 
 @pytest.mark.parametrize("kind", ["etcd", "zk"])

@@ -12,6 +12,8 @@ from rnvm.coordinator.address import Options, is_coordinator, parse
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.coordinator.state import PAST_MAX, State, decode
 
+pytestmark = pytest.mark.pure
+
 
 @pytest.mark.parametrize(
     "text",

@@ -32,7 +32,7 @@ from rnvm.coordinator.state import PAST_MAX, STATE_MAX, State
 from . import histories
 
 # The drivers are different code.
-pytestmark = pytest.mark.every_case
+pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
 
 def test_a_group_is_created_once(opened, address):

@@ -15,7 +15,7 @@ from tests.histories.history import UNKNOWN
 
 from . import histories
 
-pytestmark = pytest.mark.every_case
+pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
 
 def test_a_server_that_is_killed_and_restarted_is_used_again(opened, own_service):

@@ -21,7 +21,7 @@ from rnvm.coordinator.state import PAST_MAX, State
 
 from .proxy import CHANGE, Proxy
 
-pytestmark = pytest.mark.every_case
+pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
 
 @pytest.fixture

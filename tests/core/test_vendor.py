@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 VENDOR = ROOT / "rfp" / "vendor"
 SYSTEM = Path("/usr/include/infiniband/verbs.h")

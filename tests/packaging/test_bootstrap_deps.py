@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 NEED = Path(__file__).parents[2] / "scripts" / "bootstrap-deps"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cython-once"
 # Writes its arguments and the source as the C file, and counts its runs.
 FAKE = """#!/bin/bash

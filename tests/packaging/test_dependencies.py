@@ -8,6 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
 # Modules that an extra brings for themselves alone: each says so, and nothing else imports it.

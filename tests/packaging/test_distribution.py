@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"rfp", "rnvm", "structures", "bench"}
 VERBS = ("rfp/_verbs", "rfp/fabric/verbs/")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
 # From the bottom up.  Names on one line are siblings, which may not import each other.  A name

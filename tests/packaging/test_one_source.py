@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.pure
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
 SUFFIXES = {".py", ".pyx", ".pxd", ".h"}

@@ -21,6 +21,8 @@ from vm.job import Job
 from vm.kernel import Kernel
 from vm.machine import Machine
 
+pytestmark = pytest.mark.pure
+
 
 class Bench:
     """A folder in which a script replaces QEMU.

@@ -11,6 +11,8 @@ import pytest
 from vm.errors import MachineError
 from vm.kernel import Kernel, find, unpacked
 
+pytestmark = pytest.mark.pure
+
 ELF = b"\x7fELF" + bytes(range(256)) * 40
 
 

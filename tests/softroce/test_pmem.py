@@ -4,6 +4,8 @@ import pytest
 from vm.errors import MachineError
 from vm.pmem import Image, parse
 
+pytestmark = pytest.mark.pure
+
 MIB = 1 << 20
 
 
