@@ -16,7 +16,7 @@ from rfp.core.core cimport (
     rfp_crc32c_appends_zeros, rfp_crc32c_kind, rfp_crc32c_powers, rfp_crc32c_powers_fill,
     rfp_crc32c_raw, rfp_crc32c_zeros, rfp_now, rfp_pause, rfp_random_below, rfp_random_mix,
 )
-from rfp.fabric.fabric cimport Region, RemoteRegion
+from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion, event_channel, provider
 from rfp.protocol.client cimport client_ring as client
 from rfp.protocol.client.client_ring cimport ClientRing
 from rfp.protocol.client.client_wait cimport client_ring_wait
@@ -325,6 +325,90 @@ cdef void repeat(void *context, request *asked, response *answer) noexcept nogil
     answer.length = min(asked.length, answer.capacity)
     answer.result = asked.length
     rfp_copy_out(answer.payload, asked.payload, answer.length)
+
+
+cdef struct deposits:          # records that clients store without a request
+    uint64_t limit
+    uint64_t stored
+    uint64_t collected
+    uint64_t overslept         # sleeps that began although a record was stored
+    event_channel *channel
+    const provider *actual
+    provider substituted
+
+
+cdef deposits *spied = NULL    # by spy(): a channel has no context
+
+
+cdef class Deposits(Service):
+    """Collects records that are stored without a request.
+
+    After spy(channel), a record is stored each time the channel's worker is about to announce a
+    sleep: at the last moment at which its client cannot see the announcement, and so does not
+    notify.
+
+    Args:
+        limit: number of such records.
+    """
+    cdef deposits state
+
+    def __cinit__(self, *, uint64_t limit):
+        self.state.limit = limit
+        self.c.context = &self.state
+        self.c.opened = ignore
+        self.c.closed = ignore
+        self.c.prepare = NULL
+        self.c.execute = answer_nothing
+        self.c.tick = collect
+        self.c.polls_when_idle = True
+
+    def spy(self, EventChannel channel not None):
+        """Observe the sleeps on a channel, before its worker is started.  One channel at a time."""
+        global spied
+        self.state.channel = &channel.c
+        self.state.actual = channel.c.ops
+        self.state.substituted = self.state.actual[0]
+        self.state.substituted.prepare_wait = store_and_prepare_wait
+        self.state.substituted.wait = observed_wait
+        spied = &self.state
+        channel.c.ops = &self.state.substituted
+
+    def end(self):
+        """Leave the channel as it was, after its worker has ended."""
+        global spied
+        self.state.channel.ops = self.state.actual
+        spied = NULL
+
+    @property
+    def collected(self):
+        """The number of records collected."""
+        return self.state.collected
+
+    @property
+    def overslept(self):
+        """The number of sleeps that began although a record was stored."""
+        return self.state.overslept
+
+
+cdef bint collect(void *context, uint64_t _) noexcept nogil:
+    cdef deposits *state = <deposits *> context
+    cdef bint found = state.collected != state.stored
+    state.collected = state.stored
+    return found
+
+
+cdef uint32_t store_and_prepare_wait(event_channel *channel) noexcept nogil:
+    spied.stored += spied.stored < spied.limit
+    return spied.actual.prepare_wait(channel)
+
+
+cdef bint observed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    spied.overslept += spied.collected != spied.stored
+    return spied.actual.wait(channel, armed, ns)
+
+
+cdef void answer_nothing(void *context, request *asked, response *answer) noexcept nogil:
+    pass
 
 
 cdef enum:

@@ -15,7 +15,8 @@ and the back-end (watches.pyx)
 
 No wake-up is lost.  A report ends a watch only if the sequence has moved since the last RNVM_WATCH,
 so after step 2 either the structure is watched or step 4 returns at once.  A change that step 3 did
-not see is applied after step 2, and its report finds the sleeper.  A writer whose records become
+not see is applied after step 2, and its report finds the sleeper.  The back-end sleeps only after
+it has announced that and collected records once more (worker.pyx).  A writer whose records become
 durable without the back-end (log_writer: confirm_stores) wakes it if WATCHED is set: it stores the
 record and then loads WATCHED, the back-end stores WATCHED and then collects records, each with a
 full fence in between.

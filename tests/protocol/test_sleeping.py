@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from polling import until
 
 from rfp.errors import InvalidArgument
 from rfp.testing import ring_harness as steps
@@ -254,6 +255,19 @@ def test_a_worker_takes_the_valid_request_that_replaces_a_damaged_one():
             result(ends)
         assert worker.counters["missed_wakeups"] == 0
         assert ends.server.counters["malformed"] == 0  # late, and then valid
+
+
+def test_a_worker_collects_a_record_that_was_stored_while_it_announced_its_sleep():
+    """Its client has not seen the announcement, so nothing ends the sleep."""
+    service = steps.Deposits(limit=20)
+    with connected("shm") as ends:
+        service.spy(ends.server_events)
+        try:
+            with working(ends, service, spin=False) as worker:
+                until(lambda: service.collected == 20 and worker.counters["sleeps"])
+        finally:
+            service.end()
+    assert service.overslept == 0
 
 
 @mode

@@ -52,7 +52,8 @@ cdef struct service:
     # expires pins and values.  Returns True if it has more to do.  May be NULL.
     bint (*tick)(void *context, uint64_t now) noexcept nogil
     # The service also has work without requests, such as records that clients WRITE into logs: the
-    # worker calls tick() whenever it finds no request, and work found by tick() counts as work.
+    # worker calls tick() whenever it finds no request, and once more after it has announced a
+    # sleep; work found by tick() counts as work.
     bint polls_when_idle
     uint64_t max_sleep_ns      # longest sleep; 0: the worker decides
 

@@ -5,9 +5,10 @@ The loop of worker_run(), from one poll of all rings to the next:
     run commands -> poll every ring -> requests found: next poll, tick() at most 1 ms apart
                                     -> none: spin -> prepare_wait -> poll again -> wait -> tick()
 
-A worker sleeps only after prepare_wait() has announced it and one more poll has found nothing.  So
-a client that writes a request before it can see the announcement is found by that poll, and a
-client that writes later sees the announcement and notifies.
+A worker sleeps only after prepare_wait() has announced it and one more poll of everything that it
+serves has found nothing: its commands, all rings, and tick() if the service has work without
+requests.  So a client that writes a request or a record before it can see the announcement is found
+by that poll, and a client that writes later sees the announcement and notifies.
 """
 
 import contextlib
@@ -143,6 +144,17 @@ cdef bint outstanding(worker *w) noexcept nogil:
     return False
 
 
+cdef bint found_work(worker *w, double ns_per_tick, bint *more) noexcept nogil:
+    """Polls once for everything that the worker serves; *more: what tick() returned."""
+    more[0] = False
+    if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) \
+            or w.retry_later:
+        return True
+    if w.service.polls_when_idle and w.service.tick != NULL:
+        more[0] = w.service.tick(w.service.context, rfp_now())
+    return more[0]
+
+
 cdef bint run_commands(worker *w) noexcept nogil:
     """Executes the submitted commands; returns False at COMMAND_STOP."""
     cdef uint64_t submitted = rfp_load64_acquire(&w.submitted)
@@ -232,10 +244,9 @@ cdef void worker_run(worker *w) noexcept nogil:
             rfp_spin_lost(&w.spin)
         armed = w.channel.ops.prepare_wait(w.channel)
         clear_backoff(w)
-        # This poll finds a request written before its client could see the armed word; a later
-        # client sees the word.
-        if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) \
-                or w.retry_later:
+        # This poll finds a request or a record written before its client could see the armed word;
+        # a later client sees the word.
+        if found_work(w, ns_per_tick, &more):
             w.channel.ops.cancel_wait(w.channel)
             worked = True
             idle = 0
