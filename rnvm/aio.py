@@ -23,10 +23,8 @@ b'v'
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
-import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,10 +38,9 @@ from rnvm import connecting
 from rnvm.frontend.frontend import FrontEnd as SynchronousFrontEnd
 from rnvm.frontend.structure import Structure as SynchronousStructure
 from rnvm.frontend.watch import Watch
+from rnvm.sleeper import Sleeper
 
 Value = TypeVar("Value")
-
-SLEEP_SECONDS_MAX = 0.5  # of a task that waits for a change, before it polls
 
 ITERATED_AT_ONCE = 256  # that an iteration fetches in one call of the thread
 
@@ -150,25 +147,25 @@ class FrontEnd:
 
     async def _wait(
         self,
-        steps: Generator[tuple[Watch, float], None, Any],
-        sleeper: _Sleeper,
+        steps: Generator[tuple[Watch, float, float], None, Any],
+        sleeper: Sleeper,
         waiter: _Waiter,
     ) -> Any:
         """Run a method that waits (Structure.WAITING): its steps are calls, its sleeps are not."""
         step = functools.partial(_step, steps, waiter)
+        place = sleeper.join()
         try:
             while True:
                 self._check()
                 ended, found = await self._in_turn(step, asyncio.current_task(), waiter)
                 if ended:
                     return found
-                watch, seconds = found
-                if watch.polls:
-                    await asyncio.sleep(watch.pause(seconds))
-                    continue
-                await sleeper.sleep(watch, min(seconds, SLEEP_SECONDS_MAX))
+                watch, ahead, left = found
+                if ahead > 0:
+                    await sleeper.sleep(place, watch, ahead, left)
         finally:
             steps.close()
+            sleeper.leave(place)
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -246,7 +243,11 @@ class FrontEnd:
     # The end
 
     async def close(self) -> None:
-        """End the session, after the call in progress.  Safe to call again."""
+        """End the session, after the call in progress.  Safe to call again.
+
+        A call that waits until a structure changes ends within half a second with Closed, also
+        within run().
+        """
         if os.getpid() != self._pid:
             self._closed = True
             return
@@ -257,6 +258,7 @@ class FrontEnd:
     def _end(self) -> None:
         if self._closing is None:
             self._closed = True
+            self._sync._end_waits()
             self._closing = self._thread.submit(self._sync.close)
             self._thread.shutdown(wait=False)
 
@@ -355,7 +357,7 @@ class Structure:
     def __init__(self, fe: FrontEnd, sync: Any) -> None:
         self._fe = fe
         self._sync = sync
-        self._sleeper = _Sleeper(fe._loop)
+        self._sleeper = Sleeper(fe._loop)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -414,71 +416,6 @@ class Structure:
 
     def __repr__(self) -> str:
         return f"<rnvm.aio.Structure of {self._sync!r}>"
-
-
-class _Sleeper:
-    """Sleeps until a structure changes, for all tasks of a loop that wait for that.
-
-    Its thread runs while tasks wait, and for SLEEP_SECONDS_MAX longer.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lock = threading.Condition()  # of all that follows; notified when a task waits
-        self._watch: Watch | None = None  # the last one, whose moment includes the others'
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._running = False
-
-    async def sleep(self, watch: Watch, seconds: float) -> None:
-        """Sleep until the structure changes after the watch began, or so many seconds."""
-        future = self._loop.create_future()
-        with self._lock:
-            if not self._running:
-                threading.Thread(target=self._run, name="rnvm-aio-sleeper", daemon=True).start()
-                self._running = True
-            self._watch = watch
-            self._waiting.add(future)
-            self._lock.notify()
-        timer = self._loop.call_later(seconds, _wake, future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            watch.leave()
-            raise
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._waiting.discard(future)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._watch = None  # it keeps the structure
-                    self._lock.wait(SLEEP_SECONDS_MAX)
-                watch = self._watch
-                if watch is None or not self._waiting:
-                    self._watch = None
-                    self._running = False
-                    return
-            if watch.wait(SLEEP_SECONDS_MAX):
-                # Each task is notified once: until the loop runs, the watch would end at once.
-                with self._lock:
-                    waiting, self._waiting = list(self._waiting), set()
-                    self._watch = None
-                # RuntimeError: the loop is closed
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._notify, waiting)
-            del watch
-
-    def _notify(self, waiting: list[asyncio.Future[None]]) -> None:
-        for future in waiting:
-            _wake(future)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class _Waiter:

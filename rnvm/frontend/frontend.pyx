@@ -549,10 +549,17 @@ cdef class FrontEnd(Session):
                 return                          # in a signal handler of a call, which will end it
         self.lock.reserve(False)                # no batch or transaction continues
         self.lock.acquire(TIME_S_MAX)
-        if self.sleeping:                       # else the sleepers are of other processes
-            watches_wake(&self.c)
+        watches_wake(self)
         link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
         self.release_call()
+
+    def _end_waits(self):
+        """End the waits of all threads until a structure changes: these calls raise Closed.
+
+        All other calls go on: it is for a close() that must wait for them.
+        """
+        self.waits_ended = True
+        watches_wake(self)
 
     def forked(self):
         """Detach the child of a fork: it has no part in the session."""

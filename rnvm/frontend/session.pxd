@@ -53,7 +53,8 @@ cdef class Session:
     cdef uint32_t previous
     cdef unsigned char[16] uuid            # of the pool; zeros: not known yet
     cdef bint is_closed                    # no further call begins
-    cdef uint32_t sleeping                 # its threads that sleep until a structure changes
+    cdef bint waits_ended                  # no call waits any more until a structure changes
+    cdef list sleepers                     # a Watch for each thread that sleeps until that
     cdef bint has_ended                    # the connection is closed as well
     cdef bint is_forked
     cdef bint broken                       # the open transaction has lost its session

@@ -185,6 +185,7 @@ cdef class Session:
         link_set_owner(&self.c, <void *> self)
         logs_init(&self.c)
         self.lock = FairLock.__new__(FairLock)
+        self.sleepers = []
         self.is_closed = True
 
     def __dealloc__(self):

@@ -35,8 +35,8 @@ from rfp.core import clock
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
-    CallerError, ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument, NotFound,
-    SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
+    CallerError, Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument,
+    NotFound, SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
 from rnvm.format.partitions import SEPARATOR
 
 ROOT = 1                       # type of a root
@@ -556,8 +556,8 @@ cdef class Structure:
         """The result of a generator that yields as _waiting() does; its sleeps take place here."""
         try:
             while True:
-                watch, seconds = next(steps)
-                watch.wait(seconds)
+                watch, ahead, left = next(steps)
+                watch.wait(min(ahead, left))
         except StopIteration as end:
             return end.value
         finally:
@@ -566,9 +566,10 @@ cdef class Structure:
     def _waiting(self, due, attempt, timeout, caller=None):
         """A generator: repeats an attempt until it succeeds or the time is over.
 
-        Yields (watch, seconds) when its caller must sleep, for at most so many seconds.  The time
-        limits the sleeps and the queries.  It does not limit an attempt: one that is given up may
-        have taken something, which nobody has then.
+        Yields (watch, ahead, left) when its caller must sleep until the structure changes, for at
+        most so many seconds: `ahead`, after which an attempt may succeed without a change, or
+        `left`, of the time.  The time limits the sleeps and the queries.  It does not limit an
+        attempt: one that is given up may have taken something, which nobody has then.
 
         Args:
             due: a query: due(timeout) returns -1 if an attempt may succeed now, else the seconds
@@ -579,7 +580,9 @@ cdef class Structure:
 
         Returns: the tuple, or None: the time is over
 
-        Raises: ConnectionFailed: the back-end cannot be reached at the end of the time
+        Raises:
+            ConnectionFailed: the back-end cannot be reached at the end of the time
+            Closed: the front-end is being closed
         """
         cdef FrontEnd fe = front_of(self)
         cdef double seconds = seconds_to_wait(timeout), left = seconds, ahead = 0
@@ -616,7 +619,9 @@ cdef class Structure:
                     if isinstance(error, ConnectionFailed):
                         raise error
                     return None
-                yield watch, min(left, ahead)
+                yield watch, ahead, left
+                if fe.waits_ended:
+                    raise Closed("this front-end is being closed")
                 begun = False
                 left = seconds_until(deadline)
         except BaseException:

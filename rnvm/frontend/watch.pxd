@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.session cimport Session
-from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.state cimport instance
 
 cdef class Watch:
     """A moment of a structure, and a wait for its next change; of one waiting call."""
@@ -18,8 +18,9 @@ cdef class Watch:
     cdef bint woken                    # the last wait did not end by its time
     cdef uint64_t began_ns
     cdef int check(self) except -1
+    cdef double pause(self, double seconds)
 
 cdef Watch watch_of(object structure, Session fe, instance *s)
-# The front-end closes: wakes the threads that wait for changes of its structures.  With the call
-# lock.
-cdef void watches_wake(frontend *fe) noexcept nogil
+# Wakes the threads that sleep until a structure changes, for a front-end that closes.  Any thread may
+# call it.  A thread that is about to sleep may miss it: it sleeps for SLEEP_S_MAX at most.
+cdef int watches_wake(Session fe) except -1

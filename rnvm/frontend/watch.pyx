@@ -41,7 +41,7 @@ from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm.format.messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_WATCH
 from rnvm.frontend.remote cimport remote_ask
 from rnvm.frontend.session cimport Session
-from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.state cimport instance
 from rnvm.frontend.status cimport GONE, OK
 from rnvm.frontend.writer_lock cimport lock_release
 
@@ -132,8 +132,8 @@ cdef class Watch:
         self.leave()
         self.word = NULL
 
-    def pause(self, double seconds):
-        """Return for how long to sleep before the next poll, at most so many seconds."""
+    cdef double pause(self, double seconds):
+        """For how long to sleep before the next poll, at most so many seconds."""
         cdef double waited = (rfp_now() - self.began_ns) / 1e9
         return min(seconds, max(POLL_PAUSE_S_MIN, min(waited / PAUSES_PER_WAIT, POLL_PAUSE_S_MAX)))
 
@@ -145,21 +145,24 @@ cdef class Watch:
         Returns: whether it has probably changed; False: the time is over
         """
         cdef Session fe = self.fe
+        cdef const void *word
+        cdef uint32_t value
         cdef uint64_t ns, began
         cdef int woken
         self.check()
         if self.polls:
             time.sleep(self.pause(seconds))
             return False
-        if fe.is_closed:
+        if fe.is_closed or fe.waits_ended:
             return True
         ns = <uint64_t> (max(0.0, min(seconds, SLEEP_S_MAX)) * 1e9)
-        fe.sleeping += 1                        # under the GIL, like the close that reads it
+        word, value = self.word, self.value     # another thread may begin the next moment meanwhile
+        fe.sleepers.append(self)                # under the GIL, like the close that reads it
         began = rfp_now()
         with nogil:
-            woken = rfp_futex_wait(self.word, self.value, ns)
+            woken = rfp_futex_wait(word, value, ns)
         self.refused = woken != 0 and rfp_now() - began < FUTILE_NS
-        fe.sleeping -= 1
+        fe.sleepers.remove(self)
         self.woken = woken != 0
         PyErr_CheckSignals()
         return self.woken
@@ -170,11 +173,13 @@ cdef class Watch:
             rfp_futex_wake_some(self.word, 1)
         self.woken = False
 
+    def take_over(self):
+        """Take over the wake-up of another watch, whose thread makes no attempt."""
+        self.woken = True
 
-cdef void watches_wake(frontend *fe) noexcept nogil:
-    cdef uint32_t i
-    if not fe.link.mapped or fe.link.error:
-        return
-    for i in range(fe.open.count):
-        if fe.open.items[i].id:
-            rfp_futex_wake(sequence_word(fe.open.items[i]))
+
+cdef int watches_wake(Session fe) except -1:
+    cdef Watch each
+    for each in fe.sleepers:
+        rfp_futex_wake(each.word)
+    return 0

@@ -9,9 +9,11 @@ import threading
 import time
 
 import pytest
+from polling import until
 
 import rnvm
 import rnvm.aio
+import rnvm.sleeper
 import structures
 from rfp import address as addresses
 from rfp.errors import CallerError, Closed, Forked
@@ -309,6 +311,137 @@ def test_closing_ends_the_waits_of_tasks(run, backend):
     run(main())
 
 
+def test_closing_ends_a_wait_within_a_call_of_the_thread(run, backend):
+    async def main():
+        for take in ("get", "reserve"):
+            fe = await rnvm.aio.connect(backend.address)
+            queue = await fe.open(structures.Queue, "queue")
+            wait = asyncio.create_task(
+                fe.run(lambda sync: getattr(sync, take)(timeout=float("inf")), queue)  # noqa: B023
+            )
+            await asyncio.sleep(0.05)
+            queued = asyncio.create_task(queue.put(b"never"))
+            await turns()
+            began = asyncio.get_running_loop().time()
+            await fe.close()
+            for each in (wait, queued):
+                with pytest.raises(Closed):
+                    await each
+            assert asyncio.get_running_loop().time() - began < 5
+
+    run(main())
+
+
+async def asleep(queue, count):
+    """Return once so many tasks sleep until the queue changes."""
+    while len(queue._sleeper._waiting) != count:
+        await asyncio.sleep(0.001)
+
+
+def test_one_value_wakes_two_of_many_tasks_and_the_first_one_gets_it(run, backend):
+    async def main():
+        async with (
+            rnvm.aio.connect(backend.address) as fe,
+            rnvm.aio.connect(backend.address) as two,
+        ):
+            queue = await fe.open(structures.Queue, "queue")
+            other = await two.open(structures.Queue, "queue")
+            tasks = []
+            for i in range(60):
+                tasks.append(asyncio.create_task((queue.get, queue.reserve)[i % 2](timeout=30)))
+                await turns(1)
+            await asleep(queue, 60)
+            requests = []
+            for i in range(10):
+                before = fe.figures["calls"]
+                await other.put(b"%d" % i)
+                found = await tasks[i]
+                assert (found[1] if i % 2 else found) == b"%d" % i
+                await asleep(queue, 59 - i)
+                requests.append(fe.figures["calls"] - before)
+            assert not any(task.done() for task in tasks[10:])
+            # A lock for the one, and an announcement for the other.
+            assert min(requests) <= 4
+            await other.put_many([b"many"] * 50)
+            await asyncio.gather(*tasks)
+            del queue, other
+
+    run(main())
+
+
+def test_the_end_of_a_lease_wakes_two_of_many_tasks(run, backend):
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue")
+            await queue.put(b"job")
+            token, _ = await queue.reserve()
+            tasks = [asyncio.create_task(queue.reserve(timeout=30)) for _ in range(60)]
+            await asleep(queue, 60)
+            before = fe.figures["calls"]
+            await queue.extend(token, 0.1)
+            token, job = await tasks[0]
+            await asleep(queue, 59)
+            assert job == b"job"
+            # Nobody but the first two polls, more than twice a second.
+            assert fe.figures["calls"] - before < 20
+            await queue.ack(token)
+            await queue.put_many([b"many"] * 59)
+            await asyncio.gather(*tasks)
+            del queue
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_a_notified_task_that_leaves_notifies_the_next_one(run, backend, monkeypatch, how):
+    async def main():
+        with rnvm.connect(backend.address) as other:
+            producer = structures.Queue(other, "queue")
+            async with rnvm.aio.connect(backend.address) as fe:
+                queue = await fe.open(structures.Queue, "queue")
+                tasks = []
+                for _ in range(3):
+                    tasks.append(asyncio.create_task(queue.get(timeout=30)))
+                    await turns(1)
+                await asleep(queue, 3)
+                producer.put(b"value")
+                waiting = queue._sleeper._waiting
+                until(lambda waiting=waiting: len(waiting) == 2)  # the loop is blocked
+                if how == "cancel":
+                    tasks[0].cancel()
+                else:
+                    check = fe._check
+
+                    def fail():
+                        monkeypatch.setattr(fe, "_check", check)
+                        raise KeyError
+
+                    monkeypatch.setattr(fe, "_check", fail)
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(asyncio.CancelledError if how == "cancel" else KeyError):
+                    await tasks[0]
+                assert await tasks[1] == b"value"
+                assert asyncio.get_running_loop().time() - began < 0.4  # before it polls
+                tasks[2].cancel()
+                del queue
+            del producer
+
+    run(main())
+
+
+def test_closing_ends_the_waits_of_many_tasks(run, backend):
+    async def main():
+        fe = await rnvm.aio.connect(backend.address)
+        queue = await fe.open(structures.Queue, "queue")
+        tasks = [asyncio.create_task(queue.get(timeout=float("inf"))) for _ in range(50)]
+        await asleep(queue, 50)
+        await fe.close()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each) for each in found} == {Closed}
+
+    run(main())
+
+
 def test_a_task_waits_over_a_network(run, tmp_path):
     async def main(address: str) -> None:
         async with rnvm.aio.connect(address) as fe, rnvm.aio.connect(address) as two:
@@ -406,11 +539,11 @@ def test_a_step_that_was_cancelled_gives_back_what_it_took(run, backend, monkeyp
 
 def test_a_blocked_loop_is_notified_once_of_a_change(run, backend, monkeypatch):
     notified = []
-    notify = rnvm.aio._Sleeper._notify
+    notify = rnvm.sleeper.Sleeper._notify
     monkeypatch.setattr(
-        rnvm.aio._Sleeper,
+        rnvm.sleeper.Sleeper,
         "_notify",
-        lambda self, waiting: (notified.append(1), notify(self, waiting)),
+        lambda self, future: (notified.append(1), notify(self, future)),
     )
 
     async def main():

@@ -171,7 +171,7 @@ def test_front_ends_that_close_do_not_make_a_waiter_poll(backend, connect):
     other = connect(backend)
     theirs = Queue(other, "q")
     steps = queue._getting(timeout=float("inf"))
-    watch, _ = next(steps)
+    watch, *_ = next(steps)
     waiting = Caller(lambda: watch.wait(0.3))
     other.close()
     assert waiting.result() is False  # nobody waits there: it wakes nobody
@@ -184,7 +184,7 @@ def test_front_ends_that_close_do_not_make_a_waiter_poll(backend, connect):
         other.close()
         assert isinstance(sleeper.result(), Closed)
         waiting.result()
-        watch, _ = next(steps)
+        watch, *_ = next(steps)
         assert not watch.polls
     steps.close()
 

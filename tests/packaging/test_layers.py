@@ -42,7 +42,7 @@ LAYERS = """
     rnvm.pool
     rnvm.pools
     rnvm.frontend
-    rnvm.backend        rnvm.check              rnvm.connecting
+    rnvm.backend        rnvm.check              rnvm.connecting     rnvm.sleeper
     rnvm.aio
     rnvm
     rnvm.cli
