@@ -32,8 +32,13 @@ this version, whatever writers do, so these structures never need a later moment
 structure needs one, they move on only if no query of theirs has answered, or if they have not
 changed at all.
 
-The bound
----------
+The bounds
+----------
+The headers are READ in groups of PIECES_MAX, each in one round trip, and kept locks of other
+structures are polled in between.  At most NOTES_MAX nodes are noted (32 MiB); a read transaction
+that reads more ends with CONFLICT if it needs a later moment.  So a comparison takes NOTES_MAX /
+PIECES_MAX = 8192 round trips at most, also under the locks.
+
 After PASSES_MAX passes, or EXTENSIONS_MAX later moments for one query, the locks of all structures
 are acquired, in the order of all transactions.  If no node that was read has changed, all further
 queries run under the locks.
@@ -50,14 +55,15 @@ from rnvm.frontend.operation cimport (
 from rnvm.frontend.query cimport (
     query_await_state, query_run, query_run_and_release, query_still_in, query_under_lock)
 from rnvm.frontend.read_set cimport read_set_noting, read_set_truncate
-from rnvm.frontend.remote cimport remote_read
+from rnvm.frontend.remote cimport PIECES_MAX, remote_read_pieces
 from rnvm.frontend.state cimport frontend, instance, node, note
 from rnvm.frontend.status cimport AGAIN, CONFLICT, LATE, NO_MEMORY, OK
 from rnvm.frontend.version_query cimport session_still_valid
 from rnvm.frontend.version_root cimport read_newest
 from rnvm.frontend.version_use cimport (
     version_keep, version_publish_now, version_release, version_unpublish, versions_reserve)
-from rnvm.frontend.writer_lock cimport lock_acquire_kept, lock_release_kept
+from rnvm.frontend.writer_lock cimport (
+    lock_acquire_kept, lock_release_kept, locks_poll_others)
 
 cdef enum:
     PASSES_MAX = 64            # over the states, before the locks are acquired
@@ -300,13 +306,15 @@ cdef int unchanged(instance *s) noexcept nogil:
     """
     cdef frontend *fe = s.fe
     cdef note each
+    cdef note[PIECES_MAX] unknown
     cdef node *n
-    cdef rnvm_node header
-    cdef uint32_t i
-    cdef int status
+    cdef uint32_t i, count = 0
+    cdef int status = OK
     if s.kind.collect != NULL:
         # Its nodes stay whole when others replace them, and some answers need no node.
         return CONFLICT if s.answered else OK
+    if fe.read_set.over:
+        return CONFLICT                 # it has read more nodes than are noted
     for i in range(fe.read_set.count):
         each = fe.read_set.items[i]
         if each.owner != s:
@@ -315,20 +323,46 @@ cdef int unchanged(instance *s) noexcept nogil:
         # that were just executed: the cache has those nodes.
         n = cache_find(fe, each.address)
         if n != NULL and n.owner == s and n.generation == s.generation:
-            header = (<const rnvm_node *> node_bytes(n))[0]
-        else:
-            status = remote_read(fe, rnvm_offset(each.address), &header, RNVM_NODE)
-            if status != OK:
-                return status
-            if not s.entered:
-                overlay_patch(s, rnvm_offset(each.address), <char *> &header, RNVM_NODE)
-        # A node that was changed once never has its former version again, so a torn header, which
-        # the validation would find, is no false alarm either.
-        if header.version != each.version or header.crc != each.crc \
-                or header.length != each.length or header.structure != s.id \
-                or header.address != each.address:
+            if not same_node(&each, <const rnvm_node *> node_bytes(n), s.id):
+                return CONFLICT
+            continue
+        unknown[count] = each
+        count += 1
+        if count == PIECES_MAX:
+            status = unchanged_in_pool(s, unknown, count)
+            count = 0
+        if status != OK:
+            return status
+    return unchanged_in_pool(s, unknown, count)
+
+
+cdef int unchanged_in_pool(instance *s, const note *notes, uint32_t count) noexcept nogil:
+    """The same for a group of nodes, whose headers are READ in one round trip."""
+    cdef rnvm_node[PIECES_MAX] headers
+    cdef uint64_t[PIECES_MAX] offsets
+    cdef uint32_t i
+    # Thousands of groups may take longer than a lease.
+    cdef int status = locks_poll_others(s)
+    for i in range(count):
+        offsets[i] = rnvm_offset(notes[i].address)
+    if status == OK:
+        status = remote_read_pieces(s.fe, offsets, count, headers, RNVM_NODE)
+    if status != OK:
+        return status
+    for i in range(count):
+        if not s.entered:
+            overlay_patch(s, offsets[i], <char *> &headers[i], RNVM_NODE)
+        if not same_node(&notes[i], &headers[i], s.id):
             return CONFLICT
     return OK
+
+
+cdef bint same_node(const note *noted, const rnvm_node *header, uint32_t id) noexcept nogil:
+    # A node that was changed once never has its former version again, so a torn header, which the
+    # validation would find, is no false alarm either.
+    return header.version == noted.version and header.crc == noted.crc \
+        and header.length == noted.length and header.structure == id \
+        and header.address == noted.address
 
 
 # Under the locks

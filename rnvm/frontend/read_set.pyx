@@ -9,11 +9,21 @@ from rnvm.frontend.state cimport frontend, instance, node, note
 cdef enum:
     NOTES_MIN = 64             # of the first allocation
 
+cdef uint32_t NOTES_MAX = 1 << 20
+
+
+def _note_at_most(uint32_t count):
+    """Note at most so many nodes; for tests only.  Returns the limit before."""
+    global NOTES_MAX
+    before = NOTES_MAX
+    NOTES_MAX = count
+    return before
+
 
 cdef void read_set_noting(frontend *fe, bint on) noexcept nogil:
     fe.read_set.noting = on
     if not on:
-        fe.read_set.count = 0
+        read_set_truncate(fe, 0)
 
 
 cdef bint read_set_add(instance *s, node *n) noexcept nogil:
@@ -24,6 +34,9 @@ cdef bint read_set_add(instance *s, node *n) noexcept nogil:
     # The index is a hint: the note there may have been forgotten since, or be another node's.
     if i < fe.read_set.count and fe.read_set.items[i].address == n.address \
             and fe.read_set.items[i].owner == s:
+        return True
+    if fe.read_set.count >= NOTES_MAX:
+        fe.read_set.over = True
         return True
     if fe.read_set.count == fe.read_set.room:
         room = 2 * fe.read_set.room if fe.read_set.room else NOTES_MIN
@@ -40,6 +53,8 @@ cdef bint read_set_add(instance *s, node *n) noexcept nogil:
 
 cdef void read_set_truncate(frontend *fe, uint32_t count) noexcept nogil:
     fe.read_set.count = count
+    # Below the limit, all nodes that were read are noted.
+    fe.read_set.over = fe.read_set.over and count >= NOTES_MAX
 
 
 cdef void read_set_free(frontend *fe) noexcept nogil:

@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.time cimport nanosleep, timespec
 
-from rfp.core.core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
+from rfp.core.core cimport (
+    RFP_ASSERT, rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause)
 from rfp.fabric.fabric cimport READ, local_region, remote_region, work_request
 from rfp.protocol.client.client_ring cimport (
     CLOSED, DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_discard,
@@ -161,6 +162,39 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
         offset += part
         n -= part
     return OK
+
+
+cdef int remote_read_pieces(frontend *fe, const uint64_t *offsets, uint32_t count, void *to,
+                            uint32_t n) noexcept nogil:
+    cdef work_request[PIECES_MAX] works
+    cdef uint64_t part = 0
+    cdef uint32_t i, got, posted = 0
+    cdef int status = fe.link.error
+    RFP_ASSERT(count <= PIECES_MAX and count * n <= PIECES_BYTES_MAX)
+    for i in range(count):
+        got = 0
+        while status == OK and got < n:         # a piece may be in two chunks of the pool
+            if fe.link.mapped:
+                status = remote_read(fe, offsets[i], <char *> to + <uint64_t> i * n, n)
+                break
+            if posted == PIECES_MAX:
+                status = remote_transfers(fe, works, <int> posted, fe.link.deadline_ns)
+                posted = 0
+            if status == OK:
+                status = remote_place(fe, offsets[i] + got, n - got, &works[posted].remote,
+                                      &works[posted].remote_offset, &part)
+            works[posted].opcode = READ
+            works[posted].local = fe.link.buffer
+            works[posted].local_offset = fe.link.landing_at + <uint64_t> i * n + got
+            works[posted].length = part
+            got += <uint32_t> part
+            posted += 1
+            fe.stats.reads += 1
+    if status != OK or fe.link.mapped or not count:
+        return status
+    status = remote_transfers(fe, works, <int> posted, fe.link.deadline_ns)
+    memcpy(to, fe.link.buffer.base + fe.link.landing_at, <uint64_t> count * n)
+    return status
 
 
 # Calls

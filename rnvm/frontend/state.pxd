@@ -237,6 +237,7 @@ cdef struct call_scope:        # owner: operation
 
 cdef struct notes:             # owner: read_set
     bint noting                # each node that a query gets is noted
+    bint over                  # some were not: they are too many
     note *items
     uint32_t count
     uint32_t room

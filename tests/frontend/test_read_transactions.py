@@ -7,7 +7,9 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,8 +27,9 @@ from rfp.errors import (
     ReadConflict,
     RfpError,
 )
+from rnvm.frontend import read_set
 from rnvm.testing.sample_structure import Sample
-from structures import BPlusTree, HashTable, MVBPlusTree
+from structures import BST, BPlusTree, HashTable, MVBPlusTree
 
 from .conftest import Connect, new_path, open_backend
 from .processes import address_of, served
@@ -355,6 +358,95 @@ def test_an_iteration_sees_one_moment(direct: rnvm.Backend, connect: Connect) ->
         for _ in range(5):
             items = fe.read(lambda t: dict(t.items()), mine)
             assert len({items[b"%05d" % n] for n in (1, 1500, 2999)}) == 1
+
+
+# --- What a later moment costs
+
+
+def tree_and_sample(fe: rnvm.FrontEnd, other: rnvm.FrontEnd, count: int) -> tuple[BST, Sample]:
+    """Return a tree whose nodes are all in the front-end's cache, and a structure without any."""
+    Sample(other, "s").add(1)
+    tree, sample = BST(fe, "tree"), Sample(fe, "s")
+    tree.bulk_load((b"%05d" % n, b"0") for n in range(count))
+    for each in (fe, other):
+        release(each)
+    return tree, sample
+
+
+def test_a_later_moment_reads_the_headers_of_many_nodes_in_one_round_trip(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    rtt = 0.02
+    with rnvm.connect(f"{direct.address}?rtt={rtt * 1e6:.0f}us", timeout=60) as fe:
+        other = connect(direct, timeout=20)
+        tree, sample = tree_and_sample(fe, other, 500)
+        theirs = BST(other, "tree"), Sample(other, "s")
+        with fe.read_transaction(tree, sample):
+            assert len(list(tree.range(b"00000", b"00450"))) == 450
+            theirs[0][b"00499"] = b"1"
+            theirs[1].add(1)
+            release(other)
+            before, began = fe.figures["reads"], time.monotonic()
+            assert sample.numbers() == (2, 2)
+            assert fe.figures["reads"] - before > 400
+            assert time.monotonic() - began < 100 * rtt
+        assert (fe.figures["extensions"], fe.figures["conflicts"]) == (2, 0)
+
+
+def test_kept_locks_are_given_back_while_many_headers_are_read(connect: Connect) -> None:
+    rtt, lease = 0.02, 0.2
+    with new_path("direct") as path, open_backend(path, "direct", lease=lease) as backend:
+        with rnvm.connect(f"{backend.address}?rtt={rtt * 1e6:.0f}us", timeout=60) as fe:
+            other, third = connect(backend, timeout=20), connect(backend, timeout=20)
+            tree, sample = tree_and_sample(fe, other, 3000)
+            kept = Sample(fe, "kept")
+            kept.add(1)
+            theirs = BST(other, "tree"), Sample(other, "s"), Sample(third, "kept")
+            with fe.read_transaction(tree, sample):
+                assert len(list(tree.range(b"00000", b"02900"))) == 2900
+                theirs[0][b"02999"] = b"1"
+                theirs[1].add(1)
+                release(other)
+                before = fe.figures["reads"]
+
+                def ask() -> object:
+                    """Request the lock when most of the headers are still to be read."""
+                    until(lambda: fe.figures["reads"] > before + 300)
+                    return theirs[2].add(1)
+
+                with ThreadPoolExecutor(1) as pool:
+                    asked = pool.submit(ask)
+                    assert sample.numbers() == (2, 2)
+                    assert asked.result() == 2
+            assert fe.figures["conflicts"] == backend.figures()["pool"]["fenced"] == 0
+
+
+def test_a_read_transaction_of_too_many_nodes_conflicts_with_each_later_moment(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    fe, other = connect(direct), connect(direct)
+    tree, sample = tree_and_sample(fe, other, 300)
+    theirs = Sample(other, "s")
+    before = read_set._note_at_most(100)
+    try:
+        with fe.read_transaction(tree, sample):
+            assert len(list(tree)) == 300
+            assert sample.numbers() == (1, 1)
+        for count, raises in ((50, False), (300, True)):
+            theirs.add(1)
+            with contextlib.ExitStack() as stack:
+                if raises:
+                    stack.enter_context(pytest.raises(ReadConflict))
+                stack.enter_context(fe.read_transaction(tree, sample))
+                assert len(list(tree.range(None, b"%05d" % count))) == count
+                theirs.add(1)
+                BST(other, "tree")[b"00299"] = b"2"
+                release(other)
+                sample.numbers()
+        found = fe.read(lambda tree, sample: (len(list(tree)), sample.numbers()), tree, sample)
+        assert found == (300, (5, 5))
+    finally:
+        read_set._note_at_most(before)
 
 
 # --- What is refused
