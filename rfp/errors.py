@@ -19,6 +19,7 @@ invalid mode 'x' (expected auto, fetch or reply)
 from __future__ import annotations
 
 import errno
+import queue
 from collections.abc import Iterable
 from typing import Any
 
@@ -162,8 +163,8 @@ class SnapshotTooOld(ServerRefused):
     """The snapshot has ended: its memory was used again, or its session was lost."""
 
 
-class Empty(ServerRefused, LookupError):
-    """The structure contains no value to return."""
+class Empty(ServerRefused, LookupError, queue.Empty):
+    """The structure contains no value to return; also a queue.Empty of the standard library."""
 
 
 class LeaseEnded(ServerRefused, LookupError):

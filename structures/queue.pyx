@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
+from rfp.protocol.client.client_base cimport number_of, wait_seconds_of
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport OK, Structure, register_kind, room_for, structure_identity
 from structures.arguments cimport value_argument
@@ -176,7 +177,7 @@ cdef class Queue(Structure):
         cdef bytes raw = value_argument(self, value)
         cdef later when
         cdef bytes operation
-        if delay is None or delay == 0:
+        if delay is None or number_of("delay", delay) == 0:
             self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
             return
         when.due = self.end_of("delay", delay)
@@ -282,7 +283,8 @@ cdef class Queue(Structure):
 
     def _taking(self, take, timeout, caller):
         """A generator of the waits of get() and reserve(); its caller gets what was taken, too."""
-        if timeout == 0 or self._in_scope():   # no other thread can change the queue
+        # In a scope of this thread no other thread can change the queue.
+        if wait_seconds_of(timeout) == 0 or self._in_scope():
             found = self.at_once(take)
         else:
             found = yield from self._waiting(self._seconds_to_next, take, timeout, caller)
@@ -423,7 +425,7 @@ cdef class Queue(Structure):
 
     cdef uint64_t end_of(self, str name, object value) except 0:
         """Return the moment (ns since 1970) so many seconds from now; name: of the argument."""
-        cdef double seconds = value
+        cdef double seconds = number_of(name, value)
         if not 0 < seconds <= LEASE_S_MAX:
             raise InvalidArgument(f"{name} must be positive and at most "
                                   f"{LEASE_S_MAX:.0e}, got {value!r}", hint="give seconds")

@@ -6,7 +6,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from rfp.protocol.client.client_base cimport seconds_of
+from rfp.protocol.client.client_base cimport wait_seconds_of
 from rnvm.format.layout cimport (
     RNVM_OPERATION_HEAD_MAX, RNVM_OTHER_CHANGES_MAX, RNVM_VALUE_BYTES_MIN, rnvm_longest_record,
 )
@@ -259,11 +259,6 @@ def codec_name(codec):
 
 
 # Waiting
-
-
-cdef double seconds_to_wait(object timeout) except -1:
-    """The seconds of timeout=; infinite: the longest time that a deadline may have."""
-    return TIME_S_MAX if timeout == float("inf") else seconds_of(timeout)
 
 
 cdef double seconds_until(object deadline):
@@ -585,7 +580,7 @@ cdef class Structure:
             Closed: the front-end is being closed
         """
         cdef FrontEnd fe = front_of(self)
-        cdef double seconds = seconds_to_wait(timeout), left = seconds, ahead = 0
+        cdef double seconds = wait_seconds_of(timeout), left = seconds, ahead = 0
         cdef bint begun = False
         cdef Watch watch = watch_of(self, fe, self.c)
         deadline = clock.deadline_in(seconds)

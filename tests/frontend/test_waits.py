@@ -15,7 +15,7 @@ import pytest
 from polling import until
 
 import rnvm
-from rfp.errors import Closed, ConnectionFailed, Empty, InvalidArgument
+from rfp.errors import Closed, ConnectionFailed, Empty, InvalidArgument, WrongType
 from structures import Queue
 
 from .conftest import new_path, open_backend
@@ -102,9 +102,12 @@ def test_a_wait_ends_with_its_time(backend, connect):
         queue.reserve(timeout=0.05)
     assert queue.get(None, timeout=0.05) is None
     assert 0.15 <= time.monotonic() - began < LONG
-    for timeout in (-1, float("nan"), "soon"):
-        with pytest.raises((InvalidArgument, TypeError)):
-            queue.get(timeout=timeout)
+    for timeout in (-1, float("nan"), "soon", True, False):
+        for scope in (contextlib.nullcontext(), queue.fe.batch(), queue.fe.transaction(queue)):
+            with scope, pytest.raises((InvalidArgument, WrongType), match="timeout must be"):
+                queue.get(timeout=timeout)
+            with scope, pytest.raises((InvalidArgument, WrongType), match="timeout must be"):
+                queue.reserve(timeout=timeout)
     with pytest.raises(Empty):
         queue.reserve(timeout=0)
     queue.put(b"value")

@@ -6,6 +6,7 @@ Failures at every step, readers among writers, every size.
 from __future__ import annotations
 
 import contextlib
+import queue as standard_queue
 import time
 
 import pytest
@@ -20,6 +21,25 @@ from .models import INLINE, LONGEST, NEVER, OVER, QueueModel, queue_lengths
 
 class Undo(Exception):
     pass
+
+
+def test_an_empty_queue_raises_what_the_standard_library_names_so():
+    queue = Queue(Memory(), "q")
+    for take in (queue.get, queue.peek, queue.reserve):
+        with pytest.raises(standard_queue.Empty):
+            take()
+        with pytest.raises(LookupError):
+            take()
+
+
+def test_times_are_numbers_and_no_flags():
+    queue = Queue(Memory(), "q")
+    for wrong in (True, False, "", "1"):
+        with pytest.raises(WrongType, match="delay must be a number of seconds"):
+            queue.put(b"value", delay=wrong)
+        with pytest.raises(WrongType, match="lease must be a number of seconds"):
+            queue.reserve(lease=wrong)
+    assert len(queue) == queue.delayed == 0
 
 
 class Machine(QueueModel):

@@ -127,4 +127,6 @@ cdef object finish_ping(ClientBase client, client_call *c, const rfp_response_he
 
 # Checks of arguments.
 cdef double seconds_of(object timeout) except -1
+# The same for a call that waits.  0: it does not wait; infinite: TIME_S_MAX.
+cdef double wait_seconds_of(object timeout) except -1
 cdef double number_of(str name, object value) except? -1

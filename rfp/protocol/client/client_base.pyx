@@ -660,8 +660,17 @@ cdef double seconds_of(object timeout) except -1:
     return seconds
 
 
+cdef double wait_seconds_of(object timeout) except -1:
+    cdef double seconds = number_of("timeout", timeout)
+    if seconds == 0:
+        return 0
+    return TIME_S_MAX if seconds == float("inf") else seconds_of(timeout)
+
+
 cdef double number_of(str name, object value) except? -1:
     """Return a number of seconds; infinity if it does not fit into a float."""
+    if isinstance(value, bool):          # get(True, 5) of other queues: block, timeout
+        raise WrongType(f"{name} must be a number of seconds, not {shown(value)}")
     try:
         return value
     except TypeError:
