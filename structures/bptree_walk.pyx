@@ -5,6 +5,7 @@ from libc.string cimport memcpy
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, top_read, tree_top
+from structures.key_partition cimport key_is_misplaced
 from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF
 from structures.ordered_operations cimport bound
 from structures.page cimport (
@@ -40,6 +41,8 @@ cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept 
             return fault(s, p.node.address, b"a key is below the range of its page")
         if high.key != NULL and keys_compare(e.key, e.key_length, high.key, high.length) >= 0:
             return fault(s, p.node.address, b"a key is above the range of its page")
+        if not p.level and key_is_misplaced(s, e.key, e.key_length):
+            return fault(s, p.node.address, b"a key is in the wrong partition")
         before = e
     if total != PAGE_BYTES - p.heap:
         return fault(s, p.node.address, b"a page's free space does not match its header")

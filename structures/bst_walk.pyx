@@ -8,6 +8,7 @@ from structures.bst_nodes cimport (
     HEIGHT_MAX, HIGHER, LOWER, bst_read, bst_top, entry, entry_of, is_inside, top_read,
     value_address,
 )
+from structures.key_partition cimport key_is_misplaced
 from structures.layout cimport (
     KEY_MAX, KEY_OF, LINK_DEEP, VALUE_NODE, VALUE_OF, bst_address, bst_length, bst_node,
 )
@@ -27,6 +28,8 @@ cdef int check_order(instance *s, const bst_node *node, survey *w) noexcept nogi
     cdef uint32_t length = KEY_OF(node.sizes)
     if w.last_length and keys_compare(w.last, w.last_length, node.key, length) >= 0:
         return fault(s, node.node.address, b"the keys of the tree are not in order")
+    if key_is_misplaced(s, node.key, length):
+        return fault(s, node.node.address, b"a key is in the wrong partition")
     memcpy(w.last, node.key, length)
     w.last_length = length
     return OK

@@ -7,6 +7,7 @@ from structures.directory cimport directory_walk
 from structures.hash_buckets cimport (
     chain_begin, chain_next, chain_scan, entry_at, hash_of, locate, node_of, place, root_of,
 )
+from structures.key_partition cimport key_is_misplaced
 from structures.layout cimport (
     BUCKET_BYTES, BUCKET_FIRST, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, VALUE_NODE, hash_bucket_of,
     hash_entry, hash_entry_size, hash_key_at, hash_outside, hash_root,
@@ -33,6 +34,8 @@ cdef int walk_entry(instance *s, const hash_root *root, const chain_scan *c,
     if (hash_of(root, key, KEY_OF(entry.sizes)) != entry.hash
             or hash_bucket_of(entry.hash, root.buckets) != c.index):
         return fault(s, c.address, b"an entry is in the wrong bucket for its key")
+    if key_is_misplaced(s, key, KEY_OF(entry.sizes)):
+        return fault(s, c.address, b"a key is in the wrong partition")
     outcome = locate(s, root, key, KEY_OF(entry.sizes), &first)
     if outcome < 0:
         return outcome

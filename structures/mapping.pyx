@@ -15,7 +15,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from rfp.core.core cimport rfp_crc32c
 from rnvm.format.layout cimport RNVM_NAME_MAX
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
@@ -23,6 +22,7 @@ from rnvm.frontend.structure cimport (
     OK, Structure, fault, pool_bytes, root_read, version_read,
 )
 from structures.arguments cimport key_argument, key_or_none, value_argument
+from structures.key_partition cimport partition_of_key
 from structures.layout cimport KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
 from structures.mapping_operations cimport (
     CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, POP_SAME, SET, SET_DEFAULT, digest,
@@ -129,8 +129,8 @@ cdef class Mapping(Structure):
         cdef uint32_t number
         if self.others is None:
             return self
-        number = <uint32_t> (<uint64_t> rfp_crc32c(0, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-                             * self.partitions >> 32)
+        number = partition_of_key(PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key),
+                                  self.partitions)
         return <Mapping> self.others[number - 1] if number else self
 
     def _entry_name(self):

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
+from structures.key_partition cimport key_is_misplaced
 from structures.layout cimport (
     KEY_MAX, KEY_OF, SKIP_INLINE, SKIP_LEVELS, VALUE_MAX, VALUE_NODE, VALUE_OF, skip_link,
     skip_root, skip_tower,
@@ -38,6 +39,8 @@ cdef int check_tower(instance *s, const skip_tower *node, const skip_link *at,
         return fault(s, at.address, b"a value exceeds the longest value")
     if w.count and keys_compare(w.key, w.length, tower_key(node), length) >= 0:
         return fault(s, at.address, b"the keys of the skip list are not in order")
+    if key_is_misplaced(s, tower_key(node), length):
+        return fault(s, at.address, b"a key is in the wrong partition")
     if node.levels != levels_of(w.seed, tower_key(node), length):
         return fault(s, at.address, b"the levels of a node do not match its key")
     if not same(&node.back, &w.last):

@@ -16,6 +16,8 @@ from rnvm.frontend.structure cimport kind_of
 from rnvm.frontend.leak_check cimport reach, reachable
 from rnvm.pool.pool cimport Pool
 
+from rnvm.format import partitions
+
 cdef enum:
     BUDGET = 16 << 20          # bytes of nodes that are cached
 
@@ -66,6 +68,7 @@ def examine(Pool pool not None, bytes name not None):
     s.slabs = entry.root
     s.root = entry.root + sizeof(rnvm_slabs)
     s.number = pool.c.structures[index].number
+    _, s.partition, s.partitions = partitions.parsed(name)
     s.holds = s.entered = True
     with nogil:
         found = reach(s, &counted)

@@ -189,6 +189,7 @@ cdef class FrontEnd(Session):
         s.root = opened.root + sizeof(rnvm_slabs)
         s.number = opened.number
         s.seen = 1
+        _, s.partition, s.partitions = partitions.parsed(structure._entry_name())
         return 0
 
     cdef int look_up(self, object structure, instance *s, bint create,

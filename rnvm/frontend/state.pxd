@@ -339,6 +339,9 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     const char *fault
     # the structure's own
     void *own
+    # of a mapping with partitions: which one it is, and how many there are; 0: it has none
+    uint32_t partition
+    uint32_t partitions
 
 cdef struct kind:
     uint32_t number

@@ -23,6 +23,7 @@ from rfp.errors import (
     InvalidArgument,
     NotFound,
     ReadConflict,
+    StructureDamaged,
     WrongKind,
 )
 from rnvm import pools
@@ -63,6 +64,25 @@ def keys_of_partitions(mapping: Any, count: int) -> list[list[bytes]]:
         if len(place) < count:
             place.append(key)
     return list(found.values())
+
+
+@each_of(SPLIT)
+def test_a_key_in_the_wrong_partition_is_damage(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "pool"
+    with rnvm.Backend(path, size="16MiB", assume_persistent=True) as backend:
+        with rnvm.connect(backend.address, timeout=20) as fe:
+            mapping = kind(fe, "m", partitions=4)
+            first, second, *_ = keys_of_partitions(mapping, 20)
+            for key in first + second:
+                mapping[key] = b"v"
+            mapping.check()
+            mapping.partition(second[0]).structure[first[0]] = b"v"
+            with pytest.raises(StructureDamaged, match="wrong partition"):
+                mapping.check()
+            del mapping
+    [finding] = check(path).findings
+    assert "wrong partition" in finding.what
+    assert "partition 1 of 4" in finding.where
 
 
 # --- The whole interface
