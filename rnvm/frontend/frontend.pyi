@@ -1,9 +1,11 @@
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeVar
 
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.opener import Opener
+from rnvm.frontend.scope import Batch as Batch
+from rnvm.frontend.scope import ReadTransaction as ReadTransaction
+from rnvm.frontend.scope import Transaction as Transaction
 from rnvm.frontend.session import Session
 
 _Value = TypeVar("_Value")
@@ -47,48 +49,6 @@ class FrontEnd(Session):
     def __enter__(self) -> FrontEnd: ...
     def __exit__(self, *_: object) -> None: ...
     def __del__(self) -> None: ...
-
-class Batch:
-    fe: FrontEnd
-    def __new__(cls, fe: FrontEnd) -> Batch: ...
-    def __enter__(self) -> FrontEnd: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-class Transaction:
-    fe: FrontEnd
-    structures: tuple[Any, ...]
-    timeout: float | None
-    def __new__(
-        cls, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None
-    ) -> Transaction: ...
-    def __enter__(self) -> FrontEnd: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-class ReadTransaction:
-    fe: FrontEnd
-    structures: tuple[Any, ...]
-    timeout: float | None
-    locked: bool
-    def __new__(
-        cls, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None, locked: bool = False
-    ) -> ReadTransaction: ...
-    def __enter__(self) -> FrontEnd: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 def forget_parents_handles() -> None: ...
 def close_handles() -> None: ...

@@ -1,6 +1,6 @@
 # cython: nonecheck=True
-"""The front-end: a session at a back-end, and the structures that are open in it; batches and
-transactions.  docs/rnvm.md states its guarantees."""
+"""The front-end: a session at a back-end, and the structures that are open in it.  docs/rnvm.md
+states its guarantees; scope.pyx has its batches and transactions."""
 
 import os
 import weakref
@@ -8,7 +8,7 @@ import weakref
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from rfp.core.core cimport rfp_now
@@ -16,16 +16,13 @@ from rfp.protocol.client.client_base cimport seconds_of
 from rnvm.format.layout cimport RNVM_NAME_MAX, rnvm_structure_index, rnvm_up
 from rnvm.format.messages cimport *
 from rnvm.format.node cimport rnvm_slabs
-from rnvm.frontend.log_writer cimport in_doubt_clear
-from rnvm.frontend.moment cimport moment_begin, moment_end
-from rnvm.frontend.node_cache cimport cache_init, cache_trim
+from rnvm.frontend.node_cache cimport cache_init
 from rnvm.frontend.operation cimport (
-    locks_return, scope_set_batching, scope_set_transacting, structure_begin, structure_close,
-    structures_release, transaction_commit)
+    locks_return, structure_begin, structure_close, transaction_commit)
 from rnvm.frontend.remote cimport (
     link_set_deadline, remote_apply_logs, session_fail)
 from rnvm.frontend.session cimport Session
-from rnvm.frontend.state cimport doubt, instance
+from rnvm.frontend.state cimport instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
 from rnvm.frontend.watch cimport watches_wake
 
@@ -36,7 +33,7 @@ from rfp.core.forks import in_child, notice
 from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rnvm.format import partitions
-from rnvm.frontend.session import unknown
+from rnvm.frontend.scope import Batch, ReadTransaction, Transaction
 
 cdef enum:
     FIND_BYTES = 300           # of a request that opens a structure, at most
@@ -591,313 +588,3 @@ def close_handles():
 
 in_child(forget_parents_handles)
 at_exit(close_handles)
-
-
-# Batches and transactions
-
-
-cdef class Batch:
-    """The result of `FrontEnd.batch()`: operations are durable one by one, and their changes are
-    written together."""
-    cdef readonly Session fe
-
-    def __cinit__(self, Session fe not None):
-        self.fe = fe
-
-    def __reduce__(self):
-        raise not_copied(self, "begin another one")
-
-    def __enter__(self):
-        cdef Session fe = self.fe
-        fe.acquire_call(None)
-        try:
-            if fe.c.scope.batching or fe.open_transaction is not None:
-                raise CallerError("a batch or a transaction is open already", hint="end it first")
-            fe.ensure_session()
-            fe.lock.reserve(True)
-            fe.open_batch = self
-            scope_set_batching(&fe.c, True)
-        finally:
-            fe.release_call()
-        return fe
-
-    def __exit__(self, kind, error, trace):
-        cdef Session fe = self.fe
-        cdef int status
-        if fe.is_forked and fe.open_batch is self:      # it is the parent's
-            return
-        acquire_to_end(fe, fe.open_batch is self)
-        try:
-            if fe.open_batch is not self:
-                if kind is None:
-                    raise not_open("batch")
-                return
-            if fe.open_transaction is not None:
-                raise CallerError("a transaction is open in this batch",
-                                  hint="end the transaction first")
-            with nogil:
-                status = transaction_commit(&fe.c)
-            scope_set_batching(&fe.c, False)
-            while status != OK and (status == LOST or status == FENCED):
-                # Each operation is durable by itself, and the next holder of its structure's lock
-                # executes it again: acquire the locks, so that this front-end does.
-                written = [each for each in fe.structures.values() if each._was_entered()]
-                fe.connect_again()
-                status = OK
-                for each in written:
-                    status = status or each._take_lock()
-            with nogil:
-                structures_release(&fe.c)
-            cache_trim(&fe.c)
-            if fe.c.link.error:
-                fe.end()                        # so that others need not wait for the lease
-            fe.raise_for(status)
-        finally:
-            if fe.open_batch is self and fe.open_transaction is None:
-                scope_set_batching(&fe.c, False)
-                fe.open_batch = None
-                fe.lock.reserve(False)
-            fe.release_call()
-
-
-cdef class Transaction:
-    """The result of `FrontEnd.transaction()`: all of its operations count or none."""
-    cdef readonly Session fe
-    cdef readonly tuple structures     # each partition by itself, once it was begun
-    cdef readonly object timeout
-    cdef tuple asked                   # as the caller names them
-
-    def __cinit__(self, Session fe not None, tuple structures not None, timeout):
-        self.fe, self.structures, self.timeout = fe, structures, timeout
-        self.asked = structures
-
-    def __reduce__(self):
-        raise not_copied(self, "begin another one")
-
-    def __enter__(self):
-        cdef Session fe = self.fe
-        cdef int status = OK
-        fe.acquire_call(self.timeout)
-        try:
-            self.structures = all_parts(fe, self.asked)
-            fe.lock.reserve(True)
-            while True:
-                fe.ensure_session()
-                with nogil:
-                    status = transaction_commit(&fe.c)
-                if status == OK:
-                    with nogil:
-                        structures_release(&fe.c)
-                    scope_set_transacting(&fe.c, True)
-                    for each in sorted(self.structures, key=lambda each: each._index()):
-                        status = status or each._acquire()
-                    if status == OK:
-                        break
-                    scope_set_transacting(&fe.c, False)
-                    with nogil:
-                        structures_release(&fe.c)
-                if status != LOST and status != FENCED:
-                    fe.raise_for(status)
-            fe.broken = False
-            fe.open_transaction = self
-            for each in self.structures:
-                each._mark()
-        finally:
-            if fe.open_transaction is None:
-                fe.lock.reserve(fe.c.scope.batching)
-            fe.release_call()
-        return fe
-
-    def __exit__(self, kind, error, trace):
-        cdef Session fe = self.fe
-        if fe.is_forked and fe.open_transaction is self:
-            return
-        acquire_to_end(fe, fe.open_transaction is self)
-        try:
-            if fe.open_transaction is not self:
-                if kind is None:
-                    raise not_open("transaction")
-                return
-            if kind is not None or fe.broken or fe.c.link.error:
-                fe.discard_transaction()
-                if kind is None:
-                    raise self.nothing_done("during a transaction")
-            else:
-                self.commit()
-        finally:
-            if fe.open_transaction is self:
-                scope_set_transacting(&fe.c, False)
-                fe.open_transaction = None
-                fe.lock.reserve(fe.c.scope.batching)
-            fe.release_call()
-
-    cdef int commit(self) except -1:
-        cdef Session fe = self.fe
-        cdef doubt written
-        cdef uint32_t session
-        cdef uint64_t epoch, ticket
-        cdef int status
-        with nogil:
-            in_doubt_clear(&fe.c)
-            status = transaction_commit(&fe.c)
-        if status != OK and not fe.c.link.error:
-            fe.discard_transaction()            # nothing was written
-            fe.raise_for(status)
-        scope_set_transacting(&fe.c, False)
-        if status == LOST or status == FENCED:
-            written = fe.c.in_doubt
-            session, epoch, ticket = fe.c.session.number, fe.c.session.epoch, fe.ticket
-            try:
-                fe.connect_again()
-            except ConnectionFailed as error:
-                if written.any:
-                    raise unknown(fe.address) from error
-                raise
-            if not fe.records_count(session, epoch, ticket, &written):
-                raise self.nothing_done("at the end of a transaction")
-            return 0
-        with nogil:
-            structures_release(&fe.c)
-        cache_trim(&fe.c)
-        fe.raise_for(status)
-        return 0
-
-    cdef object nothing_done(self, str when):
-        return ConnectionFailed(
-            f"the session at {self.fe.address} was lost {when}: nothing of it was done",
-            hint="repeat the transaction")
-
-
-cdef class ReadTransaction:
-    """The result of `FrontEnd.read_transaction()`: its queries see one moment."""
-    cdef readonly Session fe
-    cdef readonly tuple structures
-    cdef readonly object timeout
-    cdef readonly bint locked
-    cdef tuple asked
-    cdef instance **named
-    cdef uint32_t count
-
-    def __cinit__(self, Session fe not None, tuple structures not None, timeout, bint locked=False):
-        self.fe, self.structures, self.timeout, self.locked = fe, structures, timeout, locked
-        self.asked = structures
-
-    def __dealloc__(self):
-        free(self.named)
-
-    def __reduce__(self):
-        raise not_copied(self, "begin another one")
-
-    def __enter__(self):
-        cdef Session fe = self.fe
-        cdef int status
-        fe.acquire_call(self.timeout)
-        try:
-            self.structures = all_parts(fe, self.asked)
-            self.list_instances()
-            fe.lock.reserve(True)
-            while True:
-                fe.ensure_session()
-                with nogil:
-                    status = transaction_commit(&fe.c)
-                    if status == OK:
-                        structures_release(&fe.c)
-                        status = moment_begin(&fe.c, self.named, self.count, self.locked)
-                        if status != OK:
-                            moment_end(&fe.c)
-                if status == OK:
-                    break
-                if status != LOST and status != FENCED:
-                    fe.raise_for(status)
-            fe.open_transaction = self
-            for each in self.structures:
-                each._mark()
-        finally:
-            if fe.open_transaction is None:
-                fe.lock.reserve(fe.c.scope.batching)
-            fe.release_call()
-        return fe
-
-    cdef int list_instances(self) except -1:
-        """Lists the structures' instances in the order of their naming entries."""
-        free(self.named)
-        self.count = 0
-        self.named = <instance **> malloc(len(self.structures) * sizeof(instance *))
-        if self.named == NULL:
-            raise MemoryError()
-        for each in sorted(self.structures, key=lambda each: each._index()):
-            self.named[self.count] = <instance *> <size_t> each._instance()
-            self.count += 1
-        return 0
-
-    def __exit__(self, kind, error, trace):
-        cdef Session fe = self.fe
-        cdef int status
-        if fe.is_forked and fe.open_transaction is self:
-            return
-        acquire_to_end(fe, fe.open_transaction is self)
-        try:
-            if fe.open_transaction is not self:
-                if kind is None:
-                    raise not_open("read transaction")
-                return
-            with nogil:
-                # Under its locks, they must have been its own to the end.
-                status = transaction_commit(&fe.c) if fe.c.moment.locked else OK
-                status = moment_end(&fe.c) or status
-            cache_trim(&fe.c)
-            if kind is None:
-                if status == LOST or status == FENCED:
-                    raise ConnectionFailed(
-                        f"the session at {fe.address} was lost during a read transaction",
-                        hint="repeat the transaction")
-                fe.raise_for(status)
-        finally:
-            if fe.open_transaction is self:
-                fe.open_transaction = None
-                fe.lock.reserve(fe.c.scope.batching)
-            fe.release_call()
-
-
-cdef tuple all_parts(Session fe, tuple structures):
-    """The structures that a transaction names, each partition by itself.
-
-    Some of one mapping may be named with partition(key), also the same one several times.
-    """
-    cdef list parts = []
-    cdef object each, whole, part
-    cdef bint alone
-    if fe.open_transaction is not None:
-        raise CallerError("a transaction is open already", hint="end it first")
-    if not structures or len({id(s) for s in structures}) != len(structures):
-        raise InvalidArgument("a transaction must name one or more different structures")
-    for each in structures:
-        whole = getattr(each, "_partition_of", each)
-        alone = whole is not each
-        if fe.structures.get(getattr(whole, "name", None)) is not whole:
-            raise InvalidArgument(f"{each!r} is not an open structure of this front-end")
-        for part in each._parts():
-            if alone and not any([part is own for own in whole._parts()]):
-                raise InvalidArgument(f"{each!r} is not a partition of {whole!r}")
-            if not any([part is other for other in parts]):
-                parts.append(part)
-    return tuple(parts)
-
-
-cdef int acquire_to_end(Session fe, bint open) except -1:
-    """Begins the call that ends a batch or a transaction, in any thread: a generator is not always
-    closed in the thread that began it."""
-    if open:
-        fe.lock.reserve(True)
-    try:
-        fe.acquire_call(None)
-    except BaseException:
-        if open:
-            fe.lock.abandon()
-        raise
-    return 0
-
-
-cdef object not_open(str what):
-    return CallerError(f"this {what} is not under way",
-                       hint="it ended before, or the thread that began it did")
