@@ -1,51 +1,46 @@
 """Queue: put at one end and get at the other; or reserve, and acknowledge when the work is done.
 
-This file has the class: arguments, tokens, codecs and iterations.  Each method is one operation
-(queue_operations) or one query (queue_queries); queue_segments and queue_reservations have the
-nodes, queue_walk the checks.
+This file has the class: the methods that change a queue, and the waits; queue_contents has those
+that change nothing.  Each method is one operation (queue_operations) or one query (queue_queries);
+queue_segments and queue_reservations have the nodes, queue_walk the checks.
 """
 
 import os
 import warnings
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rfp.protocol.client.client_base cimport number_of, wait_seconds_of
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport OK, Structure, register_kind, room_for, structure_identity
+from rnvm.frontend.structure cimport OK, register_kind, room_for
 from structures.arguments cimport value_argument
-from structures.layout cimport LEASE_NEVER, VALUE_MAX, queue_root
+from structures.layout cimport LEASE_NEVER, queue_root
+from structures.queue_contents cimport QueueContents
 from structures.queue_operations cimport (
     ACK, EXHAUSTED, EXTEND, GET, NACK, NOT_YOURS, PUT, PUT_LATER, PUT_MANY, RESERVE,
     extend_bytes, later, moment, nack_bytes, queue_apply, ticket, upcoming,
 )
 from structures.queue_queries cimport (
-    cursor, find_upcoming, list_reserved, list_returned, measure, next_query, pass_damaged,
-    read_next, read_returned, read_segment, reservation, sizes, slot_query,
+    find_upcoming, next_query, read_next, read_returned, slot_query,
 )
 from structures.queue_segments cimport EMPTY
 from structures.queue_walk cimport queue_walk
-from structures.values cimport values_in
+from structures.value_structure cimport RAISE
 from structures.wall_clock cimport wall_clock_ns
 
 from rfp.core import clock
 from rfp.errors import (
-    DeadlineExceeded, Empty, InvalidArgument, LeaseEnded, NotFound, OutOfMemory, StructureDamaged,
-    TooLarge, Undecodable, WrongKind, WrongType)
-
-cdef struct token_bytes:       # the token of reserve(), ack(), nack() and extend()
-    uint64_t identity          # of the queue in its pool, for this incarnation of its name
-    ticket t
+    DeadlineExceeded, InvalidArgument, LeaseEnded, NotFound, OutOfMemory, StructureDamaged,
+    TooLarge, WrongKind, WrongType)
+from structures.queue_contents import Reservation  # no-cython-lint: users import it from here
 
 cdef kind queue_kind
 queue_kind.number, queue_kind.format, queue_kind.root = 1, 3, sizeof(queue_root)
 queue_kind.apply, queue_kind.walk = queue_apply, queue_walk
 
-cdef object RAISE = object()
 cdef object UNFINISHED = ()            # what take() returns after MOVES_MAX moves: call it again
 cdef object UNMOVABLE = (OutOfMemory, TooLarge, NotFound, StructureDamaged)
 
@@ -57,27 +52,9 @@ cdef enum:
 cdef double LEASE_S_MAX = 1e9
 cdef uint32_t DELIVERIES = 5           # before a value is buried, unless the caller chooses
 cdef uint32_t DELIVERIES_MAX = 1000000
-cdef Py_ssize_t MANY_BYTES = 16384     # of the values that one operation puts
-
-# Of an identity: all but the incarnation of the naming entry (rnvm_structure()), which rises with
-# each drop().
-cdef uint64_t ANY_INCARNATION = 0xffffffff0000ffff
 
 
-class Reservation(NamedTuple):
-    """An element of `Queue.reservations()`.
-
-    - token: For ack(), nack() and extend().
-    - left: Seconds until the lease ends, by this host's clock; below 0: it has ended.
-    - deliveries: How often the value was delivered by reserve(), this reservation included.
-    """
-
-    token: bytes
-    left: float
-    deliveries: int
-
-
-cdef class Queue(Structure):
+cdef class Queue(QueueContents):
     """A persistent queue of values, shared by any number of producers and consumers.
 
     This is the queue of the paper (rNVM, section 5).  Values have 0 bytes to `largest_value`, which
@@ -205,42 +182,7 @@ cdef class Queue(Structure):
         >>> jobs.put_many(b"%d" % i for i in range(1000))
         1000
         """
-        cdef list some = []
-        cdef bytes raw
-        cdef Py_ssize_t n = 0, nbytes = 0
-        for value in values:
-            raw = value_argument(self, value)
-            if some and nbytes + len(raw) > MANY_BYTES:
-                self.put_some(some, timeout)
-                some = []
-                nbytes = 0
-            some.append(raw)
-            nbytes += 16 + len(raw)
-            n += 1
-        self.put_some(some, timeout)
-        return n
-
-    cdef int put_some(self, list values, object timeout) except -1:
-        """Put values in one operation if it fits into the log, else in two."""
-        cdef bytearray operation
-        cdef bytes raw
-        cdef uint32_t length
-        cdef Py_ssize_t half = len(values) // 2
-        if not half:
-            for raw in values:
-                self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> len(raw), timeout)
-            return 0
-        operation = bytearray()
-        for raw in values:
-            length = <uint32_t> len(raw)
-            operation += (<const char *> &length)[:4]
-            operation += raw
-        try:
-            self.execute(PUT_MANY, operation, <uint32_t> len(operation), timeout)
-        except TooLarge:
-            self.put_some(values[:half], timeout)
-            self.put_some(values[half:], timeout)
-        return 0
+        return self.add_values(values, PUT, PUT_MANY, timeout)
 
     def get(self, default=RAISE, *, timeout=None):
         """Remove the next value from the queue and return it.
@@ -431,30 +373,6 @@ cdef class Queue(Structure):
                                   f"{LEASE_S_MAX:.0e}, got {value!r}", hint="give seconds")
         return wall_clock_ns() + <uint64_t> (seconds * 1e9) + 1
 
-    def peek(self, default=RAISE, *, timeout=None):
-        """Return the value that get() would take, or move to the dead-letter queue, now.
-
-        Args:
-            default: Returned if the queue is empty.
-            timeout: Seconds.
-
-        Raises:
-            Empty: The queue is empty, and there is no default.
-
-        Cost:
-            No round trip; 1 READ if another front-end has the writer lock.
-
-        >>> jobs = structures.Queue(fe, "jobs")
-        >>> jobs.put(b"job")
-        >>> jobs.peek()
-        b'job'
-        """
-        cdef next_query q
-        q.entry.now = wall_clock_ns()
-        if self.query(read_next, &q, timeout) == OK:
-            return self.decode(self.answer())
-        return self.default_or_raise(default)
-
     def reserve(self, *, lease=60.0, timeout=None):
         """Reserve the next value for a limited time; return (token, value).
 
@@ -618,82 +536,6 @@ cdef class Queue(Structure):
         operation.deadline = self.end_of("lease", lease)
         self.settle(EXTEND, &operation, sizeof(operation), timeout)
 
-    def reservations(self, *, timeout=None):
-        """Return all reservations that were neither acknowledged nor given back, in no order.
-
-        For values that dead consumers had reserved: nack(token) gives a value back before its lease
-        ends, even if the lease was made by a clock that is far too fast.
-
-        Args:
-            timeout: Seconds.
-
-        Returns:
-            A list of Reservation.
-
-        Cost:
-            A READ for each 24 of them that are not in the cache.
-
-        >>> jobs = structures.Queue(fe, "jobs")
-        >>> jobs.put(b"job")
-        >>> token, job = jobs.reserve(lease=3600)
-        >>> for reservation in jobs.reservations():
-        ...     jobs.nack(reservation.token)
-        >>> jobs.get()
-        b'job'
-        """
-        cdef bytes listed
-        cdef uint64_t began = wall_clock_ns()
-        cdef reservation each
-        cdef Py_ssize_t i
-        self.query(list_reserved, NULL, timeout)
-        listed = self.answer()
-        result = []
-        for i in range(0, len(listed), sizeof(each)):
-            memcpy(&each, PyBytes_AS_STRING(listed) + i, sizeof(each))
-            if each.deliveries:
-                result.append(Reservation(self.token(&each.t),
-                                          (<double> each.ends - <double> began) / 1e9,
-                                          each.deliveries))
-        return result
-
-    @property
-    def largest_value(self):
-        """Return the bytes of the longest value that this queue accepts.
-
-        The least of: half of the pool's memory log less 8 KiB, half of its operation log less 2
-        KiB, and 1 MiB.
-        """
-        return self.longest(VALUE_MAX)
-
-    cdef object default_or_raise(self, object default):
-        """Return the default of a call that found the queue empty; RAISE: there is none."""
-        if default is RAISE:
-            raise Empty(f"the queue {self.name!r} is empty")
-        return default
-
-    cdef bytes token(self, const ticket *t):
-        cdef token_bytes token
-        token.identity = structure_identity(self.c)
-        token.t = t[0]
-        return PyBytes_FromStringAndSize(<const char *> &token, sizeof(token))
-
-    cdef ticket ticket_of(self, bytes token) except *:
-        """Return the ticket of a token of this queue."""
-        cdef token_bytes there
-        cdef uint64_t mine
-        if len(token) != sizeof(there):
-            raise InvalidArgument("invalid token", hint="give the token that reserve() returned")
-        memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))
-        self.longest(VALUE_MAX)            # raises if it was never opened
-        mine = structure_identity(self.c)
-        if (there.identity ^ mine) & ANY_INCARNATION:
-            raise InvalidArgument(f"this token belongs to another queue than {self.name!r}",
-                                  hint="use it with its own queue")
-        if there.identity != mine:
-            raise LeaseEnded(f"the queue {self.name!r} was dropped and created again",
-                             hint="do not acknowledge the value: it was deleted with the queue")
-        return there.t
-
     cdef int settle(self, uint32_t code, const void *operation, uint32_t length,
                     object timeout) except -1:
         """Execute an operation on a reservation; raise if that has ended."""
@@ -703,152 +545,6 @@ cdef class Queue(Structure):
                              hint="do not count the value as done: it was "
                                   "reserved again, returned or acknowledged")
         return outcome
-
-    def __len__(self):
-        """Return how many values could be taken now.
-
-        Cost:
-            No round trip; 1 READ if another front-end has the writer lock.
-        """
-        cdef sizes n
-        n.now = wall_clock_ns()
-        self.query(measure, &n)
-        return n.waiting
-
-    @property
-    def reserved(self):
-        """Return how many values are reserved under a lease that has not ended.
-
-        Cost:
-            As len().
-
-        >>> structures.Queue(fe, "jobs").reserved
-        0
-        """
-        cdef sizes n
-        n.now = wall_clock_ns()
-        self.query(measure, &n)
-        return n.reserved
-
-    @property
-    def delayed(self):
-        """Return how many values wait for their time to come: they were put with a delay.
-
-        Cost:
-            As len().
-
-        >>> structures.Queue(fe, "jobs").delayed
-        0
-        """
-        cdef sizes n
-        n.now = wall_clock_ns()
-        self.query(measure, &n)
-        return n.delayed
-
-    def __iter__(self):
-        """Iterate over the values in the order of delivery, without taking them.
-
-        During concurrent puts and gets it yields each value that stays in the queue exactly once,
-        and values added or removed at most once, unless a value comes back from a reservation.
-
-        Cost:
-            A READ for each segment that is not in the cache.
-        """
-        cdef slot_query wanted
-        cdef cursor c
-        cdef bytes step
-        cdef Py_ssize_t i
-        wanted.now = wall_clock_ns()
-        self.query(list_returned, &wanted.now)
-        step = self.answer()
-        for i in range(len(step) // sizeof(ticket)):
-            memcpy(&wanted.t, PyBytes_AS_STRING(step) + i * sizeof(ticket), sizeof(ticket))
-            if self.query(read_returned, &wanted) == OK:
-                yield self.decode(self.answer())
-        c.next = c.hint = 0
-        while self.query(read_segment, &c) == OK:
-            c.next = c.then
-            c.hint = c.then_hint
-            for value in values_in(self.answer()):
-                yield self.decode(value)
-
-    def salvage(self, list damages=None):
-        """Iterate over all values that are still readable, if the queue is damaged.
-
-        That includes reserved and delayed ones.  To continue working, put these values into another
-        queue, and drop this one.
-
-        Args:
-            damages: A list, to which StructureDamaged or Undecodable is appended for each place
-                skipped.
-
-        Cost:
-            As an iteration.
-
-        >>> jobs = structures.Queue(fe, "jobs")
-        >>> jobs.put(b"job")
-        >>> damages = []
-        >>> list(jobs.salvage(damages)), damages
-        ([b'job'], [])
-        """
-        return self._salvage([] if damages is None else damages)
-
-    def _salvage(self, list damages not None):
-        cdef slot_query wanted
-        cdef cursor c
-        cdef bytes step
-        cdef Py_ssize_t i, size
-        cdef list raw = []
-        wanted.now = 0
-        for everything in (False, True):
-            size = sizeof(reservation) if everything else sizeof(ticket)
-            wanted.now = 0
-            try:
-                if everything:
-                    self.query(list_reserved, NULL)
-                else:
-                    self.query(list_returned, &wanted.now)
-            except StructureDamaged as error:
-                damages.append(error)
-            step = self.answer()
-            wanted.now = LEASE_NEVER - 1
-            for i in range(len(step) // size):
-                memcpy(&wanted.t, PyBytes_AS_STRING(step) + i * size, sizeof(ticket))
-                try:
-                    if self.query(read_returned, &wanted) == OK:
-                        raw.append(self.answer())
-                except StructureDamaged as error:
-                    damages.append(error)
-        c.next = c.hint = 0
-        while True:
-            yield from self.salvaged(raw, damages)
-            raw = []
-            try:
-                if self.query(read_segment, &c) != OK:
-                    return
-                step = self.answer()
-            except StructureDamaged as error:
-                damages.append(error)
-                step = self.answer()
-                if c.then <= c.next:  # not a value in a node of its own: the segment itself
-                    try:
-                        if self.query(pass_damaged, &c) != OK:
-                            return
-                    except StructureDamaged:
-                        return
-            c.next = c.then
-            c.hint = c.then_hint
-            raw = values_in(step)
-
-    cdef list salvaged(self, list raw, list damages):
-        """Return the decodable values of these."""
-        cdef list values = []
-        for value in raw:
-            try:
-                values.append(self.decode(value))
-            except Undecodable as error:
-                damages.append(error)
-        return values
 
 
 register_kind(&queue_kind, Queue)

@@ -2,12 +2,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rfp.errors import RfpError
-from rnvm.frontend.structure import Structure
+from structures.value_structure import ValueStructure
 
-class Stack(Structure):
+class Stack(ValueStructure):
     KIND: int
-    @property
-    def largest_value(self) -> int: ...
     def push(self, value: Any, *, timeout: float | None = None) -> None: ...
     def push_many(self, values: Iterable[Any], *, timeout: float | None = None) -> int: ...
     def pop(self, default: Any = ..., *, timeout: float | None = None) -> Any: ...

@@ -7,30 +7,27 @@ stack_walk the checks.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport OK, Structure, register_kind
+from rnvm.frontend.structure cimport OK, register_kind
 from structures.arguments cimport value_argument
-from structures.layout cimport VALUE_MAX, stack_root
+from structures.layout cimport stack_root
 from structures.stack_operations cimport (
     CLEAR_TOP, POP_TOP, PUSH, PUSH_MANY, REMAINING, descent, pass_layer,
     read_layers, read_top, stack_apply, stack_count, top_value,
 )
 from structures.stack_walk cimport stack_walk
+from structures.value_structure cimport RAISE, ValueStructure
 from structures.values cimport values_in
 
-from rfp.errors import Empty, StructureDamaged, TooLarge, Undecodable
-
-cdef enum:
-    PUSHED_BYTES = 16384       # of values in one operation
+from rfp.errors import StructureDamaged
 
 cdef kind stack_kind
 stack_kind.number, stack_kind.format, stack_kind.root = 4, 1, sizeof(stack_root)
 stack_kind.apply, stack_kind.walk = stack_apply, stack_walk
 
-cdef object RAISE = object()
 cdef uint64_t FROM_TOP = 0xffffffffffffffff
 
 
-cdef class Stack(Structure):
+cdef class Stack(ValueStructure):
     """A persistent stack of values, shared by any number of processes: last in, first out.
 
     This is the stack of the paper (rNVM, section 5).  Values have 0 bytes to `largest_value`, which
@@ -57,6 +54,9 @@ cdef class Stack(Structure):
     (2, [b'second', b'first'], b'second')
     """
     KIND = 4
+
+    def __cinit__(self, *arguments, **options):
+        self.noun = "stack"
 
     def push(self, value, *, timeout=None):
         """Put a value on top.
@@ -97,41 +97,7 @@ cdef class Stack(Structure):
         >>> undo.push_many(b"%d" % i for i in range(1000)), undo.pop()
         (1000, b'999')
         """
-        cdef list chosen = []
-        cdef bytes raw
-        cdef uint64_t n = 0, length = 0
-        for value in values:
-            raw = value_argument(self, value)
-            if chosen and length + len(raw) > PUSHED_BYTES:
-                self.push_all(chosen, timeout)
-                chosen = []
-                length = 0
-            length += 4 + len(raw)
-            chosen.append(raw)
-            n += 1
-        self.push_all(chosen, timeout)
-        return n
-
-    cdef int push_all(self, list values, object timeout) except -1:
-        """Push the values in one operation if it fits into the log, else in several."""
-        cdef bytearray operation = bytearray()
-        cdef uint32_t length
-        cdef Py_ssize_t half = len(values) // 2
-        cdef bytes raw
-        if not values:
-            return 0
-        for raw in values:
-            length = <uint32_t> len(raw)
-            operation += (<const char *> &length)[:4]
-            operation += raw
-        if half:
-            try:
-                return self.execute(PUSH_MANY, operation, <uint32_t> len(operation), timeout)
-            except TooLarge:
-                self.push_all(values[:half], timeout)
-                return self.push_all(values[half:], timeout)
-        raw = values[0]
-        return self.execute(PUSH, PyBytes_AS_STRING(raw), <uint32_t> len(raw), timeout)
+        return self.add_values(values, PUSH, PUSH_MANY, timeout)
 
     def pop(self, default=RAISE, *, timeout=None):
         """Remove the value on top and return it.
@@ -186,12 +152,6 @@ cdef class Stack(Structure):
             return self.decode(self.answer())
         return self.default_or_raise(default)
 
-    cdef object default_or_raise(self, object default):
-        """Return the default of a call that found the stack empty; RAISE: there is none."""
-        if default is RAISE:
-            raise Empty(f"the stack {self.name!r} is empty")
-        return default
-
     def clear(self, *, timeout=None):
         """Remove all values.
 
@@ -208,15 +168,6 @@ cdef class Stack(Structure):
         """
         while self.execute(CLEAR_TOP, b"", 0, timeout) == REMAINING:
             pass
-
-    @property
-    def largest_value(self):
-        """Return the bytes of the longest value that this stack accepts.
-
-        The least of: half of the pool's memory log less 8 KiB, half of its operation log less 2
-        KiB, and 1 MiB.
-        """
-        return self.longest(VALUE_MAX)
 
     def __len__(self):
         """Return how many values there are.
@@ -288,13 +239,7 @@ cdef class Stack(Structure):
                     except StructureDamaged:
                         over = True
             c.next = c.then
-            for value in values_in(step):
-                try:
-                    decoded = self.decode(value)
-                except Undecodable as error:
-                    damages.append(error)
-                else:
-                    yield decoded
+            yield from self.decodable(values_in(step), damages)
 
 
 register_kind(&stack_kind, Stack)

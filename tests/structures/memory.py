@@ -64,11 +64,13 @@ def load(name: str) -> ModuleType:
 
 for below in (
     "arguments",
+    "value_structure",
     "queue_segments",
     "queue_reservations",
     "queue_operations",
     "queue_queries",
     "queue_walk",
+    "queue_contents",
     "mapping",
     "ordered_mapping",
     "multi_version",

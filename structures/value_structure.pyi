@@ -1,0 +1,5 @@
+from rnvm.frontend.structure import Structure
+
+class ValueStructure(Structure):
+    @property
+    def largest_value(self) -> int: ...
