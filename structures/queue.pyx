@@ -33,8 +33,8 @@ from structures.wall_clock cimport wall_clock_ns
 
 from rfp.core import clock
 from rfp.errors import (
-    DeadlineExceeded, InvalidArgument, LeaseEnded, NotFound, OutOfMemory, StructureDamaged,
-    TooLarge, WrongKind, WrongType)
+    ConnectionFailed, DeadlineExceeded, InvalidArgument, LeaseEnded, NotFound, OutOfMemory,
+    StructureDamaged, TooLarge, WrongKind, WrongType)
 from structures.queue_contents import Reservation  # no-cython-lint: users import it from here
 
 cdef kind queue_kind
@@ -382,7 +382,8 @@ cdef class Queue(QueueContents):
 
         Args:
             lease: Seconds, more than 0 and at most 1e9, by the clocks (of the day) of the hosts
-                that use the queue.  It begins when the value is reserved, less 1/8 of it at most.
+                that use the queue.  It begins when the value is reserved, less 1/8 of it at most;
+                or when the call began, if the back-end cannot be reached afterwards.
             timeout: Seconds to wait for a value, as in get().
 
         Raises:
@@ -447,7 +448,8 @@ cdef class Queue(QueueContents):
     cdef bint renew(self, const ticket *given, const moment *when, object lease) except -1:
         """Begin a lease again if its operation had to wait, for a lock or a new session.
 
-        False: another consumer has the value by now.
+        False: another consumer has the value by now.  True also if that fails: the caller needs the
+        token, whose lease is then the first one or the second one.
         """
         cdef extend_bytes extended
         cdef uint64_t now = wall_clock_ns()
@@ -456,7 +458,10 @@ cdef class Queue(QueueContents):
             return True
         extended.t = given[0]
         extended.deadline = self.end_of("lease", lease)
-        return self.execute(EXTEND, <const char *> &extended, sizeof(extended)) != NOT_YOURS
+        try:
+            return self.execute(EXTEND, <const char *> &extended, sizeof(extended)) != NOT_YOURS
+        except (ConnectionFailed, DeadlineExceeded):
+            return True
 
     def ack(self, bytes token not None, *, timeout=None):
         """Acknowledge a reserved value: the work is done, and the value leaves the queue.

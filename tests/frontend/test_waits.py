@@ -169,6 +169,34 @@ def test_a_lease_begins_when_the_value_is_reserved(backend, connect):
 
 
 @pytest.mark.parametrize("medium", ["direct"])
+def test_a_reservation_whose_lease_cannot_begin_again_returns_its_token(backend, connect):
+    """Batches of other threads delay the reservation, and then its second lease for too long."""
+    fe = connect(backend, timeout=0.8)
+    queue = Queue(fe, "q")
+    queue.put(b"job")
+    go_on, entered, over = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(end: threading.Event) -> None:
+        with fe.batch():
+            entered.set()
+            assert end.wait(LONG)
+
+    first = Caller(lambda: hold(go_on))
+    assert entered.wait(LONG)
+    reserving = Caller(lambda: queue.reserve(lease=4))
+    until(lambda: asleep(reserving))
+    second = Caller(lambda: hold(over))
+    until(lambda: asleep(second))
+    time.sleep(0.55)  # more than an eighth of the lease
+    go_on.set()
+    token, job = reserving.result()
+    over.set()
+    assert (first.result(), second.result(), job) == (None, None, b"job")
+    assert reserving.seconds > 1
+    queue.ack(token)
+
+
+@pytest.mark.parametrize("medium", ["direct"])
 def test_front_ends_that_close_do_not_make_a_waiter_poll(backend, connect):
     queue = Queue(connect(backend), "q")
     other = connect(backend)
