@@ -34,6 +34,7 @@ class Model:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
+        self.moves = True  # values that were delivered so often; else they are delivered again
         self.waiting: list[bytes] = []
         self.returned: list[bytes] = []
         self.reserved: list[Reserved] = []
@@ -46,7 +47,9 @@ class Model:
         return [r for r in self.reserved + self.delayed if r.over]
 
     def exhausted(self, value: bytes) -> bool:
-        return self.most is not None and self.deliveries.get(value, 0) >= self.most
+        if self.most is None or not self.moves:
+            return False
+        return self.deliveries.get(value, 0) >= self.most
 
     def reclaim(self, order: list[bytes]) -> None:
         """Do what get() does first; leases that end at the same moment come in any order."""
