@@ -174,6 +174,13 @@ def test_the_core_workload_has_the_names_of_ycsb_and_of_go_ycsb(name):
 
 POWERS = (2**31 - 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 10**20)
 FLOATS = ("1e300", "1e-300", "0.5", "nan", "inf")
+BASES = (
+    {},
+    {"requestdistribution": "zipfian", "insertproportion": "0.5"},
+    {"requestdistribution": "exponential"},
+    {"insertcount": "10", "insertstart": "1"},
+    {"scanproportion": "1", "scanlengthdistribution": "zipfian"},
+)
 EXTREMES = ["-1", "0", "1", "3", *map(str, POWERS), *FLOATS, "", "x", "9" * 5000]
 
 
@@ -185,13 +192,8 @@ EXTREMES = ["-1", "0", "1", "3", *map(str, POWERS), *FLOATS, "", "x", "9" * 5000
 )
 def test_any_number_in_any_property_is_used_or_raises_invalid_argument(name):
     """Up to the first requests drawn: an OverflowError or MemoryError would be a traceback."""
-    for base in (
-        {},
-        {"requestdistribution": "zipfian", "insertproportion": "0.5"},
-        {"requestdistribution": "exponential"},
-        {"insertcount": "10", "insertstart": "1"},
-        {"scanproportion": "1", "scanlengthdistribution": "zipfian"},
-    ):
+    # Properties of databases and of reports do not meet those of the workload.
+    for base in BASES[:1] if "." in name else BASES:
         for text in EXTREMES:
             try:
                 p = Properties(
