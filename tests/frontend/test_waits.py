@@ -83,6 +83,7 @@ def test_each_put_wakes_a_waiting_get(backend, connect, medium, lock):
     assert late <= rounds // 20
 
 
+@pytest.mark.anywhere
 def test_reserve_waits_too(backend, connect):
     there, here = connect(backend), connect(backend)
     queue, mine = Queue(there, "q"), Queue(here, "q")
@@ -93,6 +94,7 @@ def test_reserve_waits_too(backend, connect):
     mine.ack(token)
 
 
+@pytest.mark.anywhere
 def test_a_wait_ends_with_its_time(backend, connect):
     queue = Queue(connect(backend), "q")
     began = time.monotonic()
