@@ -138,7 +138,7 @@ def test_the_answers_for_each_key_agree_with_one_order(name: str, seed: int) -> 
     run(name, seed, turns=400, actions=6)
 
 
-@pytest.mark.long
+@pytest.mark.long(25)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("name", SITUATIONS)

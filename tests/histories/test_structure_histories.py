@@ -166,7 +166,7 @@ def test_all_answers_agree_with_one_order(name: str, seed: int) -> None:
     run(name, seed, turns=200, actions=4)
 
 
-@pytest.mark.long
+@pytest.mark.long(25)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(12))
 @pytest.mark.parametrize("name", SITUATIONS)
