@@ -99,7 +99,7 @@ def test_front_ends_continue_after_a_back_end_was_killed(
             ]
             for writer in writers:
                 writer.wait_for(3)
-        for _ in range(3):
+        for _ in range(rounds(3)):
             with served(path):
                 for writer in writers:
                     writer.wait_for(10)
@@ -136,7 +136,7 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation
         sample = Sample(fe, "s")
         writer.wait_for(1)
         ours: list[int] = []
-        for _ in range(15):
+        for _ in range(rounds(15, 5)):
             time.sleep(rng.random() * 0.01)
             writer.signal(signal.SIGSTOP)
             ours += [sample.add(1) for _ in range(3)]

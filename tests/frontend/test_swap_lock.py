@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from slower import rounds
 
 import rnvm
 from rfp.errors import (
@@ -268,7 +269,7 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation
         for writer in writers:
             writer.wait_for(1)
         ours: list[int] = []
-        for i in range(15):
+        for i in range(rounds(15, 6)):
             time.sleep(rng.random() * 0.01)
             writers[i % 2].signal(signal.SIGSTOP)
             ours += [sample.add(1) for _ in range(3)]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from polling import until
+from slower import rounds
 
 import rfp
 from rfp.core import clock
@@ -211,7 +212,7 @@ def test_the_list_of_keys_may_change_during_the_call(kv: rfp.Client) -> None:
     thread = threading.Thread(target=change)
     thread.start()
     try:
-        for _ in range(50):
+        for _ in range(rounds(50, 10)):
             keys[:] = wanted
             try:
                 assert kv.get_many(keys) in (wanted, wanted[:10])

@@ -6,6 +6,7 @@ import threading
 import zlib
 
 import pytest
+from slower import rounds
 
 import rfp
 from rfp.errors import Unsupported
@@ -108,7 +109,7 @@ def test_a_walk_during_writes_never_returns_a_torn_or_foreign_value(kv, walker):
     writer.start()
     try:
         newest = dict.fromkeys(keys, 0)
-        for i in range(20_000):
+        for i in range(rounds(20_000, 8_000)):
             key = keys[i % 64]
             value = walker.get(key)
             assert zlib.crc32(value[:-4]).to_bytes(4, "little") == value[-4:]
