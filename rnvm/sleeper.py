@@ -73,7 +73,9 @@ class Sleeper:
         place.watch, place.notified = watch, False
         if self._due is not None:
             self._due.cancel()
-        self._due = self._loop.call_later(ahead, self._notify_next) if ahead < left else None
+        self._due = None
+        if ahead < SLEEP_SECONDS_MAX:  # else a poll comes first
+            self._due = self._loop.call_later(ahead, self._notify_next)
         with self._lock:
             if not self._running:
                 threading.Thread(target=self._run, name="rnvm-aio-sleeper", daemon=True).start()

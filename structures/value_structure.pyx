@@ -9,7 +9,7 @@ from structures.layout cimport VALUE_MAX
 from rfp.errors import Empty, TooLarge, Undecodable
 
 cdef Py_ssize_t MANY_BYTES = 16384     # of the values that one operation adds
-cdef Py_ssize_t ENTRY_BYTES = 16       # beside each value
+cdef Py_ssize_t OVERHEAD_BYTES = 16       # beside each value
 
 RAISE = object()
 
@@ -39,7 +39,7 @@ cdef class ValueStructure(Structure):
                 some = []
                 length = 0
             some.append(raw)
-            length += ENTRY_BYTES + len(raw)
+            length += OVERHEAD_BYTES + len(raw)
             n += 1
         self.add_some(some, one, many, timeout)
         return n

@@ -34,10 +34,10 @@ changed at all.
 
 The bounds
 ----------
-The headers are READ in groups of PIECES_MAX, each in one round trip, and kept locks of other
+The headers are READ in groups of REMOTE_PIECES_MAX, each in one round trip, and kept locks of other
 structures are polled in between.  At most NOTES_MAX nodes are noted (32 MiB); a read transaction
 that reads more ends with CONFLICT if it needs a later moment.  So a comparison takes NOTES_MAX /
-PIECES_MAX = 8192 round trips at most, also under the locks.
+REMOTE_PIECES_MAX = 8192 round trips at most, also under the locks.
 
 After PASSES_MAX passes, or EXTENSIONS_MAX later moments for one query, the locks of all structures
 are acquired, in the order of all transactions.  If no node that was read has changed, all further
@@ -55,7 +55,7 @@ from rnvm.frontend.operation cimport (
 from rnvm.frontend.query cimport (
     query_await_state, query_run, query_run_and_release, query_still_in, query_under_lock)
 from rnvm.frontend.read_set cimport read_set_noting, read_set_truncate
-from rnvm.frontend.remote cimport PIECES_MAX, remote_read_pieces
+from rnvm.frontend.remote cimport REMOTE_PIECES_MAX, remote_read_pieces
 from rnvm.frontend.state cimport frontend, instance, node, note
 from rnvm.frontend.status cimport AGAIN, CONFLICT, LATE, NO_MEMORY, OK
 from rnvm.frontend.version_query cimport session_still_valid
@@ -306,7 +306,7 @@ cdef int unchanged(instance *s) noexcept nogil:
     """
     cdef frontend *fe = s.fe
     cdef note each
-    cdef note[PIECES_MAX] unknown
+    cdef note[REMOTE_PIECES_MAX] unknown
     cdef node *n
     cdef uint32_t i, count = 0
     cdef int status = OK
@@ -328,7 +328,7 @@ cdef int unchanged(instance *s) noexcept nogil:
             continue
         unknown[count] = each
         count += 1
-        if count == PIECES_MAX:
+        if count == REMOTE_PIECES_MAX:
             status = unchanged_in_pool(s, unknown, count)
             count = 0
         if status != OK:
@@ -338,8 +338,8 @@ cdef int unchanged(instance *s) noexcept nogil:
 
 cdef int unchanged_in_pool(instance *s, const note *notes, uint32_t count) noexcept nogil:
     """The same for a group of nodes, whose headers are READ in one round trip."""
-    cdef rnvm_node[PIECES_MAX] headers
-    cdef uint64_t[PIECES_MAX] offsets
+    cdef rnvm_node[REMOTE_PIECES_MAX] headers
+    cdef uint64_t[REMOTE_PIECES_MAX] offsets
     cdef uint32_t i
     # Thousands of groups may take longer than a lease.
     cdef int status = locks_poll_others(s)

@@ -37,11 +37,11 @@ cdef void link_poll_liveness(frontend *fe, uint64_t now) noexcept nogil
 
 # READs n bytes at an offset of the pool.
 cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexcept nogil
-# READs n bytes at each of several offsets of the pool, in one round trip: at most PIECES_MAX pieces,
-# of PIECES_BYTES_MAX bytes together.  They land in `to`, one behind the other.
+# READs n bytes at each of several offsets of the pool, in one round trip: at most so many pieces,
+# of so many bytes together.  They land in `to`, one behind the other.
 cdef enum:
-    PIECES_MAX = 128
-    PIECES_BYTES_MAX = 4096
+    REMOTE_PIECES_MAX = 128
+    REMOTE_PIECES_BYTES_MAX = 4096
 cdef int remote_read_pieces(frontend *fe, const uint64_t *offsets, uint32_t count, void *to,
                             uint32_t n) noexcept nogil
 # Finds the first part of a range of the pool: *size bytes at *at of *region.

@@ -166,18 +166,18 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
 
 cdef int remote_read_pieces(frontend *fe, const uint64_t *offsets, uint32_t count, void *to,
                             uint32_t n) noexcept nogil:
-    cdef work_request[PIECES_MAX] works
+    cdef work_request[REMOTE_PIECES_MAX] works
     cdef uint64_t part = 0
     cdef uint32_t i, got, posted = 0
     cdef int status = fe.link.error
-    RFP_ASSERT(count <= PIECES_MAX and count * n <= PIECES_BYTES_MAX)
+    RFP_ASSERT(count <= REMOTE_PIECES_MAX and count * n <= REMOTE_PIECES_BYTES_MAX)
     for i in range(count):
         got = 0
         while status == OK and got < n:         # a piece may be in two chunks of the pool
             if fe.link.mapped:
                 status = remote_read(fe, offsets[i], <char *> to + <uint64_t> i * n, n)
                 break
-            if posted == PIECES_MAX:
+            if posted == REMOTE_PIECES_MAX:
                 status = remote_transfers(fe, works, <int> posted, fe.link.deadline_ns)
                 posted = 0
             if status == OK:

@@ -21,6 +21,6 @@ cdef class Watch:
     cdef double pause(self, double seconds)
 
 cdef Watch watch_of(object structure, Session fe, instance *s)
-# Wakes the threads that sleep until a structure changes, for a front-end that closes.  Any thread may
-# call it.  A thread that is about to sleep may miss it: it sleeps for SLEEP_S_MAX at most.
+# Wakes the threads that sleep until a structure changes, for a front-end that closes.  Any thread
+# may call it.  A thread that is about to sleep may miss it: it sleeps for SLEEP_S_MAX at most.
 cdef int watches_wake(Session fe) except -1

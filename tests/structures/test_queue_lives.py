@@ -39,6 +39,7 @@ class RolledBack(Exception):
 class Lives(QueueModel):
     most = 2
     place: RestartedBackend
+    table: Any
 
     @initialize()
     def start(self) -> None:
@@ -289,7 +290,4 @@ class ManyLives(Lives):
 ManyLives.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-class TestManyLives(ManyLives.TestCase):
-    pass
+TestManyLives = pytest.mark.long(pytest.mark.timeout(1800)(ManyLives.TestCase))
