@@ -201,7 +201,9 @@ struct rnvm_session {
     uint64_t memory_durable;
     uint64_t awaits;            /* 1: the front-end acknowledges only records that are published
                                  * as durable */
-    uint64_t live[2];
+    uint64_t frame;             /* records before the durable positions are replicated once this
+                                 * frame is; stored before them; 0: nothing is replicated here */
+    uint64_t live[1];
 };
 #define RNVM_ATTACHED 5
 #define RNVM_FENCED 6

@@ -125,6 +125,7 @@ cdef extern from "rnvm/format/layout.h" nogil:
         uint64_t memory_head
         uint64_t memory_durable
         uint64_t awaits
+        uint64_t frame
 
     struct rnvm_geometry:
         uint64_t size

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define RNVM_MESSAGES 3         /* version of everything here */
+#define RNVM_MESSAGES 4         /* version of everything here */
 
 enum rnvm_opcode {              /* request payload                    -> response payload */
     RNVM_ATTACH = 17,           /* rnvm_attach                        -> rnvm_attached */
@@ -42,6 +42,8 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_WATCH = 32,            /* rnvm_number (structure): from now on the back-end wakes threads
                                  * that sleep on its sequence when that changes.  A back-end that
                                  * does not know the call answers RNVM_BAD_REQUEST */
+    RNVM_MIRROR = 33,           /* a mirror's calls: rnvm/format/replication.h */
+    RNVM_LEVEL = 34,
 };
 
 enum rnvm_status {
@@ -62,6 +64,8 @@ enum rnvm_status {
     RNVM_TOO_MANY = 15,         /* the process has its maximum of sessions: result */
     RNVM_OTHER_PARTITIONS = 16, /* payload: the number that the name has, in digits; 0: it is no
                                  * mapping with partitions */
+    RNVM_FEW_MIRRORS = 17,      /* fewer mirrors are in sync than the group or the back-end
+                                 * requires: nothing was done */
     RNVM_ABANDONED = 12,        /* a lock word that its writer will not release: the caller may,
                                  * by compare-and-swap */
 };
@@ -81,6 +85,9 @@ struct rnvm_attach {
 };
 #define RNVM_WAITS 1            /* it acknowledges only durable records */
 #define RNVM_MAPS 2             /* its rings are mapped on its host */
+#define RNVM_WAITS_REPLICATED 4 /* it answers only what is replicated.  The responses to its calls
+                                 * that change the pool, and to RNVM_SYNC, RNVM_APPLY and RNVM_ROOM,
+                                 * come when the frames published at that time are replicated */
 
 struct rnvm_attached {
     uint32_t session;
@@ -101,6 +108,7 @@ struct rnvm_attached {
 #define RNVM_FORGETFUL 2        /* the medium does not survive the machine */
 #define RNVM_LAST 8             /* no session is left for another front-end: log no operations,
                                  * so that this one never waits for their execution */
+#define RNVM_REPLICATES 16      /* the back-end accepts mirrors, and publishes what is replicated */
 
 struct rnvm_open {
     uint32_t kind;
@@ -184,6 +192,9 @@ struct rnvm_outcome {
                                  * before any block of it is freed */
 #define RNVM_LIVE_WATCHED 4     /* 1: threads may sleep on the sequence; a front-end whose stores
                                  * become durable without the back-end wakes it after a change */
+#define RNVM_LIVE_FRAME 5       /* 0: everything applied is replicated; else the state is
+                                 * replicated once that frame is.  Stored before the even
+                                 * sequence: a reader loads it after its last load of data */
 
 /* With lock="cas", front-ends arbitrate by compare-and-swap, and the back-end grants the lock to
  * all of them together.  Each structure then has a word in memory that the back-end creates when it

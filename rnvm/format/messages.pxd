@@ -20,6 +20,8 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_SHARE
         RNVM_RETAINED
         RNVM_WATCH
+        RNVM_MIRROR
+        RNVM_LEVEL
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED
@@ -36,14 +38,17 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_OTHER_POOL
         RNVM_TOO_MANY
         RNVM_OTHER_PARTITIONS
+        RNVM_FEW_MIRRORS
         RNVM_ABANDONED
         RNVM_MESSAGES
         RNVM_WAITS
         RNVM_MAPS
+        RNVM_WAITS_REPLICATED
         RNVM_DIRECT
         RNVM_FLUSHED
         RNVM_FORGETFUL
         RNVM_LAST
+        RNVM_REPLICATES
         RNVM_STATUS_REVOKE
         RNVM_STATUS_SPARE
         RNVM_LIVE_HOLDER
@@ -51,6 +56,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_LIVE_ORPHANS
         RNVM_LIVE_STRUCTURE
         RNVM_LIVE_WATCHED
+        RNVM_LIVE_FRAME
         RNVM_SHARED
         RNVM_LOCK_WORDS
     uint64_t RNVM_HELD
