@@ -32,12 +32,20 @@ cdef struct medium_operations:
     void (*flush)(medium *m, uint64_t offset, uint64_t n) noexcept nogil
     int (*drain)(medium *m) noexcept nogil  # 0, or -1: it failed, for good
 
+# Numbers of a pool that is replicated (rnvm/replication/replicator.pxd); only the thread that
+# writes the pool uses them.
+cdef struct replicated:
+    uint64_t epoch
+    uint64_t published         # number of the last frame: everything drained is in frames up to it
+    uint64_t acked             # frames up to it are durable on all mirrors that count; never falls
+
 cdef struct medium:
     const medium_operations *ops
     char *base                 # where the pool is mapped
     uint64_t length            # usable bytes
     int error                  # errno of the failure that ended it, or 0
     void *state                # the implementation's
+    replicated *replication    # NULL: no mirror can follow it
 
 
 cdef class Medium:

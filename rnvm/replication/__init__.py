@@ -1,0 +1,1 @@
+"""Mirrors of a pool: frames, their stream, and their application."""
