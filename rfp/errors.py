@@ -101,6 +101,10 @@ class Unsupported(ServerRefused):
     """The server does not support the requested operation."""
 
 
+class NotReplicated(ServerRefused):
+    """Fewer mirrors are in sync than the pool's changes require.  Nothing was changed."""
+
+
 class PoolRefused(ServerRefused):
     """A pool of persistent structures cannot be opened or created.  It was not changed."""
 

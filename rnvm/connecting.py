@@ -9,7 +9,7 @@ from rfp import address as addresses
 from rfp import units
 from rfp.address import PATH_LIMIT, Address
 from rfp.control import Credentials
-from rfp.errors import InvalidAddress, Unsupported, bad_choice
+from rfp.errors import InvalidAddress, bad_choice
 from rfp.protocol.client.opener import Opener
 from rnvm.frontend.frontend import FrontEnd
 
@@ -73,7 +73,8 @@ def connect(
     Args:
         address: `Backend.address`, or the path of a pool that `rnvm serve` serves on this host.
         durability: The guarantee of a returned call: "persistent" (it survives any crash),
-            "volatile" (others see it), "replicated" (also a mirror has it: not implemented yet).
+            "volatile" (others see it), "replicated" (every mirror in sync has all that it changed
+            and all that it has read).
         timeout: Seconds that a call may take, this one included.
         reconnect: Wait for a back-end that is not there yet, and reconnect if it is lost.
         cache: Bytes of nodes cached here, or text like "64MiB"; 0: none.
@@ -88,7 +89,9 @@ def connect(
         ConnectionFailed: No back-end within the timeout (at once with reconnect=False).
         QuotaExceeded: All sessions of the pool are taken, or this process has its maximum.
         StorageFailed: The back-end's medium failed.
-        Unsupported: For "cas": the device has no atomic operations.
+        Unsupported: For "cas": the device has no atomic operations.  For "replicated": the
+            back-end accepts no mirrors.
+        NotReplicated: For "replicated": fewer mirrors are in sync than the back-end requires.
 
     Cost:
         lock="cas": two round trips per operation, and an RPC if another front-end was inside since.
@@ -100,8 +103,6 @@ def connect(
     ...         fe.durability
     'persistent'
     """
-    if durability == "replicated":
-        raise Unsupported("this back-end has no mirrors", hint='use durability="persistent"')
     if lock not in LOCKS:
         raise bad_choice("lock", lock, LOCKS)
     return FrontEnd(

@@ -1,8 +1,16 @@
 # Connections of front-ends to a back-end, and the sessions they attach to.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from rfp.protocol.server.service cimport request, response, service_session
 from rnvm.backend.state cimport backend
+
+cdef struct kept_response:     # of a call that was executed, until its frame is replicated
+    uint64_t frame             # 0: none is kept
+    uint64_t since             # ns
+    uint64_t most_ns           # then it is answered that the call is not replicated
+    uint64_t result
+    uint32_t length
+    uint8_t status
 
 cdef struct client:            # a front-end's connection
     const char *activity
@@ -11,6 +19,8 @@ cdef struct client:            # a front-end's connection
     int64_t session            # -1: not attached
     uint64_t epoch
     bint own                   # session is its current one
+    bint promised              # its session is of promise `replicated`
+    kept_response put_off
 
 # A connection begins or ends, with or without a session; context: the backend.
 cdef void client_began(void *context, service_session *connection) noexcept nogil

@@ -10,12 +10,13 @@ cdef extern from "<sys/random.h>" nogil:
 from rfp.core.core cimport rfp_store64
 from rnvm.backend.events cimport FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_RETURNED
 from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
+from rnvm.backend.promises cimport promises_refuse
 from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
 from rnvm.format.messages cimport (
     RNVM_BAD_REQUEST, RNVM_DIRECT, RNVM_LAST, RNVM_LOCK_WORDS, RNVM_MAPS, RNVM_MESSAGES,
     RNVM_NO_SESSION_LEFT, RNVM_NOT_ATTACHED, RNVM_OTHER_POOL, RNVM_OTHER_VERSION, RNVM_TOO_MANY,
-    RNVM_WAITS, rnvm_attach, rnvm_attached,
+    RNVM_REPLICATES, RNVM_WAITS, RNVM_WAITS_REPLICATED, rnvm_attach, rnvm_attached,
 )
 from rnvm.pool.sessions cimport NO_SESSION, session_attach, session_release
 
@@ -118,6 +119,9 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
             and memcmp(question.pool, s.uuid, sizeof(s.uuid))):
         answer.status = RNVM_OTHER_POOL
         return
+    c.promised = s.flags & RNVM_REPLICATES and question.flags & RNVM_WAITS_REPLICATED
+    if promises_refuse(s, c, answer):
+        return
     if s.g.cut_off == NULL:  # else: no process of this host, and nothing to wait for
         process = identity_of(c.peer)
     if (question.ticket and question.previous < s.g.p.g.sessions
@@ -151,7 +155,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
     # Before any peer can read that this session holds a lock.  A front-end that maps a log in
     # persistent memory makes the log durable without us.
     session = <rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))
-    direct = question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT
+    direct = question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT and not c.promised
     rfp_store64(&session.awaits, question.flags & RNVM_WAITS and not direct)
     each = &s.g.each[index]
     each.activity = c.activity

@@ -12,7 +12,7 @@ from posix.stat cimport fstat, struct_stat
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
-from rfp.core.core cimport rfp_copy_out, rfp_load64
+from rfp.core.core cimport rfp_copy_out, rfp_load64, rfp_store64
 from rfp.core.limits cimport system_page
 from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
 from rfp.protocol.server.service cimport Service, request, response
@@ -29,6 +29,10 @@ from rnvm.backend.lock_manager cimport (
     lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
+from rnvm.backend.promises cimport (
+    promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
+    promises_repeated, promises_tick,
+)
 from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
 )
@@ -42,7 +46,9 @@ from rnvm.format.layout cimport (
     rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
 )
 from rnvm.format.messages cimport *
+from rnvm.media.medium cimport replicated
 from rnvm.media.pool_header cimport header_whole
+from rnvm.pool.frame_words cimport frame_words_apply
 from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool.state cimport pool
 
@@ -93,10 +99,13 @@ cdef class PoolService(Service):
         revoking: Memory that a front-end writes can be taken away from it.
         file: Descriptor of the pool's file, which remains the caller's, to stop when the file is
             removed; -1: none.
+        min_mirrors: With fewer mirrors in sync, changes of sessions of promise `replicated` are
+            refused; -1: no mirror may follow, and there are no such sessions.
     """
 
     def __cinit__(self, Pool opened not None, double lease, double snapshot_lifetime=60.0, *,
-                  bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1):
+                  bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1,
+                  int min_mirrors=0):
         cdef const rnvm_header *header
         opened.check()
         opened.medium.check_unserved()              # by another back-end
@@ -139,6 +148,8 @@ cdef class PoolService(Service):
         self.b.max_sleep_ns = &self.c.max_sleep_ns
         self.b.collecting = self.b.replaying = True
         watches_clear(&self.b.g)
+        if min_mirrors >= 0 and not promises_begin(&self.b, <uint64_t> min_mirrors):
+            raise MemoryError()
         if lock_manager_begin(&self.b.g):
             self.b.stopped = True
         opened.medium.served = True
@@ -147,10 +158,13 @@ cdef class PoolService(Service):
         """Stop using the pool, which may be closed then.  May be called again."""
         if self.pool.medium.served and self.b.g.p.m.base != NULL:
             watches_end(&self.b.watched, &self.b.g)
+        promises_end(&self.b)
         self.pool.medium.served = False
 
     def __dealloc__(self):
         cdef uint32_t i
+        if self.b.g.p != NULL:
+            promises_end(&self.b)
         if self.b.uses != NULL:
             for i in range(self.b.g.p.g.names):
                 free(self.b.uses[i])
@@ -276,6 +290,34 @@ cdef class PoolService(Service):
         self.b.collecting = collecting
         self.b.replaying = replaying
 
+    def _hold_replication(self):
+        """From now on each drain publishes a frame, and nothing is replicated by itself.
+
+        Before front-ends attach.  For tests alone.
+        """
+        promises_hold(&self.b)
+
+    def _set_replication(self, *, acked=None, in_sync=None, min_mirrors=None):
+        """Set the numbers that mirrors would set.  For tests alone."""
+        cdef replicated *numbers = self.b.g.p.m.replication
+        if in_sync is not None:
+            rfp_store64(&numbers.in_sync, in_sync)
+        if min_mirrors is not None:
+            rfp_store64(&numbers.min_mirrors, min_mirrors)
+        if acked is not None:
+            rfp_store64(&numbers.acked, max(numbers.acked, min(acked, numbers.published)))
+
+    @property
+    def replication(self):
+        """Return what is replicated, as a dict; None: no mirror can follow."""
+        cdef const replicated *numbers = self.b.g.p.m.replication
+        if numbers == NULL:
+            return None
+        return {"epoch": rfp_load64(&numbers.epoch), "published": rfp_load64(&numbers.published),
+                "acked": rfp_load64(&numbers.acked), "in_sync": rfp_load64(&numbers.in_sync),
+                "min_mirrors": rfp_load64(&numbers.min_mirrors),
+                "waiting": self.b.g.p.frames.count}
+
     # Cold calls, with the GIL
 
     cdef int open(self, const request *asked, response *answer, int64_t user) except -1:
@@ -305,6 +347,8 @@ cdef class PoolService(Service):
                 return 0
             if not question.create:
                 answer.status = RNVM_ABSENT
+                return 0
+            if self.few_mirrors(asked, answer):
                 return 0
             try:
                 # What an interrupted drop has left would become a part of the new mapping.
@@ -362,6 +406,7 @@ cdef class PoolService(Service):
                              (question.root + self.b.g.p.g.block - 1) // self.b.g.p.g.block)
         except OutOfMemory:
             return False
+        frame_words_apply(self.b.g.p, <uint32_t> self.pool.names[name])
         return True
 
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1:
@@ -372,8 +417,13 @@ cdef class PoolService(Service):
         if not entries:
             answer.status = RNVM_ABSENT
             return 0
+        if self.few_mirrors(asked, answer):
+            return 0
         self.drop_all(entries, answer, user)
         return 0
+
+    cdef bint few_mirrors(self, const request *asked, response *answer) noexcept:
+        return promises_refuse(&self.b, <client *> asked.session.state, answer)
 
     cdef bint drop_all(self, list entries, response *answer, int64_t user) except -1:
         """Drop these structures.  False: not one of them, and the answer has the reason."""
@@ -450,10 +500,29 @@ cdef void cut_off(void *owner, uint32_t index) noexcept with gil:
 cdef void execute(void *context, request *asked, response *answer) noexcept nogil:
     cdef backend *s = <backend *> context
     cdef client *c = <client *> asked.session.state
-    cdef uint64_t number = 0
     if s.stopped or c == NULL:
         answer.status = RNVM_STOPPED
         return
+    if promises_repeated(s, c, answer):
+        return
+    execute_once(s, c, asked, answer)
+    if not s.stopped and (
+            asked.opcode == RNVM_ATTACH or asked.opcode == RNVM_FIND or asked.opcode == RNVM_DROP
+            or asked.opcode == RNVM_LIST or asked.opcode == RNVM_GRANT
+            or asked.opcode == RNVM_OUTCOME or asked.opcode == RNVM_SYNC and number_asked(asked)):
+        promises_put_off(s, c, asked.opcode, answer)
+
+
+cdef inline uint64_t number_asked(const request *asked) noexcept nogil:
+    cdef uint64_t number = 0
+    if asked.length == sizeof(number):
+        memcpy(&number, asked.payload, sizeof(number))
+    return number
+
+
+cdef void execute_once(backend *s, client *c, const request *asked,
+                       response *answer) noexcept nogil:
+    cdef uint64_t number = 0
     if asked.opcode == RNVM_ATTACH:
         client_attach(s, asked, answer, c)
         if answer.status:
@@ -485,7 +554,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             return
         memcpy(&number, asked.payload, sizeof(number))
         if asked.opcode == RNVM_GRANT:
-            call_grant(s, number, answer, c)
+            if not promises_refuse(s, c, answer):
+                call_grant(s, number, answer, c)
         elif asked.opcode == RNVM_ACQUIRE:
             call_acquire(s, number, answer, c)
         elif asked.opcode == RNVM_WATCH:
@@ -544,6 +614,7 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
     s.g.now = now
     if s.stopped:
         return False
+    promises_tick(s)
     applied = pool_replay(s.g.p, TRANSACTIONS_PER_TICK) if s.replaying else 0
     if applied:
         s.applied += <uint64_t> applied

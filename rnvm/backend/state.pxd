@@ -5,6 +5,7 @@
 # connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
 # rpc_handlers  calls that need no interpreter
 # retained      the oldest version of a structure that a session uses
+# promises      responses that wait until they are replicated
 # watches       structures for whose changes front-ends wait
 # service       the class that owns all of it, calls that need the interpreter, the regular work
 
@@ -14,6 +15,7 @@ from rfp.protocol.server.service cimport response
 from rnvm.backend.lock_manager cimport lock_manager, locks_tick
 from rnvm.backend.watches cimport watch_list
 from rnvm.format.messages cimport RNVM_STOPPED
+from rnvm.media.medium cimport replicated
 from rnvm.pool.blocks cimport blocks_reclaim
 from rnvm.pool.replay cimport pool_checkpoint
 
@@ -43,6 +45,8 @@ cdef struct backend:
     bint collecting                    # on its own, not only on request
     bint replaying
     bint asked                         # a call waits until it has collected
+    replicated numbers                 # without a replicator; medium.replication may point here
+    void *held                         # of promises_hold(), for tests alone
     uint64_t *max_sleep_ns             # how long the worker may sleep
     void *owner                        # the PoolService
 

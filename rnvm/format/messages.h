@@ -28,8 +28,8 @@ enum rnvm_opcode {              /* request payload                    -> respons
                                  * for it */
     RNVM_PENDING = 25,          /* rnvm_after                         -> rnvm_pending: the next
                                  * operation to re-execute */
-    RNVM_SYNC = 26,             /* -: the response means that everything whole in the session's
-                                 * rings is durable */
+    RNVM_SYNC = 26,             /* rnvm_number: the response means that everything whole in the
+                                 * session's rings is durable; 1: and replicated */
     RNVM_APPLY = 27,            /* -: the same, and applied */
     RNVM_ROOM = 28,             /* -: the same, and the space of records that are not needed any
                                  * more is free */
@@ -66,6 +66,7 @@ enum rnvm_status {
                                  * mapping with partitions */
     RNVM_FEW_MIRRORS = 17,      /* fewer mirrors are in sync than the group or the back-end
                                  * requires: nothing was done */
+    RNVM_UNREPLICATED = 18,     /* done here; no mirror that counts has it in time */
     RNVM_ABANDONED = 12,        /* a lock word that its writer will not release: the caller may,
                                  * by compare-and-swap */
 };
@@ -86,8 +87,8 @@ struct rnvm_attach {
 #define RNVM_WAITS 1            /* it acknowledges only durable records */
 #define RNVM_MAPS 2             /* its rings are mapped on its host */
 #define RNVM_WAITS_REPLICATED 4 /* it answers only what is replicated.  The responses to its calls
-                                 * that change the pool, and to RNVM_SYNC, RNVM_APPLY and RNVM_ROOM,
-                                 * come when the frames published at that time are replicated */
+                                 * that change the pool or list what is in it come when the frames
+                                 * published at that time are replicated */
 
 struct rnvm_attached {
     uint32_t session;

@@ -39,6 +39,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_TOO_MANY
         RNVM_OTHER_PARTITIONS
         RNVM_FEW_MIRRORS
+        RNVM_UNREPLICATED
         RNVM_ABANDONED
         RNVM_MESSAGES
         RNVM_WAITS

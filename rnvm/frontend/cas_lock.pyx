@@ -17,12 +17,14 @@ from rfp.core.core cimport rfp_compare_swap64, rfp_fence_full, rfp_load64_acquir
 from rfp.fabric.fabric cimport COMPARE_SWAP, READ, remote_region, work_request
 from rnvm.format.layout cimport rnvm_sequence_of
 from rnvm.format.messages cimport *
+from rnvm.frontend.promise cimport promise_note_line
 from rnvm.frontend.remote cimport (
     remote_ask, remote_call, remote_transfers, remote_wait, session_fail)
 from rnvm.frontend.state cimport frontend, instance
 from rnvm.frontend.status cimport FENCED, GONE, LATE, LOST, OK
 from rnvm.frontend.status_line cimport (
-    lock_granted, status_grants, status_landed, status_line, status_post_reads, status_read)
+    STATUS_READS, lock_granted, status_grants, status_landed, status_line, status_post_reads,
+    status_read)
 
 cdef enum:
     WORD_OFFSET = 192          # in the landing, behind the activity word: where a lock word lands
@@ -102,9 +104,9 @@ cdef int swap(instance *s, uint64_t expected, uint64_t wanted, uint64_t *old,
     In this order: the back-end revokes the lock in the line first and reads the word then.
     """
     cdef frontend *fe = s.fe
-    cdef work_request[3] works
+    cdef work_request[1 + STATUS_READS] works
     cdef uint64_t ours
-    cdef int status = OK
+    cdef int status = OK, n = 0
     fe.cas.swaps += 1
     if fe.link.mapped:
         old[0] = expected
@@ -126,10 +128,10 @@ cdef int swap(instance *s, uint64_t expected, uint64_t wanted, uint64_t *old,
     works[0].compare = expected
     works[0].operand = wanted
     if seen != NULL:
-        status = status_post_reads(s, works + 1)
+        status = status_post_reads(s, works + 1, &n)
     if status == OK:
         # Without a deadline: the word's owner must be known.
-        status = remote_transfers(fe, works, 1 if seen == NULL else 3, 0)
+        status = remote_transfers(fe, works, 1 + n, 0)
     if status == OK:
         memcpy(old, fe.link.buffer.base + fe.link.landing_at + WORD_OFFSET, 8)
         if seen != NULL:
@@ -186,7 +188,7 @@ cdef int share(instance *s) noexcept nogil:
     cdef int status = ask_to_share(s, s.token, &locked, sizeof(locked), &got)
     if status == OK and s.fe.link.status == RNVM_GOOD and got == sizeof(locked):
         lock_granted(s, &locked)
-        return OK
+        return promise_note_line(s)     # after the state that was granted
     if s.fe.link.error:
         return s.fe.link.error
     if status == OK and s.fe.link.status == RNVM_ABSENT:

@@ -34,6 +34,7 @@ from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rnvm.format import partitions
 from rnvm.frontend.scope import Batch, ReadTransaction, Transaction
+from rnvm.frontend.session import few_mirrors
 
 cdef enum:
     FIND_BYTES = 300           # of a request that opens a structure, at most
@@ -67,7 +68,7 @@ cdef class FrontEnd(Session):
         self.structures = weakref.WeakValueDictionary()
         self.wants_operation_log = oplog
         self.uses_cas = lock == "cas"
-        self.set_terms(durability != "volatile", lock == "sticky", cache == 0 and not oplog)
+        self.set_terms(durability, lock == "sticky", cache == 0 and not oplog)
         cache_init(&self.c, cache, int.from_bytes(os.urandom(8), "little") | 1)
         link_set_deadline(&self.c, rfp_now() + <uint64_t> (self.timeout * 1e9))
         self.is_closed = False
@@ -145,6 +146,7 @@ cdef class FrontEnd(Session):
                 if status == OK:
                     break
                 self.raise_or_retry(s, status, False, &unused)
+            self.await_replicated()             # if the session is lost now, the next call shows it
         except BaseException:
             # Its name may be opened again, so this object must not hold the lock.
             del self.structures[structure.name]
@@ -229,6 +231,10 @@ cdef class FrontEnd(Session):
             raise NotFound(f"the mapping {base.decode()!r} has no partition {place}: it was "
                            "dropped meanwhile, or its maker has died",
                            hint="open it again, with create=True to make what is missing")
+        if status == RNVM_FEW_MIRRORS:
+            raise few_mirrors()
+        if status == RNVM_UNREPLICATED:
+            raise self.not_in_time(False)
         if status == RNVM_IN_USE:
             raise CallerError(f"another front-end is writing to the dropped {base.decode()!r}",
                               hint="close the mapping there first")
@@ -293,6 +299,8 @@ cdef class FrontEnd(Session):
                 except ConnectionFailed:
                     self.raise_unless_lost()
                     continue
+                if self.c.link.status == RNVM_UNREPLICATED:
+                    raise self.not_in_time(False)
                 if self.c.link.status != RNVM_GOOD:
                     self.raise_for(LOST)
                 at = 0
@@ -367,6 +375,10 @@ cdef class FrontEnd(Session):
             self.raise_for(status)
             if self.c.link.status == RNVM_ABSENT:
                 raise NotFound(f"there is no structure {name!r}")
+            if self.c.link.status == RNVM_FEW_MIRRORS:
+                raise few_mirrors()
+            if self.c.link.status == RNVM_UNREPLICATED:
+                raise self.not_in_time(True)
             if self.c.link.status == RNVM_IN_USE:
                 raise CallerError(f"another front-end is writing to {name!r}",
                                   hint="close the structure there first")
@@ -497,6 +509,8 @@ cdef class FrontEnd(Session):
         """The guarantee of a call that has returned, in words."""
         if not self.c.session.persistent:
             return "volatile: nothing survives a crash of the back-end for sure"
+        if self.c.session.replicated:
+            return "replicated"
         if self.forgetful:
             return "persistent, on a medium that survives process crash only"
         return "persistent"
@@ -524,6 +538,7 @@ cdef class FrontEnd(Session):
                                       hint="end the transaction first")
                 with nogil:
                     status = locks_return(&self.c)
+                status = status or self.await_replicated()
                 if status != LOST and status != FENCED:
                     break
             self.raise_for(status)

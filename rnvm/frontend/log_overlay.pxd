@@ -14,6 +14,7 @@ cpdef enum:                    # conditions for a record to count: for tests
     OVERLAY_CHECK_ORDER = 4    # of the transactions' numbers
     OVERLAY_CHECK_HEAD = 8     # nothing was overwritten
     OVERLAY_CHECK_DURABLE = 16  # nothing is taken beyond the published durable position
+    OVERLAY_CHECK_PUBLISHED = 32  # with mirrors: of no log whose durable position is not published
 
 # Pulls the log of the holder that the status line names.  OK: *state is the sequence of the state
 # to which overlay_patch() brings bytes that are READ.  AGAIN: the line is out of date.

@@ -3,5 +3,6 @@ OVERLAY_CHECK_EPOCH: int
 OVERLAY_CHECK_ORDER: int
 OVERLAY_CHECK_HEAD: int
 OVERLAY_CHECK_DURABLE: int
+OVERLAY_CHECK_PUBLISHED: int
 
 def _skip_checks(skipped: int) -> None: ...

@@ -43,6 +43,7 @@ from rnvm.format.layout cimport (
     rnvm_ring_seed, rnvm_sequence_of, rnvm_session_at)
 from rnvm.frontend.byte_buffer cimport buffer_free, buffer_reserve
 from rnvm.frontend.log_writer cimport live
+from rnvm.frontend.promise cimport promise_note
 from rnvm.frontend.remote cimport remote_read
 from rnvm.frontend.state cimport frontend, instance, overlay, patch
 from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
@@ -55,9 +56,10 @@ cdef enum:
     NOWHERE = 0xffffffff
     RECORD_LSN_OFFSET = 8      # rnvm_record.lsn
     MEMORY_HEAD_OFFSET = 24    # live.memory_head
+    FRAME_OFFSET = 48          # live.frame
 
 cdef uint32_t all_checks = OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | \
-    OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE
+    OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE | OVERLAY_CHECK_PUBLISHED
 cdef uint32_t overlay_checks = all_checks
 
 
@@ -146,8 +148,14 @@ cdef int pull(instance *s, const status_line *seen, source *from_) noexcept nogi
     if status != OK:
         return status
     from_.epoch = shown.epoch
-    if not shown.awaits and not (fe.link.mapped and fe.session.direct):
+    # Records that are not published as durable are in no frame yet.
+    if not shown.awaits and (not (fe.link.mapped and fe.session.direct) or fe.session.replicated
+                             and overlay_checks & OVERLAY_CHECK_PUBLISHED):
         return ASK_BACKEND
+    if fe.session.replicated:
+        status = note_frame(fe, from_)
+        if status != OK:
+            return status
     if not shown.awaits or not overlay_checks & OVERLAY_CHECK_DURABLE:
         return pull_whole(s, from_, &shown, seen.sequence)
     until = shown.memory_durable
@@ -156,6 +164,19 @@ cdef int pull(instance *s, const status_line *seen, source *from_) noexcept nogi
     if until - o.first > LOG_BYTES_MAX:
         return ASK_BACKEND
     return pull_published(s, from_, until, seen.sequence)
+
+
+cdef int note_frame(frontend *fe, const source *from_) noexcept nogil:
+    """The frame word of the log, after its durable words: the back-end stores it before them."""
+    cdef uint64_t frame = 0
+    cdef int status = OK
+    if fe.link.mapped:
+        frame = rfp_load64_acquire(fe.link.pool.base + from_.live_at + FRAME_OFFSET)
+    else:
+        status = remote_read(fe, from_.live_at + FRAME_OFFSET, &frame, sizeof(frame))
+    if status == OK:
+        promise_note(fe, frame)
+    return status
 
 
 cdef inline bint nothing_new(const frontend *fe, const source *from_, uint64_t lsn) noexcept nogil:

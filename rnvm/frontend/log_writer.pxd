@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.fabric.fabric cimport remote_region
 from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
-from rnvm.frontend.state cimport frontend
+from rnvm.frontend.state cimport doubt, frontend
 
 cdef struct live:              # a session's live words, which all front-ends READ (layout.h)
     uint64_t epoch
@@ -14,6 +14,7 @@ cdef struct live:              # a session's live words, which all front-ends RE
     uint64_t memory_head
     uint64_t memory_durable
     uint64_t awaits
+    uint64_t frame
 
 # A front-end that has written nothing yet.
 cdef void logs_init(frontend *fe) noexcept nogil
@@ -42,6 +43,9 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
 # Waits until the written records are as durable as was agreed: OK.  Otherwise fe.in_doubt says
 # which records may count, and the session has failed: only its end decides.
 cdef int logs_await_durable(frontend *fe) noexcept nogil
+# These records are in doubt (again).
+cdef inline void in_doubt_set(frontend *fe, const doubt *written) noexcept nogil:
+    fe.in_doubt = written[0]
 # No record is in doubt (for the caller) any more.
 cdef inline void in_doubt_clear(frontend *fe) noexcept nogil:
     memset(&fe.in_doubt, 0, sizeof(fe.in_doubt))

@@ -35,7 +35,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport (
-    RFP_ASSERT, rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause)
+    RFP_ASSERT, rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_load64_acquire,
+    rfp_pause)
 from rfp.fabric.fabric cimport READ, WRITE, WRITE_NOTIFY, remote_region, work_request
 from rfp.protocol.client.client_ring cimport DONE, TIMED_OUT
 from rfp.protocol.client.one_sided cimport client_ring_staggered, client_ring_transfers
@@ -47,6 +48,7 @@ from rnvm.format.layout cimport (
     rnvm_ring_seed, rnvm_session_at, rnvm_up)
 from rnvm.format.messages cimport (
     RNVM_GOOD, RNVM_LIVE_WATCHED, RNVM_ROOM, RNVM_STATUS_SPARE, RNVM_SYNC)
+from rnvm.frontend.promise cimport promise_note_own, promise_wrote
 from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
 from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance, log_ring
 from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, TOO_LONG
@@ -57,6 +59,7 @@ cdef enum:
     READ_DELAY_NS_FIRST = 1000         # from a record's WRITE to the READ that finds it durable
     READ_DELAY_NS_MIN = 200
     READ_DELAY_NS_MAX = 10000
+    FRAME_AT = 48              # live.frame
 
 
 # The rings
@@ -123,6 +126,11 @@ cdef int adopt_positions(frontend *fe, const live *shown) noexcept nogil:
         redo.head = shown.memory_head
     operations.durable = shown.operations_durable
     redo.durable = shown.memory_durable
+    if fe.session.replicated and all_durable(fe):
+        # Near: after those words, as the back-end stores it before them.  Over a network the
+        # replication line, which is READ later, has a frame that suffices.
+        promise_note_own(fe, rfp_load64_acquire(fe.link.pool.base + live_at(fe) + FRAME_AT)
+                         if fe.link.mapped else 0)
     RFP_ASSERT(operations.head <= operations.tail)
     RFP_ASSERT(redo.head <= redo.tail)
     return OK
@@ -291,7 +299,7 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
     RFP_ASSERT(n <= 4)
     if fe.link.mapped:
         store_records(fe, works, n)
-        if fe.session.direct or not fe.session.persistent:
+        if counts_when_stored(fe):
             return OK
         # The back-end makes the records durable; it may be asleep: an empty WRITE wakes it.
         memset(works, 0, sizeof(work_request))
@@ -313,17 +321,31 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
 cdef int logs_await_durable(frontend *fe) noexcept nogil:
     cdef int status = await_durable(fe)
     if status == OK:
+        if fe.session.replicated and fe.in_doubt.any:
+            promise_wrote(fe, &fe.in_doubt)
         in_doubt_clear(fe)
     elif fe.in_doubt.any and not fe.link.error:
         session_fail(fe, LOST)                  # only the end of the session decides which count
     return status
 
 
+cdef inline bint counts_when_stored(const frontend *fe) noexcept nogil:
+    """Whether records in mapped rings count without the back-end.
+
+    With mirrors they must be in a frame, but for the operations of a batch: its redo record, at the
+    end, waits for that, and no other front-end counts them before.
+    """
+    if not fe.session.persistent:
+        return True
+    return fe.session.direct and (not fe.session.replicated or fe.scope.batching
+                                  and not fe.in_doubt.written[REDO_LOG])
+
+
 cdef int await_durable(frontend *fe) noexcept nogil:
     cdef int status, i, polls = DURABLE_POLLS
     if fe.link.error:
         return fe.link.error
-    if fe.link.mapped and (fe.session.direct or not fe.session.persistent):
+    if fe.link.mapped and counts_when_stored(fe):
         return confirm_stores(fe)
     if fe.link.mapped:
         polls = fe.log_io.durable_polls

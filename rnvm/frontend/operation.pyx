@@ -26,6 +26,7 @@ from rnvm.frontend.log_writer cimport (
     in_doubt_clear, log_await_room, log_has_room, log_payload, log_room, logs_await_durable,
     logs_write, operation_log_is_long)
 from rnvm.frontend.node_cache cimport cache_trim
+from rnvm.frontend.promise cimport promise_allows
 from rnvm.frontend.remote cimport (
     remote_apply_logs, remote_call, remote_read, remote_wait, session_fail)
 from rnvm.frontend.slab_allocator cimport slabs_begin
@@ -90,7 +91,9 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
         s.operations = operations               # nothing changed, nothing is logged
     elif not fe.scope.transacting:
         fe.scope.result = result
-        status = log_operation(s, code, bytes, length)
+        status = promise_allows(fe)
+        if status == OK:
+            status = log_operation(s, code, bytes, length)
         if status == OK and fe.session.waits_until_applied:
             await_applied(fe)
         if status != OK:

@@ -13,6 +13,7 @@ from rnvm.frontend.moment cimport moment_begin, moment_end
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.operation cimport (
     scope_set_batching, scope_set_transacting, structures_release, transaction_commit)
+from rnvm.frontend.promise cimport promise_allows, promise_in_doubt
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport doubt, instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
@@ -63,6 +64,10 @@ cdef class Batch:
             with nogil:
                 status = transaction_commit(&fe.c)
             scope_set_batching(&fe.c, False)
+            if status == OK and fe.c.session.replicated:
+                with nogil:
+                    structures_release(&fe.c)   # locks do not wait for mirrors
+                status = fe.await_replicated()
             while status != OK and (status == LOST or status == FENCED):
                 # Each operation is durable by itself, and the next holder of its structure's lock
                 # executes it again: acquire the locks, so that this front-end does.
@@ -71,6 +76,7 @@ cdef class Batch:
                 status = OK
                 for each in written:
                     status = status or each._take_lock()
+                status = status or fe.await_replicated()
             with nogil:
                 structures_release(&fe.c)
             cache_trim(&fe.c)
@@ -199,11 +205,20 @@ cdef class Transaction(NamedScope):
         cdef int status
         with nogil:
             in_doubt_clear(&fe.c)
-            status = transaction_commit(&fe.c)
+            status = promise_allows(&fe.c) if fe.c.write_set.record_bytes else OK
+            if status == OK:
+                status = transaction_commit(&fe.c)
         if status != OK and not fe.c.link.error:
             fe.discard_transaction()            # nothing was written
             fe.raise_for(status)
         scope_set_transacting(&fe.c, False)
+        if status == OK and fe.c.session.replicated:
+            with nogil:
+                structures_release(&fe.c)       # locks do not wait for mirrors
+            cache_trim(&fe.c)
+            status = fe.await_replicated()
+            if status != OK:
+                promise_in_doubt(&fe.c)
         if status == LOST or status == FENCED:
             written = fe.c.in_doubt
             session, epoch, ticket = fe.c.session.number, fe.c.session.epoch, fe.ticket

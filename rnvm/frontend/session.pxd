@@ -66,7 +66,7 @@ cdef class Session:
     # The session
     cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer,
                   uint32_t capacity, uint32_t *got) noexcept
-    cdef int set_terms(self, bint persistent, bint sticky, bint waits_until_applied) except -1
+    cdef int set_terms(self, str durability, bint sticky, bint waits_until_applied) except -1
     cdef int begin(self, uint64_t deadline) except -1
     cdef int begin_patiently(self) except -1
     cdef int raise_refused(self) except -1
@@ -80,6 +80,15 @@ cdef class Session:
     # Whether the last records of an earlier session count.
     cdef bint records_count(self, uint32_t session, uint64_t epoch, uint64_t ticket,
                             const doubt *written) except -1
+    # The wait for replication failed (promise_await): raises, or as raise_or_retry().  wrote: the
+    # call is an operation, and its records are durable.
+    cdef int unreplicated(self, instance *s, int waited, bint wrote) except CALL_RAISED
+    # Waits until everything written and read is replicated: OK, or a status of a lost session.
+    cdef int await_replicated(self) except? -1
+    cdef object not_in_time(self, bint wrote)
+    # Raises OutcomeUnknown if records of the last session that were not replicated are gone.
+    cdef int confirm_written(self, uint32_t session, uint64_t epoch, uint64_t ticket,
+                             const doubt *written) except -1
     cdef int finish(self) except -1
     # End the open scope: a transaction is discarded, a batch is written.
     cdef int discard_transaction(self) except -1

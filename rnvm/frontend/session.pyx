@@ -39,6 +39,7 @@ from rnvm.frontend.node_cache cimport cache_clear, cache_free
 from rnvm.frontend.operation cimport (
     scope_set_batching, scope_set_transacting, structure_close, structures_release,
     transaction_commit)
+from rnvm.frontend.promise cimport promise_await, promise_begin, promise_in_doubt
 from rnvm.frontend.read_set cimport read_set_free
 from rnvm.frontend.remote cimport (
     link_clear_error, link_open, link_poll_liveness, link_set_alive, link_set_buffer,
@@ -47,16 +48,16 @@ from rnvm.frontend.remote cimport (
 from rnvm.frontend.state cimport (
     LIVENESS_INTERVAL_NS, OPERATION_LOG, REDO_LOG, doubt, instance)
 from rnvm.frontend.status cimport (
-    AGAIN, CONFLICT, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG,
-    TOO_MANY, TOO_OLD)
+    AGAIN, CONFLICT, DAMAGED, FENCED, FEW_MIRRORS, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED,
+    TOO_LONG, TOO_MANY, TOO_OLD, UNREPLICATED)
 from rnvm.frontend.write_set cimport write_set_abandon, write_set_free, write_set_undo
 from rnvm.frontend.writer_lock cimport activity_open
 from rnvm.media.pool_header cimport header_whole
 
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
-    OutcomeUnknown, OutOfMemory, QuotaExceeded, ReadConflict, SnapshotTooOld, StorageFailed,
-    StructureDamaged, TooLarge, WrongKind)
+    NotReplicated, OutcomeUnknown, OutOfMemory, QuotaExceeded, ReadConflict, SnapshotTooOld,
+    StorageFailed, StructureDamaged, TooLarge, Unsupported, WrongKind)
 from rfp.core.forks import notice
 
 cdef enum:
@@ -76,6 +77,12 @@ def unknown(address):
     return OutcomeUnknown(
         f"the session at {address} was lost after all records had been written",
         hint="the change may or may not have happened: read the structure, then decide")
+
+
+def few_mirrors():
+    return NotReplicated(
+        "fewer mirrors are in sync than the pool's changes require: nothing was done",
+        hint="start a mirror, or wait until it is level: rnvm status")
 
 
 # The fair lock
@@ -208,8 +215,9 @@ cdef class Session:
             status = remote_call(&self.c, opcode, question, n, answer, capacity, got)
         return status
 
-    cdef int set_terms(self, bint persistent, bint sticky, bint waits_until_applied) except -1:
-        self.c.session.persistent = persistent
+    cdef int set_terms(self, str durability, bint sticky, bint waits_until_applied) except -1:
+        self.c.session.persistent = durability != "volatile"
+        self.c.session.replicated = durability == "replicated"
         self.c.session.sticky = sticky
         self.c.session.waits_until_applied = waits_until_applied
         return 0
@@ -236,7 +244,8 @@ cdef class Session:
         question.previous = self.previous
         question.ticket = self.ticket
         question.flags = (RNVM_WAITS if self.c.session.persistent else 0) \
-            | (RNVM_MAPS if self.c.link.mapped else 0)
+            | (RNVM_MAPS if self.c.link.mapped else 0) \
+            | (RNVM_WAITS_REPLICATED if self.c.session.replicated else 0)
         self.raise_for(self.call(RNVM_ATTACH, &question, sizeof(question), &answer, sizeof(answer),
                                  &got))
         self.raise_refused()
@@ -249,6 +258,10 @@ cdef class Session:
         self.ticket = answer.ticket
         memcpy(self.uuid, answer.pool, sizeof(self.uuid))
         self.c.session.epoch = answer.epoch
+        if self.c.session.replicated and not answer.flags & RNVM_REPLICATES:
+            raise Unsupported("this back-end accepts no mirrors",
+                              hint='use durability="persistent"')
+        promise_begin(&self.c)
         self.c.session.lease_ns = answer.lease
         self.c.session.snapshot_ns = answer.snapshot
         self.c.session.logs_operations = self.wants_operation_log and answer.flags & RNVM_LAST == 0
@@ -283,6 +296,8 @@ cdef class Session:
             raise QuotaExceeded(
                 "this process has as many front-ends of this pool as one process may have",
                 hint="close some, or create the pool with more: rnvm create --front-ends")
+        if status == RNVM_FEW_MIRRORS or status == RNVM_UNREPLICATED:
+            raise few_mirrors()
         if status == RNVM_OTHER_POOL:
             raise HandshakeFailed(
                 f"{self.address} serves another pool now than the one this front-end connected to",
@@ -303,7 +318,7 @@ cdef class Session:
                 if reason is None:
                     raise
                 raise reason from None          # more informative than the last attempt's time-out
-            except (ConnectionFailed, QuotaExceeded) as error:
+            except (ConnectionFailed, QuotaExceeded, NotReplicated) as error:
                 self.end()
                 reason = error
                 # Another process may give a session back in the meantime; this one's own sessions
@@ -397,6 +412,9 @@ cdef class Session:
         if not self.reconnect:
             raise ConnectionFailed(f"the session at {self.address} was lost",
                                    hint="connect again, or set reconnect=True")
+        cdef doubt written = self.c.promise.written
+        cdef uint32_t session = self.c.session.number
+        cdef uint64_t epoch = self.c.session.epoch, ticket = self.ticket
         reason = None
         self.broken = self.c.scope.transacting
         self.forget_session()
@@ -413,8 +431,12 @@ cdef class Session:
                         structure._reopen()
                     except (NotFound, WrongKind):
                         pass                    # it was dropped: only calls on it raise that
+                self.confirm_written(session, epoch, ticket, &written)
                 return 0
-            except (ConnectionFailed, DeadlineExceeded, QuotaExceeded, StorageFailed) as error:
+            except (ConnectionFailed, DeadlineExceeded, QuotaExceeded, StorageFailed,
+                    NotReplicated) as error:
+                if isinstance(error, OutcomeUnknown):
+                    raise
                 self.end()
                 if isinstance(error, HandshakeFailed):
                     raise
@@ -461,6 +483,50 @@ cdef class Session:
             if status != OK or self.c.link.status != RNVM_ABSENT:
                 raise unknown(self.address)
         return False
+
+    cdef int confirm_written(self, uint32_t session, uint64_t epoch, uint64_t ticket,
+                             const doubt *written) except -1:
+        if written.any and not self.records_count(session, epoch, ticket, written):
+            raise OutcomeUnknown(
+                f"the session at {self.address} was lost, and changes that were not replicated yet "
+                "are gone", hint="read the structures, then decide")
+        return 0
+
+    # Replication
+
+    cdef object not_in_time(self, bint wrote):
+        if not wrote:
+            return DeadlineExceeded(
+                "timed out waiting until what was read is replicated",
+                hint="run rnvm status: it shows which mirrors are in sync")
+        if self.c.promise.few_mirrors:
+            return OutcomeUnknown(
+                "fewer mirrors are in sync than required: the change holds at the primary, and "
+                "will hold for the group when a mirror is back",
+                hint="run rnvm status: it shows which mirrors are in sync")
+        return DeadlineExceeded(
+            "timed out waiting for the mirrors: the change holds at the primary, and will hold for "
+            "the group when a mirror has it",
+            hint="increase the timeout, or run rnvm status: it shows how far the mirrors are")
+
+    cdef int unreplicated(self, instance *s, int waited, bint wrote) except CALL_RAISED:
+        cdef int unused = 0
+        if waited == UNREPLICATED:
+            raise self.not_in_time(wrote)
+        if wrote:
+            promise_in_doubt(&self.c)
+        return self.raise_or_retry(s, waited, wrote, &unused)
+
+    cdef int await_replicated(self) except? -1:
+        cdef int status
+        cdef bint wrote = self.c.promise.written.any
+        with nogil:
+            status = promise_await(&self.c, True)
+        if status == UNREPLICATED:
+            raise self.not_in_time(wrote)
+        if status != OK and status != LOST and status != FENCED:
+            self.raise_for(status)
+        return status
 
     def interrupt(self, error):
         """Keeps the error of a signal handler during a wait: the call raises it."""
@@ -569,6 +635,10 @@ cdef class Session:
                            hint="use several transactions, or a batch")
         if status == NO_MEMORY:
             raise MemoryError()
+        if status == FEW_MIRRORS:
+            raise few_mirrors()
+        if status == UNREPLICATED:
+            raise self.not_in_time(False)
         if status == CONFLICT:
             raise ReadConflict(
                 "data that this read transaction has read was changed meanwhile",

@@ -28,6 +28,7 @@
 # slab_allocator   space for nodes
 # node_cache       local copies of nodes
 # read_set         the nodes that the open read transaction has read
+# promise          what a session of promise `replicated` waits for before it answers
 # log_writer       the session's two logs: append, wait until durable
 # writer_lock      a structure's lock; cas_lock: the same by compare-and-swap
 # status_line      a structure's live words
@@ -157,6 +158,7 @@ cdef struct session_terms:     # owner: session.  Agreed with the back-end, or s
     bint sticky                # locks are kept until others request them
     bint direct                # our own stores become durable without the back-end
     bint flushes               # by flushing cache lines
+    bint replicated            # an answer waits until what it depends on is replicated
     bint waits_until_applied   # a call returns only when its changes are applied: no cache has them
 
 cdef struct open_instances:    # owner: session
@@ -184,6 +186,16 @@ cdef struct doubt:             # owner: log_writer.  Records that were written a
     bint any
     bint[2] written            # to the operation log, to the redo log
     uint64_t[2] lsn
+
+cdef struct promise:           # owner: promise.  What a session of promise `replicated` has read
+    uint64_t state             # the greatest frame word loaded with any state that was read
+    uint64_t own               # frame of this session's own records
+    uint64_t acked             # frames up to it are replicated
+    bint few_mirrors           # fewer are in sync than required, as far as is known
+    bint unread                # own records are durable, and their frame was not read yet
+    int polls                  # of the replication line, before the back-end is asked
+    uint64_t records           # counts own records
+    doubt written              # the last ones, not known to be replicated
 
 cdef struct cache:             # owner: node_cache
     node **buckets
@@ -268,6 +280,7 @@ cdef struct frontend:
     log_ring[2] log
     log_transport log_io
     doubt in_doubt
+    promise promise
     cache cache
     changes write_set
     free_space space

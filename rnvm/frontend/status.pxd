@@ -19,6 +19,8 @@ cdef enum:                     # from 1 on: the structure's own
     ALIEN = -12                # apply: an opcode that the kind does not know
     TOO_OLD = -13              # a snapshot whose version is not complete any more
     CONFLICT = -14             # a node that a read transaction has read was changed
+    FEW_MIRRORS = -15          # in sync, fewer than required: nothing was logged
+    UNREPLICATED = -16         # the call's deadline passed before its frame was replicated
 
 # Records why a structure is damaged: address of the node, and a literal.  Returns DAMAGED.
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:

@@ -13,15 +13,18 @@ cdef struct status_line:       # as layout.h and messages.h define it
     uint64_t replayed
     uint64_t orphans
     uint64_t structure
-    uint64_t rest[2]
+    uint64_t watched
+    uint64_t frame
 
 # Reads the line.  The sequence is not older than the other words, and the line is the structure's
 # own: GONE if the structure was dropped.  FENCED: our session has ended, and the line may be in
 # transition.
 cdef int status_read(instance *s, status_line *seen) noexcept nogil
-# The same over a network, for a caller that posts a request before it in the same round trip: two
-# requests, then their results.
-cdef int status_post_reads(instance *s, work_request *works) noexcept nogil
+# The same over a network, for a caller that posts a request before it in the same round trip: the
+# requests, STATUS_READS at most (their number is in *n), then their results.
+cdef enum:
+    STATUS_READS = 3
+cdef int status_post_reads(instance *s, work_request *works, int *n) noexcept nogil
 cdef int status_landed(instance *s, status_line *seen) noexcept nogil
 # One request, over a network, for a caller that READs the lines of several structures in one round
 # trip, each to another offset in the landing.  The sequence may be older than the other words.

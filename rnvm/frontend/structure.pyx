@@ -19,9 +19,11 @@ from rnvm.frontend.moment cimport moment_query
 from rnvm.frontend.node_cache cimport cache_get, cache_peek, cache_trim, node_bytes
 from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
 from rnvm.frontend.query cimport query_execute, query_under_lock
+from rnvm.frontend.promise cimport promise_await, promise_gone
 from rnvm.frontend.session cimport HOLDS
 from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
+from rnvm.frontend.status cimport GONE
 from rnvm.frontend.status_line cimport status_line, status_read
 from rnvm.frontend.version_query cimport (
     query_newest, query_snapshot, snapshot_open)
@@ -333,10 +335,21 @@ cdef inline int attempt(instance *s, const job *j) noexcept nogil:
     return query_execute(s, j.ask, j.context)
 
 
+cdef int await_replication(frontend *fe, const job *j, int status) noexcept nogil:
+    """Before an answer: waits until what it depends on is replicated, if that was promised.
+
+    An operation of a batch does not wait for its own records: the end of the batch does.
+    """
+    if status >= 0:
+        return promise_await(fe, not fe.scope.batching or j.ask != NULL or j.opened != NULL)
+    return promise_gone(fe) if status == GONE else OK
+
+
 cdef int run(Structure s, const job *j, object timeout) except -1:
     """Runs the job until it has a result, also over lost sessions."""
     cdef FrontEnd fe = front_of(s)
-    cdef int status, result = 0
+    cdef uint64_t records
+    cdef int status, waited, result = 0
     fe.acquire_call(timeout)
     try:
         while True:
@@ -351,8 +364,17 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
                 raise CallerError(
                     "a snapshot cannot be taken within a transaction that has changed something",
                     hint="take it before, or read the structure itself")
+            records = fe.c.promise.records
             with nogil:
                 status = attempt(s.c, j)
+                waited = await_replication(&fe.c, j, status)
+            if waited != OK:
+                # An operation counts here.  Whatever else was read is read again.
+                result = status
+                if fe.unreplicated(s.c, waited, j.ask == NULL and j.opened == NULL
+                                   and fe.c.promise.records != records) == HOLDS:
+                    return result
+                continue
             if status >= 0:
                 if j.opened != NULL:
                     j.opened_session[0] = fe.ticket
@@ -381,6 +403,8 @@ cdef uint64_t state_read(object structure, object timeout) except? 0:
             fe.ensure_session()
             with nogil:
                 status = status_read(s.c, &seen)
+                if status == OK:
+                    status = promise_await(&fe.c, True)
             if status == OK:
                 return seen.sequence
             fe.raise_or_retry(s.c, status, False, &unused)

@@ -36,6 +36,7 @@ from rnvm.frontend.operation cimport transaction_commit
 from rnvm.frontend.query cimport (
     RESTARTS_MAX, query_await_state, query_have_applied, query_run, query_run_and_release,
     query_under_lock)
+from rnvm.frontend.promise cimport promise_note_line
 from rnvm.frontend.remote cimport remote_wait
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
 from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK, TOO_OLD
@@ -88,6 +89,8 @@ cdef int query_newest(instance *s, int (*function)(instance *s, void *context) n
             s.version = 0
         if result >= 0:
             status = session_still_valid(s) if fetched or s.fetched else OK
+            if status == OK and fetched and s.newest.version > rnvm_transaction_of(state):
+                status = promise_note_line(s)   # the root is later than the line
             cache_trim(fe)
             return result if status == OK else status
         if fe.link.error:
@@ -151,6 +154,8 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
             status = read_applied(s, rnvm_transaction_of(seen.sequence), at)
             if status == OK:
                 status = session_still_valid(s)
+                if status == OK:
+                    status = promise_note_line(s)
                 break
             restarts += 1               # its half may be damaged
         if status == OK or status == AGAIN:

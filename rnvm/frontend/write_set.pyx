@@ -42,14 +42,16 @@ from rfp.core.system cimport __builtin_ctzll, __builtin_popcountll
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address,
     rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset, rnvm_part, rnvm_sequence_of)
-from rnvm.format.messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
+from rnvm.format.messages cimport (
+    RNVM_FEW_MIRRORS, RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE, RNVM_UNREPLICATED)
 from rnvm.format.node cimport RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend.byte_buffer cimport buffer_append, buffer_free, buffer_truncate
 from rnvm.frontend.node_cache cimport (
     cache_add, cache_find, cache_remove, node_bytes)
 from rnvm.frontend.remote cimport remote_call, session_fail
 from rnvm.frontend.state cimport frontend, instance, node, run, runs, undo
-from rnvm.frontend.status cimport FULL, LOST, NO_MEMORY, OK, fault
+from rnvm.frontend.status cimport (
+    FEW_MIRRORS, FULL, LOST, NO_MEMORY, OK, UNREPLICATED, fault)
 
 cdef enum:                     # undo.kind
     UNDO_CHANGED = 1           # bytes of a node
@@ -368,6 +370,10 @@ cdef int request_grant(instance *s, uint64_t count) noexcept nogil:
             return status
         if fe.link.status == RNVM_GOOD and got == sizeof(address):
             break
+        if fe.link.status == RNVM_FEW_MIRRORS:
+            return FEW_MIRRORS
+        if fe.link.status == RNVM_UNREPLICATED:
+            return UNREPLICATED         # the session's, unused until its end
         if fe.link.status != RNVM_NO_SPACE:
             return session_fail(fe, LOST)
         if wanted == count:

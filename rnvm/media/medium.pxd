@@ -38,6 +38,8 @@ cdef struct replicated:
     uint64_t epoch
     uint64_t published         # number of the last frame: everything drained is in frames up to it
     uint64_t acked             # frames up to it are durable on all mirrors that count; never falls
+    uint64_t in_sync           # number of mirrors in sync
+    uint64_t min_mirrors       # with fewer of them nothing new is acknowledged as replicated
 
 cdef struct medium:
     const medium_operations *ops

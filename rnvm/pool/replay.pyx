@@ -12,6 +12,7 @@ from rnvm.format.layout cimport (
 from rnvm.media.medium cimport medium_drain, medium_write
 from rnvm.pool.blocks cimport block_owner, blocks_assign, blocks_claim, blocks_retire
 from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish
+from rnvm.pool.frame_words cimport frame_words_apply, frame_words_collect
 from rnvm.pool.ring_log cimport (
     FAULT_ADDRESS, FAULT_MALFORMED, FAULT_OWNER, ring_begin, ring_collect, ring_finish, ring_read,
 )
@@ -59,6 +60,9 @@ cdef int64_t pool_collect(pool *p) noexcept nogil:
         return -1
     for session in range(p.g.sessions):
         if p.operations[session].epoch:
+            if (p.operations[session].durable != p.operations[session].tail
+                    or p.memory[session].durable != p.memory[session].tail):
+                frame_words_collect(p, session)
             durable(&p.operations[session], &session_at(p, session).operations_durable)
             durable(&p.memory[session], &session_at(p, session).memory_durable)
     return found
@@ -215,6 +219,7 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
                         RNVM_USED | rnvm_structure_index(part.structure) + 1)
         owner.number = part.number
         owner.covers = max(owner.covers, part.covers)
+        frame_words_apply(p, rnvm_structure_index(part.structure))
     rfp_fence_release()
     at = 0
     for i in range(record.parts):

@@ -7,6 +7,7 @@
 # replay      all rings: collect (make durable), replay (apply), checkpoint (free the space)
 # sessions    attach, fence, release
 # catalog     structures: create, drop
+# frame_words from which frame on a structure's state is replicated
 # pool        the class that owns all of it: create, open and recover, grow, close
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -49,6 +50,13 @@ cdef struct retired:           # blocks returned by a transaction
     uint64_t reclaim_epoch     # pool.reclaim_epoch at that time
     uint64_t checkpoint_no     # pool.checkpoints at that time: reusable only after the next one
 
+cdef struct frame_words:       # RNVM_LIVE_FRAME of the status lines (owner: frame_words)
+    uint64_t *shown            # private copies, per structure; NULL: no mirror can follow the pool
+    uint32_t *waiting          # indexes of the structures whose word is not 0
+    uint32_t count
+    uint32_t next              # of `waiting`: where the next sweep goes on
+    uint32_t sweeps            # counts them, with planted bugs
+
 cdef struct pool:
     medium *m
     rnvm_geometry g
@@ -68,4 +76,5 @@ cdef struct pool:
     uint64_t limbo_room
     # retired blocks that did not fit into the limbo list: free again when the pool is next opened
     uint64_t leaked
+    frame_words frames
     bint recovering            # records are being applied that may have been applied before

@@ -13,7 +13,7 @@ from bench.databases import open_database
 from bench.kinds import STRUCTURES
 from bench.properties import read
 from rfp import address as addresses
-from rfp.errors import InvalidArgument, Unsupported
+from rfp.errors import InvalidArgument
 
 MAPPINGS = [kind.database for kind in STRUCTURES if kind.mapping]
 ORDERED = [kind.database for kind in STRUCTURES if kind.ordered]
@@ -108,11 +108,13 @@ def test_a_served_back_end_is_used_with_the_configured_options():
             client.close()
         with rnvm.connect(backend.address) as fe:
             assert len(structures.HashTable(fe, "usertable")) == 60
-        refused = read(
+        replicated = read(
             ["a"], [*FEW, f"rnvm.address={backend.address}", "rnvm.durability=replicated"]
         )
-        with open_database("rnvm-hashtable", refused) as database, pytest.raises(Unsupported):
-            database.connect()
+        with open_database("rnvm-hashtable", replicated) as database:
+            client = database.connect()
+            assert client._fe.promise == "replicated"
+            client.close()
     os.unlink(path)
 
 

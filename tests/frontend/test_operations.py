@@ -28,7 +28,6 @@ from rfp.errors import (
     QuotaExceeded,
     StructureDamaged,
     TooLarge,
-    Unsupported,
     WrongKind,
     WrongType,
 )
@@ -342,8 +341,6 @@ def test_options_change_the_cost_and_no_result(
 
 
 def test_an_unknown_option_is_refused(direct: rnvm.Backend) -> None:
-    with pytest.raises(Unsupported):
-        rnvm.connect(direct.address, durability="replicated")
     with pytest.raises(InvalidArgument):
         rnvm.connect(direct.address, durability="eternal")
     with pytest.raises(InvalidArgument):

@@ -1,0 +1,7 @@
+PROMISE_GATE: int
+PROMISE_STATE: int
+PROMISE_OWN: int
+PROMISE_CACHED: int
+PROMISE_ORDER: int
+
+def _skip_steps(skipped: int) -> None: ...

@@ -1,0 +1,196 @@
+"""The wait until what a session has read and written is replicated."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from rfp.core.core cimport rfp_load64_acquire, rfp_pause
+from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
+from rnvm.format.messages cimport (
+    RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)
+from rnvm.format.replication cimport RNVM_REPLICATION_LINE, rnvm_replication_line
+from rnvm.frontend.log_writer cimport in_doubt_set
+from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
+from rnvm.frontend.state cimport doubt, frontend, instance
+from rnvm.frontend.status cimport FEW_MIRRORS, LATE, LOST, OK, UNREPLICATED
+
+cdef enum:
+    POLLS_MAX = 200            # of the replication line, before the back-end is asked
+
+cdef uint32_t all_steps = PROMISE_GATE | PROMISE_STATE | PROMISE_OWN | PROMISE_CACHED \
+    | PROMISE_ORDER
+cdef uint32_t promise_steps = all_steps
+cdef uint64_t misses = 0
+
+
+def _skip_steps(uint32_t skipped):
+    """Answer without these steps, for tests only."""
+    global promise_steps
+    promise_steps = all_steps & ~skipped
+
+
+cdef bint promise_loads_early() noexcept nogil:
+    return not promise_steps & PROMISE_ORDER
+
+
+cdef void promise_begin(frontend *fe) noexcept nogil:
+    memset(&fe.promise, 0, sizeof(fe.promise))
+    fe.promise.polls = POLLS_MAX
+
+
+# What was read
+
+
+cdef void note_state(frontend *fe, uint64_t frame) noexcept nogil:
+    if promise_steps & PROMISE_STATE:
+        fe.promise.state = frame
+
+
+cdef int promise_note_line(instance *s) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef uint64_t frame = 0, at = rnvm_name_at(&fe.g, s.index) + RNVM_NAME_LIVE \
+        + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_FRAME)
+    cdef int status = OK
+    if not fe.session.replicated:
+        return OK
+    if fe.link.mapped:
+        frame = rfp_load64_acquire(fe.link.pool.base + at)
+    else:
+        status = remote_read(fe, at, &frame, sizeof(frame))
+    if status == OK:
+        promise_note(fe, frame)
+    return status
+
+
+cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil:
+    if not promise_steps & PROMISE_OWN:
+        return
+    if not frame:
+        fe.promise.unread = True
+    elif frame > fe.promise.own:
+        fe.promise.own = frame
+
+
+cdef void promise_wrote(frontend *fe, const doubt *written) noexcept nogil:
+    fe.promise.records += 1
+    fe.promise.written = written[0]
+
+
+cdef void promise_in_doubt(frontend *fe) noexcept nogil:
+    in_doubt_set(fe, &fe.promise.written)
+
+
+# The replication line
+
+
+cdef int read_line(frontend *fe, rnvm_replication_line *line) noexcept nogil:
+    """Loads or READs it.  Near: `acked` is loaded last, and is not older than the rest."""
+    cdef const char *at
+    cdef int status = fe.link.error
+    if status != OK:
+        return status
+    if fe.link.mapped:
+        at = fe.link.pool.base + RNVM_REPLICATION_LINE
+        line.in_sync = rfp_load64_acquire(
+            &(<const rnvm_replication_line *> at).in_sync)
+        line.min_mirrors = rfp_load64_acquire(
+            &(<const rnvm_replication_line *> at).min_mirrors)
+        line.published = rfp_load64_acquire(
+            &(<const rnvm_replication_line *> at).published)
+        line.acked = rfp_load64_acquire(
+            &(<const rnvm_replication_line *> at).acked)
+    else:
+        status = remote_read(fe, RNVM_REPLICATION_LINE, line, sizeof(line[0]))
+    if status != OK:
+        return status
+    fe.promise.few_mirrors = line.in_sync < line.min_mirrors
+    if line.acked > fe.promise.acked:
+        fe.promise.acked = line.acked
+    return OK
+
+
+cdef inline bint reached(frontend *fe, bint own) noexcept nogil:
+    return fe.promise.state <= fe.promise.acked and (
+        not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread)
+
+
+cdef int poll(frontend *fe, bint own, bint *done) noexcept nogil:
+    cdef rnvm_replication_line line
+    cdef int status = read_line(fe, &line)
+    if status != OK:
+        return status
+    if fe.promise.unread:
+        # Over a network: the frame of the records was published before they were found durable.
+        fe.promise.unread = False
+        if line.published > fe.promise.own:
+            fe.promise.own = line.published
+    done[0] = reached(fe, own)
+    if done[0] and fe.promise.own <= fe.promise.acked:
+        fe.promise.written.any = False
+    return OK
+
+
+cdef bint from_cache_alone(const frontend *fe) noexcept nogil:
+    global misses
+    cdef uint64_t before = misses
+    misses = fe.cache.misses
+    return not promise_steps & PROMISE_CACHED and misses == before
+
+
+cdef int await_frames(frontend *fe, bint own) noexcept nogil:
+    cdef bint done = False
+    cdef uint64_t pause = 0
+    cdef int i, status, polls = fe.promise.polls if fe.link.mapped else 1
+    if not promise_steps & PROMISE_GATE or from_cache_alone(fe):
+        return OK
+    for i in range(polls):
+        status = poll(fe, own, &done)
+        if status != OK:
+            return status
+        if done:
+            fe.promise.polls = POLLS_MAX
+            return OK
+        if fe.link.mapped:
+            rfp_pause()
+    # The mirrors need the processor more than a thread that polls.
+    fe.promise.polls = max(fe.promise.polls // 2, 1)
+    if not fe.promise.few_mirrors:
+        status = remote_ask(fe, RNVM_SYNC, 1)
+        if status == OK and fe.link.status != RNVM_GOOD and fe.link.status != RNVM_UNREPLICATED:
+            return session_fail(fe, LOST)
+        if status != OK:
+            return UNREPLICATED if status == LATE else status
+    while True:
+        status = poll(fe, own, &done)
+        if status != OK or done:
+            return status
+        status = remote_wait(fe, &pause)
+        if status != OK:
+            return UNREPLICATED if status == LATE else status
+
+
+cdef int promise_allows(frontend *fe) noexcept nogil:
+    cdef rnvm_replication_line line
+    cdef int status = OK
+    if not fe.session.replicated:
+        return OK
+    if fe.link.mapped or fe.promise.few_mirrors:
+        status = read_line(fe, &line)
+    if status != OK:
+        return status
+    return FEW_MIRRORS if fe.promise.few_mirrors else OK
+
+
+cdef int promise_gone(frontend *fe) noexcept nogil:
+    cdef uint64_t pause = 0
+    cdef int status = OK
+    # The line says so before the drop is in a frame; the back-end answers after the drop, and when
+    # all frames up to then are replicated.
+    while status == OK and fe.session.replicated and promise_steps & PROMISE_GATE:
+        status = remote_ask(fe, RNVM_SYNC, 1)
+        if status == OK and fe.link.status == RNVM_GOOD:
+            break
+        if status == OK and fe.link.status != RNVM_UNREPLICATED:
+            return session_fail(fe, LOST)
+        if status == OK:
+            status = remote_wait(fe, &pause)
+    return UNREPLICATED if status == LATE else status
