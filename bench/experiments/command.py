@@ -19,7 +19,8 @@ from rfp.errors import RfpError
 # In the order of the table.
 NAMES = (
     "direct_reads", "views", "event_loop", "busy_put", "python_get", "python_get_many", "window",
-    "large_values", "large_put", "idle", "capacity", "growth", "durable_writes", "inserts",
+    "large_values", "large_put", "idle", "capacity", "growth", "durable_writes",
+    "replicated_writes", "inserts",
     "large_working_set", "cached_read", "disk_file", "ablation", "concurrency", "sizes",
 )  # fmt: skip
 # Those with a picture.

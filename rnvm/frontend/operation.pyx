@@ -26,7 +26,7 @@ from rnvm.frontend.log_writer cimport (
     in_doubt_clear, log_await_room, log_has_room, log_payload, log_room, logs_await_durable,
     logs_write, operation_log_is_long)
 from rnvm.frontend.node_cache cimport cache_trim
-from rnvm.frontend.promise cimport promise_allows
+from rnvm.frontend.promise cimport promise_allows, promise_reexecuted
 from rnvm.frontend.remote cimport (
     remote_apply_logs, remote_call, remote_read, remote_wait, session_fail)
 from rnvm.frontend.slab_allocator cimport slabs_begin
@@ -249,6 +249,9 @@ cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record)
             write_set_undo(fe, 0)               # nothing was written: the operation stays pending
         return status
     s.covered = pending.number
+    status = promise_reexecuted(fe)
+    if status != OK:
+        return status
     if known:
         fe.stats.reexecuted += 1
     else:

@@ -38,6 +38,8 @@ cdef void note_state(frontend *fe, uint64_t frame) noexcept nogil
 cdef int promise_note_line(instance *s) noexcept nogil
 # The session's own records are durable.  frame: its word, loaded after that; 0: it was not read.
 cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil
+# Own records contain an operation of another session: it is a state that was read.
+cdef int promise_reexecuted(frontend *fe) noexcept nogil
 # The last own records that were written are in doubt again: the session was lost before they were
 # known to be replicated.
 cdef void promise_in_doubt(frontend *fe) noexcept nogil

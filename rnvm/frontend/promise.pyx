@@ -108,6 +108,13 @@ cdef int read_line(frontend *fe, rnvm_replication_line *line) noexcept nogil:
     return OK
 
 
+cdef int promise_reexecuted(frontend *fe) noexcept nogil:
+    cdef bint unused
+    cdef int status = poll(fe, True, &unused) if fe.session.replicated else OK
+    promise_note(fe, fe.promise.own)
+    return status
+
+
 cdef inline bint reached(frontend *fe, bint own) noexcept nogil:
     return fe.promise.state <= fe.promise.acked and (
         not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread)
