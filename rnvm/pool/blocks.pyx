@@ -15,6 +15,7 @@ from rnvm.pool.state cimport pool, retired
 cdef enum:
     WORDS = 64                 # of a map that are written together: the smallest block
     LIMBO = 64                 # minimum capacity of the limbo list
+    RUN = 64                   # blocks beside released ones that may be free, too
 
 
 cdef inline bint is_taken(const pool *p, uint64_t block) noexcept nogil:
@@ -91,12 +92,14 @@ cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noex
 
 cdef uint64_t blocks_allocate(pool *p, uint64_t count, uint32_t owner) noexcept nogil:
     cdef uint64_t first
-    if not count or count > p.g.group_blocks or count > p.free:
+    # A search of a whole pool of short runs takes long: not again until a run can be longer.
+    if not count or count > p.longest_run or count > p.free:
         return RNVM_NO_BLOCK
     first = search(p, p.hint, p.g.blocks, count)
     if first == RNVM_NO_BLOCK:
         first = search(p, 0, min(p.g.blocks, p.hint + count), count)
     if first == RNVM_NO_BLOCK:
+        p.longest_run = count - 1
         return RNVM_NO_BLOCK
     RFP_ASSERT(first // p.g.group_blocks == (first + count - 1) // p.g.group_blocks)
     blocks_claim(p, first, count, owner)
@@ -109,6 +112,20 @@ cdef void blocks_claim(pool *p, uint64_t first, uint64_t count, uint32_t owner) 
     blocks_assign(p, first, count, owner)
 
 
+cdef void note_run(pool *p, uint64_t first, uint64_t count) noexcept nogil:
+    """Raise the bound of the runs' length to that of the run around these free blocks."""
+    cdef uint64_t end = first + count, begin = first
+    if p.longest_run == p.g.group_blocks:
+        return
+    while begin and first - begin < RUN and not is_taken(p, begin - 1):
+        begin -= 1
+    while end < p.g.blocks and end - first - count < RUN and not is_taken(p, end):
+        end += 1
+    if first - begin == RUN or end - first - count == RUN:
+        p.longest_run = p.g.group_blocks        # it may be longer
+    p.longest_run = min(max(p.longest_run, end - begin), p.g.group_blocks)
+
+
 cdef void blocks_release(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     cdef uint64_t block
     RFP_ASSERT(first + count <= p.g.blocks)
@@ -117,6 +134,7 @@ cdef void blocks_release(pool *p, uint64_t first, uint64_t count) noexcept nogil
             p.taken[block >> 6] &= ~(<uint64_t> 1 << (block & 63))
             RFP_ASSERT(p.free < p.g.blocks)
             p.free += 1
+    note_run(p, first, count)
 
 
 cdef uint64_t blocks_free_all(pool *p, uint32_t owner) noexcept nogil:
@@ -186,6 +204,7 @@ cdef void blocks_load(pool *p) noexcept nogil:
     memset(p.taken, 0xff, words * sizeof(uint64_t))
     p.free = 0
     p.hint = 0
+    p.longest_run = p.g.group_blocks
     for block in range(p.g.blocks):
         if block_owner(p, block) == RNVM_NOBODY:
             blocks_release(p, block, 1)

@@ -63,6 +63,7 @@ cdef struct pool:
     uint64_t *taken            # bit: this block must not be allocated now
     uint64_t free              # blocks whose bit is not set
     uint64_t hint              # where the last search ended
+    uint64_t longest_run       # no more than so many consecutive blocks are free
     ring *operations           # one of each per session
     ring *memory
     session *sessions
