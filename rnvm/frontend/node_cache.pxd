@@ -23,5 +23,8 @@ cdef void cache_free(frontend *fe) noexcept nogil
 # A current copy of a node, fetched if need be; its header and CRC are checked.  length 0: as its
 # header says.  NULL: s.error says why.
 cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil
+# The same, of a node that is read: usually soon after the one that was read before.
+cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
+                        uint16_t type) noexcept nogil
 # Reads the first bytes of a node without any check, to find a way around a damaged one.
 cdef int cache_peek(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil

@@ -6,15 +6,17 @@ those bytes.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp
 
-from rfp.core.core cimport RFP_ASSERTS, RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
+from rfp.core.core cimport RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
     rnvm_transaction_of)
 from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend.log_overlay cimport overlay_patch
+from rnvm.frontend.node_memory cimport (
+    large_zeros, node_allocate, node_memory_free, node_release)
 from rnvm.frontend.read_set cimport read_set_add
 from rnvm.frontend.remote cimport remote_read
 from rnvm.frontend.state cimport frontend, instance, node
@@ -28,7 +30,7 @@ cdef enum:
     TRIMS_SKIPPED = 16         # the same in operations, outside a batch
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
-    SPARE_MAX = 16             # removed copies that are kept for the next ones
+    TAG_SHIFT = 48             # of a successor: above it bits of the address, below the pointer
 
 
 cdef bint checks_versions = True
@@ -67,7 +69,7 @@ cdef bint grow(frontend *fe) noexcept nogil:
     bucket is a cache miss of a lookup."""
     cdef uint64_t count = 2 * fe.cache.bucket_count if fe.cache.bucket_count else BUCKETS_MIN
     cdef uint64_t i, bucket
-    cdef node **buckets = <node **> calloc(count, sizeof(node *))
+    cdef node **buckets = <node **> large_zeros(count * sizeof(node *))
     cdef node **nodes = <node **> realloc(fe.cache.nodes, count // 2 * sizeof(node *))
     if nodes != NULL:
         fe.cache.nodes = nodes
@@ -91,12 +93,7 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     cdef uint64_t bucket
     if fe.cache.node_count == fe.cache.node_room and not grow(fe):
         return NULL
-    n = fe.cache.spare
-    if n != NULL and n.length == length:
-        fe.cache.spare = n.next
-        fe.cache.spare_count -= 1
-    else:
-        n = <node *> malloc(sizeof(node) + length)
+    n = node_allocate(fe, length)
     if n == NULL:
         return NULL
     bucket = bucket_of(fe, address)
@@ -112,7 +109,8 @@ cdef node *cache_add(instance *s, uint64_t address, uint32_t length) noexcept no
     n.born = 0
     n.as_of = 0
     n.sum = 0
-    n.listed = n.freed = n.unsummed = False
+    n.listed = n.freed = n.unsummed = n.removed = False
+    n.successors[0] = n.successors[1] = 0
     fe.cache.clock += 1
     n.used = fe.cache.clock
     n.slot = <uint32_t> fe.cache.node_count
@@ -133,33 +131,16 @@ cdef void cache_remove(frontend *fe, node *n) noexcept nogil:
     fe.cache.nodes[n.slot].slot = n.slot
     fe.cache.bytes -= sizeof(node) + n.length
     n.next = fe.cache.removed
+    n.removed = True
     fe.cache.removed = n
 
 
-cdef void free_spare(frontend *fe) noexcept nogil:
-    cdef node *n = fe.cache.spare
-    fe.cache.spare = n.next
-    fe.cache.spare_count -= 1
-    free(n)
-
-
 cdef void free_removed(frontend *fe) noexcept nogil:
-    """Frees removed copies, but for some of one length: most copies of a structure have the same,
-    and the next READ needs one.  With assertions all are freed, so that a sanitizer sees their use.
-    """
     cdef node *n
     while fe.cache.removed != NULL:
         n = fe.cache.removed
         fe.cache.removed = n.next
-        if not RFP_ASSERTS and fe.cache.spare_count < SPARE_MAX \
-                and (fe.cache.spare == NULL or fe.cache.spare.length == n.length):
-            n.next = fe.cache.spare
-            fe.cache.spare = n
-            fe.cache.spare_count += 1
-            continue
-        if fe.cache.spare != NULL and fe.cache.spare.length != n.length:
-            free_spare(fe)              # the length in demand is another one now
-        free(n)
+        node_release(fe, n)
 
 
 cdef void cache_clear(frontend *fe, const instance *s) noexcept nogil:
@@ -174,8 +155,8 @@ cdef void cache_clear(frontend *fe, const instance *s) noexcept nogil:
 
 cdef void cache_free(frontend *fe) noexcept nogil:
     cache_clear(fe, NULL)
-    while fe.cache.spare != NULL:
-        free_spare(fe)
+    fe.cache.last = NULL
+    node_memory_free(fe)
     free(fe.cache.buckets)
     free(fe.cache.nodes)
 
@@ -277,8 +258,13 @@ cdef inline bint whole(const instance *s, const rnvm_node *header) noexcept nogi
 
 
 cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil:
+    return get(s, cache_find(s.fe, address), address, length, type)
+
+
+cdef node *get(instance *s, node *n, uint64_t address, uint32_t length,
+               uint16_t type) noexcept nogil:
+    """n: the copy at the address, or NULL."""
     cdef frontend *fe = s.fe
-    cdef node *n = cache_find(fe, address)
     s.steps += 1
     if s.steps > QUERY_STEPS_MAX and not s.entered:
         return failed(s, address, AGAIN)
@@ -297,6 +283,52 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
         cache_remove(fe, n)
     n = fetch(s, address, length, type)
     return noted(s, n) if fe.read_set.noting and n != NULL else n
+
+
+# Successors.  A structure reads a node, then one of few that it points to.  The copies that were
+# read after a copy are noted there, so that a descent needs no bucket, which is a cache miss on
+# each level.  A pointer may be out of date; then its slot has no node or another one.
+
+
+cdef inline uint64_t successor_of(const node *n) noexcept nogil:
+    return n.address * RFP_RANDOM_STEP >> TAG_SHIFT << TAG_SHIFT | <uint64_t> n
+
+
+cdef inline node *successor_node(uint64_t successor) noexcept nogil:
+    return <node *> (successor & (<uint64_t> 1 << TAG_SHIFT) - 1)
+
+
+cdef inline bint has_tag(uint64_t successor, uint64_t address) noexcept nogil:
+    return (successor ^ address * RFP_RANDOM_STEP) >> TAG_SHIFT == 0 and successor != 0
+
+
+cdef inline bint is_at(const node *n, uint64_t address) noexcept nogil:
+    return n.address == address and not n.freed and not n.removed
+
+
+cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
+                        uint16_t type) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef node *last = fe.cache.last
+    cdef node *n = NULL
+    cdef bint known = False
+    if last != NULL:
+        if has_tag(last.successors[0], address):
+            n = successor_node(last.successors[0])
+        elif has_tag(last.successors[1], address):
+            n = successor_node(last.successors[1])
+        known = n != NULL and is_at(n, address)
+    if not known:
+        n = cache_find(fe, address)
+    n = get(s, n, address, length, type)
+    if n == NULL or not n.pooled:
+        fe.cache.last = NULL
+        return n
+    if not known and last != NULL:
+        last.successors[1] = last.successors[0]
+        last.successors[0] = successor_of(n)
+    fe.cache.last = n
+    return n
 
 
 cdef node *noted(instance *s, node *n) noexcept nogil:

@@ -27,6 +27,7 @@
 # write_set        the changes of the present transaction: undo log, record
 # slab_allocator   space for nodes
 # node_cache       local copies of nodes
+# node_memory      their memory
 # read_set         the nodes that the open read transaction has read
 # promise          what a session of promise `replicated` waits for before it answers
 # log_writer       the session's two logs: append, wait until durable
@@ -55,25 +56,28 @@ cdef enum:                     # indices of frontend.log, and of in_doubt
 
 
 cdef struct node:              # a local copy; its bytes follow
-    # A lookup and an eviction need only these: they are in one cache line, or in two.
-    node *next                 # in its bucket
-    uint64_t address
-    instance *owner
-    uint64_t used              # cache.clock at its last use
     uint64_t pinned            # number of the transaction that wrote it: kept until that is applied
+    uint64_t as_of             # of a multi-version structure: the version in which it is current
     uint32_t length
-    uint32_t generation        # the copy is current as long as this is the owner's generation
     uint32_t slot              # index in cache.nodes
     uint32_t noted             # index in read_set.notes, if it is there
-    bint listed                # is in write_set.nodes
-    bint freed                 # is freed; kept until that cannot be undone
     # Of the present transaction.
-    bint unsummed              # its CRC is not that of its bytes: stamp() computes it from them
     uint32_t sum               # its CRC, less what the changed granules contributed to it
     node *next_changed         # in write_set.nodes
     uint64_t changed           # granules that the present transaction has changed, a bit for each
     uint64_t born              # number of the operation that allocated it here
-    uint64_t as_of             # of a multi-version structure: the version in which it is current
+    unsigned char unsummed     # its CRC is not that of its bytes: stamp() computes it from them
+    unsigned char pooled       # its memory is a slot (node_memory.pyx)
+    # A lookup needs these and the first bytes: two cache lines, of which this is the first.
+    node *next                 # in its bucket
+    uint64_t address
+    instance *owner
+    uint64_t used              # cache.clock at its last use
+    uint64_t[2] successors     # copies that were read after it (node_cache.pyx)
+    uint32_t generation        # the copy is current as long as this is the owner's generation
+    unsigned char listed       # is in write_set.nodes
+    unsigned char freed        # is freed; kept until that cannot be undone
+    unsigned char removed      # is out of the tables
 
 cdef struct undo:              # how to undo one step of an operation
     uint32_t kind
@@ -197,6 +201,19 @@ cdef struct promise:           # owner: promise.  What a session of promise `rep
     uint64_t records           # counts own records
     doubt written              # the last ones, not known to be replicated
 
+cdef enum:
+    NODE_CLASSES = 72          # of slots, in steps of 64 bytes: up to a page of a tree
+
+cdef struct node_region:       # slots follow from the next cache line on
+    node_region *next
+
+cdef struct node_memory:       # owner: node_memory
+    node_region *regions
+    uint64_t bytes             # of all regions
+    char *at                   # what is left of the newest one
+    uint64_t left
+    node *vacant[NODE_CLASSES]   # lists of vacant slots
+
 cdef struct cache:             # owner: node_cache
     node **buckets
     uint64_t bucket_count      # a power of two
@@ -204,8 +221,7 @@ cdef struct cache:             # owner: node_cache
     uint64_t node_count
     uint64_t node_room
     node *removed              # out of the tables; freed when no pointer to them is left
-    node *spare                # freed copies of one length, for the next ones
-    uint32_t spare_count
+    node *last                 # pooled, the last one that node_read() returned; or NULL
     uint64_t bytes
     uint64_t budget_bytes
     uint64_t evict_again_bytes  # nearly all copies are pinned: no eviction below so many bytes
@@ -283,6 +299,7 @@ cdef struct frontend:
     doubt in_doubt
     promise promise
     cache cache
+    node_memory memory
     changes write_set
     free_space space
     activity activity

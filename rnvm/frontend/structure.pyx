@@ -16,7 +16,7 @@ from rnvm.frontend.byte_buffer cimport buffer_append
 from rnvm.frontend.frontend cimport FrontEnd
 from rnvm.frontend.log_writer cimport in_doubt_clear, log_record_room
 from rnvm.frontend.moment cimport moment_query
-from rnvm.frontend.node_cache cimport cache_get, cache_peek, cache_trim, node_bytes
+from rnvm.frontend.node_cache cimport cache_follow, cache_get, cache_peek, cache_trim, node_bytes
 from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
 from rnvm.frontend.query cimport query_execute, query_under_lock
 from rnvm.frontend.promise cimport promise_await, promise_gone
@@ -60,7 +60,7 @@ cdef inline uint32_t rounded(uint32_t length) noexcept nogil:
 
 cdef const char *node_read(instance *s, uint64_t address, uint32_t length,
                            uint16_t type) noexcept nogil:
-    cdef node *n = cache_get(s, address, length, type)
+    cdef node *n = cache_follow(s, address, length, type)
     return NULL if n == NULL else node_bytes(n)
 
 
