@@ -14,7 +14,7 @@ from rnvm.frontend.structure cimport (
     version_read, version_write,
 )
 from structures.layout cimport KEY_MAX, SIZES, TYPE_PAGE, tree_root
-from structures.multi_version cimport made_now, multi_version, node_add, node_make, node_retire
+from structures.multi_version cimport multi_version, node_add, node_make, node_retire, unseen
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at,
     page_entry_size, page_gap, page_put, page_remove, page_search, page_sound, page_take, page_used,
@@ -126,7 +126,7 @@ cdef int child_own(instance *s, uint64_t parent, uint32_t index, uint64_t *addre
     cdef uint64_t made = 0
     if old == NULL:
         return s.error
-    if not multi_version(s) or made_now(s, old):
+    if not multi_version(s) or unseen(s, old):
         return OK
     copy = <page *> node_make(s, PAGE_BYTES, TYPE_PAGE, &made)
     if copy == NULL:

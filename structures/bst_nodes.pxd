@@ -42,6 +42,7 @@ cdef struct bst_way:           # from the top to a node
     int[HEIGHT_MAX] sides      # that were taken there
     bint found                 # the last node has the key
     uint32_t changed           # nodes whose links the operation has changed, at most
+    uint32_t seen              # nodes that a reader may see, at most
 
 cdef struct bst_top:           # what the root says
     uint64_t count             # keys

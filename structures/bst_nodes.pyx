@@ -14,7 +14,7 @@ from structures.layout cimport (
     VALUE_OF, bst_address, bst_length, bst_link, bst_node, bst_root,
 )
 from structures.mapping_operations cimport MISSING, pair
-from structures.multi_version cimport made_now, multi_version, node_add, node_make, node_retire
+from structures.multi_version cimport multi_version, node_add, node_make, node_retire, unseen
 from structures.page cimport keys_compare
 
 cdef enum:
@@ -108,12 +108,14 @@ cdef int add_count(instance *s, int n) noexcept nogil:
 # Ways
 
 
-cdef inline int push(instance *s, bst_way *way, uint64_t link, int side) noexcept nogil:
+cdef inline int push(instance *s, bst_way *way, const bst_node *node, uint64_t link,
+                     int side) noexcept nogil:
     if way.depth == HEIGHT_MAX:
         return fault(s, bst_address(link, s.root), b"the tree is too high")
     way.links[way.depth] = link
     way.sides[way.depth] = side
     way.depth += 1
+    way.seen += multi_version(s) and not unseen(s, node)
     return OK
 
 
@@ -122,7 +124,7 @@ cdef int bst_descend(instance *s, const char *key, uint32_t length, bst_way *way
     cdef bst_top root
     cdef uint64_t link
     cdef int order, side
-    way.depth = way.changed = 0
+    way.depth = way.changed = way.seen = 0
     way.found = False
     if top_read(s, &root) != OK:
         return s.error
@@ -133,7 +135,7 @@ cdef int bst_descend(instance *s, const char *key, uint32_t length, bst_way *way
             return s.error
         order = keys_compare(key, length, node.key, KEY_OF(node.sizes))
         side = HIGHER if order > 0 else LOWER
-        if push(s, way, link, side) != OK:
+        if push(s, way, node, link, side) != OK:
             return s.error
         if not order:
             way.found = True
@@ -150,7 +152,7 @@ cdef int bst_seek(instance *s, const char *key, uint32_t length, bint after, int
     cdef uint32_t best = 0
     cdef int order
     cdef bint within, exact
-    way.depth = way.changed = 0
+    way.depth = way.changed = way.seen = 0
     way.found = False
     if top_read(s, &root) != OK:
         return s.error
@@ -164,7 +166,7 @@ cdef int bst_seek(instance *s, const char *key, uint32_t length, bint after, int
             order = keys_compare(node.key, KEY_OF(node.sizes), key, length)
         exact = order == 0 and direction == HIGHER and not after
         within = exact or (order > 0 if direction == HIGHER else order < 0)
-        if push(s, way, link, 1 - direction if within else direction) != OK:
+        if push(s, way, node, link, 1 - direction if within else direction) != OK:
             return s.error
         if within:
             best = way.depth
@@ -180,7 +182,7 @@ cdef int to_end(instance *s, uint64_t link, int side, bst_way *way) noexcept nog
     cdef const bst_node *node
     while link:
         node = bst_read(s, link)
-        if node == NULL or push(s, way, link, side) != OK:
+        if node == NULL or push(s, way, node, link, side) != OK:
             return s.error
         link = node.links[side]
     return OK
@@ -225,7 +227,7 @@ cdef int own(instance *s, uint64_t *link) noexcept nogil:
     cdef uint64_t address = 0
     if old == NULL:
         return s.error
-    if not multi_version(s) or made_now(s, old):
+    if not multi_version(s) or unseen(s, old):
         return OK
     copy = <bst_node *> node_make(s, bst_length(link[0]), TYPE_BST, &address)
     if copy == NULL:
@@ -240,7 +242,7 @@ cdef int own_way(instance *s, bst_way *way, uint32_t depth) noexcept nogil:
     """Make the first nodes of a way the operation's own."""
     cdef uint32_t level
     cdef uint64_t link
-    if not multi_version(s):
+    if not way.seen:
         return OK
     for level in range(depth):
         link = way.links[level]

@@ -10,8 +10,9 @@
 #   root.first --> chunk [ -  -  A  C | next ] --> chunk [ D  E  F        | 0 ] <-- root.last
 #                              ^ first                            ^ end
 #
-# A node does not change once its transaction is written: an operation makes new nodes in place of
-# those that it changes, up to the root.  The replaced ones are listed, with the number of the
+# A node does not change while a reader may see it: an operation makes new nodes in place of those
+# that it changes, up to the root.  (If no other session has opened the structure, that are the
+# nodes of open snapshots.)  The replaced ones are listed, with the number of the
 # transaction that replaced them; later operations free them, once no reader uses a version before
 # that number.  They are still part of the structure: the walk visits them.
 #
@@ -21,14 +22,14 @@
 #   - node_make() in place of node_new() for the copy of a node, node_add() for a further one;
 #     node_retire() in place of node_free() for a node that was read, value_retire() for a
 #     value in a node of its own, subtree_retire() for a whole tree (clear)
-#   - a node may be changed in place only if made_now() says so
+#   - a node may be changed in place only if unseen() says so
 #   - apply begins with retired_free(), and executes COLLECT; kind.collect calls retired_collect();
 #     walk calls retired_walk() as well
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport rnvm_node
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport version_made, visitor
+from rnvm.frontend.structure cimport version_frozen, visitor
 from structures.mapping_operations cimport OWN_CODES
 
 cdef enum:
@@ -45,9 +46,9 @@ ctypedef int (*subtree_walk)(instance *s, uint64_t address, uint32_t height, vis
 cdef inline bint multi_version(const instance *s) noexcept nogil:
     return s.kind.collect != NULL
 
-cdef inline bint made_now(const instance *s, const void *node) noexcept nogil:
-    """Return whether the present transaction has made a node: no reader can see it yet."""
-    return (<const rnvm_node *> node).version == version_made(s)
+cdef inline bint unseen(const instance *s, const void *node) noexcept nogil:
+    """Return whether no reader can see a node: it is newer than every version that one may use."""
+    return (<const rnvm_node *> node).version > version_frozen(s)
 
 
 # Makes a node in place of another one, in the memory of a listed one if possible.  Some listed
@@ -55,7 +56,7 @@ cdef inline bint made_now(const instance *s, const void *node) noexcept nogil:
 cdef char *node_make(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 # Makes a further node.
 cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
-# A node was replaced: lists it; frees it at once if the present transaction has made it.
+# A node was replaced: lists it; frees it at once if no reader can see it.
 cdef int node_retire(instance *s, const void *node) noexcept nogil
 # The same for a value in a node of its own; it needs not be read.
 cdef int value_retire(instance *s, uint64_t address, uint32_t length) noexcept nogil

@@ -125,7 +125,7 @@ cdef int value_retire(instance *s, uint64_t address, uint32_t length) noexcept n
 
 cdef int node_retire(instance *s, const void *node) noexcept nogil:
     cdef const rnvm_node *header = <const rnvm_node *> node
-    if header.version == version_made(s):
+    if unseen(s, node):
         return node_free(s, header.address, header.length)
     return listed(s, header.address, header.length)
 

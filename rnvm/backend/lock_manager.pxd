@@ -81,6 +81,9 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
 cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
                     uint64_t *dead) noexcept nogil
 cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
+# Whether a session other than this one is inside; *word: the word that changes when it leaves.
+cdef bint lock_occupied(const lock_manager *g, uint32_t index, uint32_t session,
+                        uint64_t *word) noexcept nogil
 cdef uint64_t lock_word(const lock_manager *g, uint32_t index) noexcept nogil
 # Revokes contended locks and grants them to waiters.  Returns 0, or -1.
 cdef int locks_tick(lock_manager *g) noexcept nogil

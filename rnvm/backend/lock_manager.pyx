@@ -180,6 +180,16 @@ cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcep
     return session if rnvm_lock_of(word, g.p.sessions[session].epoch) else NOBODY
 
 
+cdef bint lock_occupied(const lock_manager *g, uint32_t index, uint32_t session,
+                        uint64_t *word) noexcept nogil:
+    cdef uint32_t inside
+    if g.locks[index].holder == NOBODY:
+        return False
+    word[0] = activity_word(g, index)
+    inside = user(g, index, word[0])
+    return inside != NOBODY and inside != session
+
+
 cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
     """Return whether a contended lock has not moved for a lease.
 

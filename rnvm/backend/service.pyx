@@ -36,6 +36,7 @@ from rnvm.backend.promises cimport (
 from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
 )
+from rnvm.backend.openings cimport openings_add, openings_refresh
 from rnvm.backend.retained cimport call_retained
 from rnvm.backend.state cimport (
     backend, backend_checkpoint, backend_locks, fail, reply, version_use,
@@ -122,10 +123,12 @@ cdef class PoolService(Service):
         self.b.g.locks = <lock *> calloc(opened.c.g.names, sizeof(lock))
         self.b.g.waiters = <waiter *> calloc(opened.c.g.sessions + 1, sizeof(waiter))
         self.b.uses = <version_use **> calloc(opened.c.g.names, sizeof(version_use *))
+        self.b.opened = <uint64_t **> calloc(opened.c.g.names, sizeof(uint64_t *))
         self.b.snapshot_ns = <uint64_t> (snapshot_lifetime * 1e9)
         self.b.watched.items = <watch *> calloc(opened.c.g.names, sizeof(watch))
         if (self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL
-                or self.b.uses == NULL or self.b.watched.items == NULL):
+                or self.b.uses == NULL or self.b.opened == NULL
+                or self.b.watched.items == NULL):
             raise MemoryError()
         self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
         self.b.flags |= RNVM_FLUSHED if flushed else 0
@@ -168,7 +171,11 @@ cdef class PoolService(Service):
         if self.b.uses != NULL:
             for i in range(self.b.g.p.g.names):
                 free(self.b.uses[i])
+        if self.b.opened != NULL:
+            for i in range(self.b.g.p.g.names):
+                free(self.b.opened[i])
         free(self.b.uses)
+        free(self.b.opened)
         free(self.b.g.each)
         free(self.b.g.locks)
         free(self.b.g.waiters)
@@ -333,6 +340,7 @@ cdef class PoolService(Service):
                                          asked.length - sizeof(question))
         codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
         base, place, number = partitions.parsed(name)
+        fresh = name not in self.pool.names
         if place and partitions.entry_name(base, 0, number) not in self.pool.names \
                 and not self.other_partitions(name):
             # Its mapping was dropped, perhaps while the front-end opened the partitions before.
@@ -380,6 +388,7 @@ cdef class PoolService(Service):
             answer.length = len(theirs)
             rfp_copy_out(answer.payload, PyBytes_AS_STRING(theirs), len(theirs))
             return 0
+        openings_add(&self.b, index, user, fresh)
         found.structure = self.b.g.p.structures[index].id
         found.kind = entry.kind
         found.root = entry.root
@@ -621,6 +630,7 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
         s.transactions += <uint64_t> applied
         locks_publish(&s.g)
     backend_locks(s)
+    openings_refresh(s)
     if (s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT_NS or crowded(s.g.p))
             and backend_checkpoint(s)):
         return False

@@ -6,6 +6,7 @@
 # rpc_handlers  calls that need no interpreter
 # retained      the oldest version of a structure that a session uses
 # promises      responses that wait until they are replicated
+# openings      which sessions have opened a structure
 # watches       structures for whose changes front-ends wait
 # service       the class that owns all of it, calls that need the interpreter, the regular work
 
@@ -29,6 +30,9 @@ cdef struct backend:
     lock_manager g
     version_use **uses                 # per multi-version structure, for each session; or NULL
     uint64_t snapshot_ns               # for which the memory of an open snapshot is kept
+    # per structure, for each session: its epoch when it opened the structure; or NULL
+    uint64_t **opened
+    uint64_t opened_as_of              # number of sessions fenced when openings were last counted
     watch_list watched
     uint64_t checkpointed              # time in ns
     uint64_t swept

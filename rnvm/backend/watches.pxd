@@ -22,5 +22,7 @@ cdef void watches_add(watch_list *w, lock_manager *g, uint32_t index) noexcept n
 cdef void watches_report(watch_list *w, lock_manager *g) noexcept nogil
 # Wakes all sleepers: the back-end stops.
 cdef void watches_end(watch_list *w, lock_manager *g) noexcept nogil
-# No structure is watched: after a restart.
+# No structure is watched, and none opened by one session alone: after a restart.
 cdef void watches_clear(lock_manager *g) noexcept nogil
+# Shows in its line whether one session alone has opened a structure.
+cdef void show_alone(lock_manager *g, uint32_t index, bint alone) noexcept nogil

@@ -2,11 +2,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp.core.core cimport rfp_fence_full, rfp_futex_wake, rfp_store64_release
+from rfp.core.core cimport rfp_fence_full, rfp_futex_wake, rfp_load64, rfp_store64_release
 from rfp.core.futex_wake_some cimport rfp_futex_wake_some
 from rnvm.backend.lock_manager cimport lock_manager
 from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
-from rnvm.format.messages cimport RNVM_LIVE_WATCHED, RNVM_STATUS_SPARE
+from rnvm.format.messages cimport RNVM_ALONE, RNVM_LIVE_FLAGS, RNVM_STATUS_SPARE, RNVM_WATCHED
 from rnvm.pool.state cimport structure
 
 
@@ -14,8 +14,18 @@ cdef inline char *line_of(lock_manager *g, uint32_t index) noexcept nogil:
     return g.p.m.base + rnvm_name_at(&g.p.g, index) + RNVM_NAME_LIVE
 
 
+cdef inline void show_flag(lock_manager *g, uint32_t index, uint64_t flag,
+                           bint shown) noexcept nogil:
+    cdef char *word = line_of(g, index) + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_FLAGS)
+    rfp_store64_release(word, (rfp_load64(word) & ~flag) | (flag if shown else 0))
+
+
 cdef inline void show_watched(lock_manager *g, uint32_t index, bint watched) noexcept nogil:
-    rfp_store64_release(line_of(g, index) + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_WATCHED), watched)
+    show_flag(g, index, RNVM_WATCHED, watched)
+
+
+cdef void show_alone(lock_manager *g, uint32_t index, bint alone) noexcept nogil:
+    show_flag(g, index, RNVM_ALONE, alone)
 
 
 cdef bint report(watch *it, lock_manager *g) noexcept nogil:
@@ -73,4 +83,4 @@ cdef void watches_end(watch_list *w, lock_manager *g) noexcept nogil:
 cdef void watches_clear(lock_manager *g) noexcept nogil:
     cdef uint32_t i
     for i in range(g.p.g.names):
-        show_watched(g, i, False)
+        show_flag(g, i, RNVM_WATCHED | RNVM_ALONE, False)

@@ -191,8 +191,10 @@ struct rnvm_outcome {
                                  * or 0 */
 #define RNVM_LIVE_STRUCTURE 3   /* rnvm_structure() of the live structure here, or 0; cleared
                                  * before any block of it is freed */
-#define RNVM_LIVE_WATCHED 4     /* 1: threads may sleep on the sequence; a front-end whose stores
+#define RNVM_LIVE_FLAGS 4       /* of the two below */
+#define RNVM_WATCHED 1          /* threads may sleep on the sequence; a front-end whose stores
                                  * become durable without the back-end wakes it after a change */
+#define RNVM_ALONE 2            /* one session alone has opened the structure */
 #define RNVM_LIVE_FRAME 5       /* 0: everything applied is replicated; else the state is
                                  * replicated once that frame is.  Stored before the even
                                  * sequence: a reader loads it after its last load of data */

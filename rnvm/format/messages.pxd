@@ -56,7 +56,9 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS
         RNVM_LIVE_STRUCTURE
-        RNVM_LIVE_WATCHED
+        RNVM_LIVE_FLAGS
+        RNVM_WATCHED
+        RNVM_ALONE
         RNVM_LIVE_FRAME
         RNVM_SHARED
         RNVM_LOCK_WORDS

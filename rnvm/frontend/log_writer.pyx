@@ -47,7 +47,7 @@ from rnvm.format.layout cimport (
     rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_length, rnvm_record_seal,
     rnvm_ring_seed, rnvm_session_at, rnvm_up)
 from rnvm.format.messages cimport (
-    RNVM_GOOD, RNVM_LIVE_WATCHED, RNVM_ROOM, RNVM_STATUS_SPARE, RNVM_SYNC)
+    RNVM_GOOD, RNVM_LIVE_FLAGS, RNVM_ROOM, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_WATCHED)
 from rnvm.frontend.promise cimport promise_note_own, promise_wrote
 from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
 from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance, log_ring
@@ -408,5 +408,5 @@ cdef bint watched(frontend *fe) noexcept nogil:
         if s.unannounced:
             s.unannounced = False
             any |= rfp_load64(fe.link.pool.base + rnvm_name_at(&fe.g, s.index) + RNVM_NAME_LIVE
-                              + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_WATCHED)) != 0
+                              + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_FLAGS)) & RNVM_WATCHED != 0
     return any

@@ -34,7 +34,7 @@ from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance
 from rnvm.frontend.status cimport AGAIN, ALIEN, FULL, LOST, NO_MEMORY, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend.status_line cimport status_line, status_read
 from rnvm.frontend.version_root cimport version_touch
-from rnvm.frontend.version_use cimport version_renew
+from rnvm.frontend.version_use cimport version_frozen_at, version_renew
 from rnvm.frontend.write_set cimport (
     operation_begin, undo_log_clear, write_set_add, write_set_stamp_and_encode, write_set_undo,
     write_set_written)
@@ -47,6 +47,7 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
                            uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef uint64_t mark, operations, before
+    cdef bint last = False
     cdef int result, status = structure_acquire(s)
     if status == OK and fe.scope.batching and not fe.scope.transacting \
             and fe.write_set.record_bytes \
@@ -69,11 +70,16 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
         s.operations = operations
         result = collect_retired(s)
         in_doubt_clear(fe)
-        if result != OK:
+        # The last resort needs no memory for copies; readers may begin again.  A snapshot of this
+        # session could read changes that are not written yet.
+        last = result == FULL and s.frozen and not s.kept_count
+        if result != OK and not last:
             break
         mark = fe.write_set.undo_count
         s.operations += 1
-        result = apply(s, code, bytes, length)
+        result = apply(s, code, bytes, length, last)
+        if last:
+            break
     if result >= 0:
         status = fits_one_record(fe)
         if status != OK:
@@ -220,6 +226,7 @@ cdef int read_pending(frontend *fe, const rnvm_pending *pending,
 
 cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record) noexcept nogil:
     cdef frontend *fe = s.fe
+    cdef uint64_t mark = fe.write_set.undo_count
     cdef bint known
     cdef int status
     s.operations = pending.number
@@ -231,6 +238,10 @@ cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record)
         if status != OK:
             break
         status = apply(s, pending.code, record + pending.at, pending.length)
+    if status == FULL and s.frozen or status >= 0 and s.frozen and fits_one_record(fe) != OK:
+        # Its writer may have been alone, and have needed no room for copies.
+        write_set_undo(fe, mark)
+        status = apply(s, pending.code, record + pending.at, pending.length, True)
     known = status != ALIEN
     if not known:
         status = OK                             # it was never acknowledged: pass over it for good
@@ -302,7 +313,8 @@ cdef int collect_retired(instance *s) noexcept nogil:
 # Apply
 
 
-cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length,
+               bint in_place=False) noexcept nogil:
     """Runs the structure's function: its result; below 0 all its changes are undone."""
     cdef frontend *fe = s.fe
     cdef uint64_t mark = fe.write_set.undo_count
@@ -312,6 +324,8 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     s.steps = s.fault_at = 0
     s.fetched = False
     s.error = AGAIN
+    if s.kind.collect != NULL:
+        s.frozen = 0 if in_place else version_frozen_at(s)
     result = s.kind.apply(s, code, bytes, length)
     if result >= 0 and s.kind.collect != NULL and fe.write_set.undo_count != mark \
             and version_touch(s) != OK:

@@ -355,6 +355,7 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     uint64_t published_ns      # when the oldest version in use was last published
     uint64_t published         # the word
     uint64_t written           # the version that this front-end wrote last
+    uint64_t frozen            # nodes of later versions may be changed by the present operation
     uint64_t retained          # no session uses a version below it
     uint64_t renew_at          # listed nodes at which apply asks for it again
     # the open read transaction that names it

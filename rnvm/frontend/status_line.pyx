@@ -8,8 +8,8 @@ from rfp.fabric.fabric cimport READ, remote_region, work_request
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_sequence_of, rnvm_session_at)
 from rnvm.format.messages cimport (
-    RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE, RNVM_LIVE_FRAME, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS,
-    RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked)
+    RNVM_ALONE, RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE, RNVM_LIVE_FLAGS, RNVM_LIVE_FRAME,
+    RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked)
 from rnvm.frontend.promise cimport promise_loads_early, promise_note
 from rnvm.frontend.remote cimport remote_place, remote_read, remote_transfers, session_fail
 from rnvm.frontend.state cimport frontend, instance
@@ -121,6 +121,13 @@ cdef int status_landed(instance *s, status_line *seen) noexcept nogil:
     if s.fe.session.replicated:
         promise_note(s.fe, (<const status_line *> (landed + FRAME_OFFSET)).frame)
     return OK if seen.structure == s.id else GONE
+
+
+cdef bint status_alone(const instance *s) noexcept nogil:
+    if not s.fe.link.mapped:
+        return False
+    return rfp_load64_acquire(spare_word(s.fe.link.pool.base + line_at(s), RNVM_LIVE_FLAGS)) \
+        & RNVM_ALONE != 0
 
 
 cdef int session_validate(frontend *fe) noexcept nogil:

@@ -95,8 +95,11 @@ cdef int version_read(instance *s, rnvm_version *found) noexcept nogil
 # In apply only.  Makes this the newest version; its number and CRC are set here.
 cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil
 # Number of the transaction that the present operation belongs to: the version of the nodes that it
-# makes.  A node of this version may be changed; others are replaced by new ones.
+# makes.
 cdef uint64_t version_made(const instance *s) noexcept nogil
+# The newest version that a reader may use.  Nodes of later versions may be changed; others are
+# replaced by new ones.  As for oldest_retained(): it must change only where nodes are.
+cdef uint64_t version_frozen(const instance *s) noexcept nogil
 # Nodes that were replaced in a transaction up to this one may be freed: no reader uses them.
 # listed: how many nodes wait for that; asks the back-end now and then, when there are many, and
 # always if there are more than bytes in the pool.  The one input of apply that follows neither from

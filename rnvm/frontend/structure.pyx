@@ -155,6 +155,10 @@ cdef uint64_t version_made(const instance *s) noexcept nogil:
     return s.number + 1
 
 
+cdef uint64_t version_frozen(const instance *s) noexcept nogil:
+    return s.frozen
+
+
 cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil:
     if listed >= s.renew_at:
         # A failure shows later: the session's error stays, and nothing is freed without an answer.

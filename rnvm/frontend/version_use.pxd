@@ -17,6 +17,8 @@ cdef int version_keep_published(instance *s) noexcept nogil
 cdef bint versions_reserve(instance *s) noexcept nogil
 cdef void version_keep(instance *s, uint64_t version) noexcept nogil
 cdef void version_release(instance *s, uint64_t version) noexcept nogil
+# The newest version that a reader may use.  Nodes of later versions may be changed in place.
+cdef uint64_t version_frozen_at(const instance *s) noexcept nogil
 # Asks the back-end for the oldest version that any session uses; the result is in s.retained.
 # give_up: the back-end first gives up the oldest version in use.
 cdef int version_renew(instance *s, bint give_up) noexcept nogil

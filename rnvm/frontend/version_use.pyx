@@ -22,6 +22,7 @@ from rnvm.format.version cimport rnvm_uses
 from rnvm.frontend.remote cimport remote_call, remote_transfers, session_fail
 from rnvm.frontend.state cimport frontend, instance, kept_version
 from rnvm.frontend.status cimport GONE, LOST, OK
+from rnvm.frontend.status_line cimport status_alone
 
 cdef enum:
     PUBLISH_INTERVAL_NS = 10000000
@@ -125,6 +126,16 @@ cdef void version_release(instance *s, uint64_t version) noexcept nogil:
             s.kept_count -= 1
             s.kept[i] = s.kept[s.kept_count]
             return
+
+
+cdef uint64_t version_frozen_at(const instance *s) noexcept nogil:
+    cdef uint64_t newest = 0
+    cdef uint32_t i
+    if not status_alone(s):
+        return s.number
+    for i in range(s.kept_count):
+        newest = max(newest, s.kept[i].version)
+    return newest
 
 
 cdef int version_renew(instance *s, bint give_up) noexcept nogil:

@@ -41,6 +41,7 @@ cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept 
     return DAMAGED
 
 cdef uint64_t version_made(const instance *s) noexcept nogil
+cdef uint64_t version_frozen(const instance *s) noexcept nogil
 cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil
 cdef int version_read(instance *s, rnvm_version *found) noexcept nogil
 cdef int version_write(instance *s, rnvm_version *changed) noexcept nogil

@@ -296,6 +296,12 @@ cdef uint64_t version_made(const instance *s) noexcept nogil:
     return (<arena *> s.fe).number + 1
 
 
+cdef uint64_t version_frozen(const instance *s) noexcept nogil:
+    cdef const arena *a = <const arena *> s.fe
+    # retain(): a snapshot may be of any version from there on.
+    return 0 if a.alone and a.retained == ~<uint64_t> 0 else a.number
+
+
 cdef uint64_t oldest_retained(instance *s, uint64_t listed) noexcept nogil:
     return min(arena_of(s).retained, arena_of(s).number)
 
@@ -464,6 +470,10 @@ cdef class Memory:
     def retain(self, version=None):
         """Keep the nodes of this version and of later ones; None: of no version but the last."""
         self.a.retained = ~<uint64_t> 0 if version is None else version
+
+    def alone(self, bint alone=True):
+        """Let multi-version structures change their nodes in place while no version is retained."""
+        self.a.alone = alone
 
     def limit(self, uint64_t nbytes):
         """Set the limit in bytes; allocations beyond it return FULL."""

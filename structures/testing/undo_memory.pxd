@@ -40,6 +40,7 @@ cdef struct arena:
     uint64_t operation         # number
     uint64_t number            # of the last transaction
     uint64_t retained          # no reader uses a version below it
+    bint alone                 # no other session has opened its structures
     uint64_t bytes             # of taken nodes
     uint64_t limit
     uint64_t record            # bytes that an operation may change
