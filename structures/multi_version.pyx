@@ -4,9 +4,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport RNVM_NODE, rnvm_node
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    AGAIN, DAMAGED, OK, fault, node_change, node_cost, node_free, node_new, node_read, node_renew,
-    nodes_release, oldest_retained, record_room, room_for, root_change, root_read, version_made,
-    visitor,
+    AGAIN, DAMAGED, FULL, OK, fault, node_change, node_cost, node_free, node_glimpse, node_new,
+    node_read, node_renew, nodes_release, oldest_retained, record_room, room_for, root_change,
+    root_read, version_frozen, version_made, visitor,
 )
 from structures.layout cimport (
     RETIRED, RETIRED_ADDRESS, RETIRED_ENTRIES, RETIRED_FIELDS, RETIRED_SIZE, RETIRED_SUBTREE,
@@ -53,19 +53,28 @@ cdef inline retired_chunk *chunk_change(instance *s, uint64_t address, uint32_t 
 # Listing
 
 
+cdef int spare_make(instance *s, versioned_root *root) noexcept nogil:
+    """Make the spare chunk, if there is none."""
+    if root.spare:
+        return OK
+    return s.error if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &root.spare) == NULL else OK
+
+
 cdef uint64_t chunk_take(instance *s, versioned_root *root) noexcept nogil:
     """Return an empty chunk, or 0: s.error.
 
     The first one is made together with a spare one, so that nodes can be listed in a full pool.
     """
-    cdef uint64_t address = root.spare
+    cdef uint64_t address = root.spare, made = 0
     cdef retired_chunk *chunk
-    if not address:
-        if not root.last and node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &root.spare) == NULL:
+    if not root.last and spare_make(s, root) != OK:
+        return 0
+    if not address or not root.last:
+        if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &made) != NULL:
+            return made
+        if not address or s.error != FULL:
             return 0
-        if node_new(s, sizeof(retired_chunk), TYPE_RETIRED, &address) == NULL:
-            return 0
-        return address
+        s.error = AGAIN
     if chunk_read(s, address) == NULL:
         return 0
     chunk = chunk_change(s, address, RNVM_NODE, 16)
@@ -119,7 +128,20 @@ cdef int listed(instance *s, uint64_t node, uint32_t length) noexcept nogil:
     return retired_add(s, node, RETIRED(version_made(s), UP8(length) >> 3))
 
 
+cdef bint value_unseen(instance *s, uint64_t address) noexcept nogil:
+    """Return whether no reader can see a value, according to the header that is in the pool.
+
+    Only if this session is alone: then what is not applied yet is of a later version as well.
+    """
+    cdef rnvm_node header
+    return version_frozen(s) + 1 < version_made(s) \
+        and node_glimpse(s, address, &header, sizeof(header)) == OK \
+        and header.address == address and header.type == TYPE_VALUE and unseen(s, &header)
+
+
 cdef int value_retire(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    if value_unseen(s, address):
+        return node_free(s, address, VALUE_NODE(length))
     return listed(s, address | RETIRED_VALUE, VALUE_NODE(length))
 
 
@@ -311,6 +333,15 @@ cdef char *node_make(instance *s, uint32_t length, uint16_t type, uint64_t *addr
 
 
 cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
+    cdef const versioned_root *root = root_of(s)
+    cdef versioned_root *changed
+    if root == NULL:
+        return NULL
+    if not root.last and not root.spare:
+        # A session that is alone may list nothing until the pool is full; clear() lists the tree.
+        changed = list_change(s)
+        if changed == NULL or spare_make(s, changed) != OK:
+            return NULL
     return make(s, length, type, RETIRED_RESERVE, address)
 
 
