@@ -126,6 +126,25 @@ static inline uint32_t rnvm_stream_seed(uint32_t pool_seed, const uint8_t *openi
     return rfp_crc32c(rfp_crc32c(pool_seed, opening, 16), group, 16);
 }
 
+/* Returns the bytes that a piece takes in a stream. */
+static inline uint64_t rnvm_piece_room(uint64_t length) { return rnvm_up(length, RNVM_LINE); }
+
+/* Returns whether this header can be that of a piece. */
+static inline int rnvm_piece_fits(const struct rnvm_frame *f)
+{
+    if (f->reserved & RNVM_PIECE_PAD)
+        return f->length >= RNVM_LINE && f->length < RNVM_PIECE_MAX && f->length % RNVM_LINE == 0
+               && !f->ranges;
+    return f->length >= sizeof *f && f->length <= RNVM_PIECE_MAX && f->length % 8 == 0;
+}
+
+/* CRC of a piece that fits; a pad's bytes behind its header do not count. */
+static inline uint32_t rnvm_piece_crc(uint32_t seed, const struct rnvm_frame *f)
+{
+    uint64_t n = f->reserved & RNVM_PIECE_PAD ? sizeof *f : f->length;
+    return rfp_crc32c(seed, (const char *)f + sizeof f->crc, n - sizeof f->crc);
+}
+
 static inline uint32_t rnvm_identity_crc(uint64_t at, const struct rnvm_identity *i)
 {
     return rfp_crc32c(rfp_crc32c(0, &at, sizeof at), i, sizeof *i - sizeof i->crc);

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
+from rnvm.format.wal cimport rnvm_frame
 
 cdef extern from "rnvm/format/replication.h" nogil:
     const uint64_t RNVM_STREAM_MAGIC
@@ -77,6 +78,9 @@ cdef extern from "rnvm/format/replication.h" nogil:
         uint32_t crc
 
     uint32_t rnvm_stream_seed(uint32_t pool_seed, const uint8_t *opening, const uint8_t *group)
+    uint64_t rnvm_piece_room(uint64_t length)
+    bint rnvm_piece_fits(const rnvm_frame *f)
+    uint32_t rnvm_piece_crc(uint32_t seed, const rnvm_frame *f)
     uint32_t rnvm_identity_crc(uint64_t at, const rnvm_identity *i)
     uint64_t rnvm_own_part(const rnvm_geometry *g, uint64_t at, uint64_t *begin)
     uint64_t rnvm_replicated(const rnvm_geometry *g, uint64_t at, uint64_t end, uint64_t *stop)

@@ -18,10 +18,12 @@ from rfp.core.system cimport (
     pthread_mutex_lock, pthread_mutex_unlock,
 )
 from rnvm.format.layout cimport RNVM_PAGE, rnvm_up
+from rnvm.format.wal cimport (
+    RNVM_WAL_FRAMES, rnvm_frame, rnvm_frame_crc, rnvm_range, rnvm_wal_header,
+)
 from rnvm.media.medium cimport medium_operations, raise_failed
 from rnvm.media.wal cimport (
-    RNVM_WAL_FRAMES, WAL_SAME_GENERATION, rnvm_frame, rnvm_frame_crc, rnvm_range, rnvm_wal_header,
-    wal_bugs, wal_header, wal_read, wal_room, wal_scan,
+    WAL_SAME_GENERATION, wal_bugs, wal_header, wal_read, wal_room, wal_scan,
 )
 
 from rfp.core.forks import live

@@ -6,6 +6,10 @@ from rfp.core.core cimport RFP_ASSERT, rfp_crc32c
 from rnvm.format.layout cimport (
     RNVM_MAJOR, RNVM_PAGE, RNVM_WAL_MIN, RNVM_WRITE_AHEAD, rnvm_header, rnvm_up,
 )
+from rnvm.format.wal cimport (
+    RNVM_WAL_FRAMES, RNVM_WAL_MAGIC, rnvm_frame, rnvm_frame_crc, rnvm_frame_fits, rnvm_range,
+    rnvm_range_next, rnvm_wal_header, rnvm_wal_header_crc, rnvm_wal_seed,
+)
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read
 

@@ -13,6 +13,7 @@ from rnvm.format.layout cimport (
     rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at, rnvm_offset,
     rnvm_session_at, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
+from rnvm.media.identity cimport refuse_unwhole
 from rnvm.media.medium cimport medium
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
 from rnvm.media.wal cimport wal, wal_scan
@@ -72,10 +73,12 @@ cdef class Inspection:
 
     Raises:
         NotAPool, PoolTooNew, PoolTooOld, PoolDamaged: Header or superblock cannot be used at all.
+        PoolRefused: It is a copy in catch-up.
     """
 
     def __cinit__(self, Medium on not None):
         on.check(0, 0)
+        refuse_unwhole(&on.c)
         self.medium = on
         self.findings = []
         self.names = {}

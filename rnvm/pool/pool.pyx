@@ -14,6 +14,7 @@ from rnvm.format.layout cimport (
     rnvm_header, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at,
     rnvm_structure_index, rnvm_superblock,
 )
+from rnvm.media.identity cimport identity_forget
 from rnvm.media.medium cimport (
     Medium, medium, medium_drain, medium_write, medium_write64, raise_failed,
 )
@@ -93,6 +94,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None,
         # Until everything else is durable there is no header.
         medium_write(m, RNVM_HEADERS, zeros, sizeof(zeros))
         medium_write(m, RNVM_HEADERS + RNVM_PAGE, zeros, sizeof(zeros))
+        identity_forget(m)
     target.drain()
     with nogil:
         format_entries(&p)

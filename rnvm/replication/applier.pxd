@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
+from rnvm.format.replication cimport rnvm_identity, rnvm_stream
 from rnvm.media.medium cimport medium
 
 cdef enum:                     # results of applier_take() below 0, for good
@@ -24,6 +25,8 @@ cdef struct applier:
     uint64_t applied           # number of the last frame that is durable
     uint32_t index             # of the next piece of frame received + 1
     bint written               # since the last drain
+    uint64_t frames            # with content, and their bytes
+    uint64_t bytes
     int error                  # below 0: it takes nothing more
 
 # first: number of the last frame that the medium already has.
@@ -36,3 +39,8 @@ cdef void applier_begin(applier *a, medium *m, const rnvm_geometry *g, uint64_t 
 cdef int64_t applier_take(applier *a, const char *pieces, uint64_t n) noexcept nogil
 # Returns what an error means.
 cdef str applier_trouble(int error)
+# Returns whether a copy that has every frame up to `applied` may go on with this stream (its line, a
+# private copy) without comparison: it is whole, the stream is of the same start of the primary, of
+# no lower epoch, and contains every later frame.
+cdef bint applier_goes_on(const rnvm_identity *i, const rnvm_stream *shown,
+                          uint64_t applied) noexcept nogil

@@ -11,7 +11,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
 from rnvm.format.replication cimport rnvm_ack, rnvm_replication_line
-from rnvm.media.wal cimport rnvm_frame
+from rnvm.format.wal cimport rnvm_frame
 from rnvm.media.medium cimport medium, medium_operations, replicated
 from rnvm.replication.stream cimport stream
 
@@ -41,7 +41,6 @@ cdef struct mirror_slot:
     uint64_t target
     uint64_t since
     uint64_t taken             # s.consumed at that time: a COPYING mirror must take something
-    bint waits                 # checked copy: its thread sleeps on the tail
 
 cdef struct replicator:
     replicated numbers         # medium.replication points here
@@ -54,7 +53,7 @@ cdef struct replicator:
     uint8_t[16] uuid
     uint32_t live              # slots whose stream has not ended
     uint32_t required          # JOINING, IN_SYNC or LEAVING
-    uint32_t in_sync           # IN_SYNC or LEAVING
+    uint32_t in_sync           # IN_SYNC
     uint32_t min_mirrors
     bint policy                # a group moves JOINING -> IN_SYNC and LEAVING -> free
     bint wakes                 # wake mirrors of this host that sleep, at each publication
@@ -66,7 +65,8 @@ cdef struct replicator:
     rnvm_frame *piece          # RNVM_PIECE_MAX bytes: the piece being built
     uint32_t index             # of the next piece of the frame
     uint64_t noted             # bytes in notes
-    uint64_t spoken            # time of the last frame
+    uint64_t spoken            # time of the first poll without a new frame
+    bint silent                # no frame since then
     uint64_t overruns
     moment[64] moments         # MOMENTS_MAX, a ring
     uint32_t moment_first

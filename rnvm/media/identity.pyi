@@ -1,0 +1,19 @@
+from rnvm.media.medium import Medium
+
+bugs: dict[str, int]
+STATES: dict[int, str]
+
+def plant(*which: str) -> None: ...
+def read(on: Medium) -> dict[str, object] | None: ...
+def write(
+    on: Medium,
+    *,
+    state: str,
+    identity: bytes = ...,
+    group: bytes = ...,
+    member: str = "",
+    epoch: int = 0,
+    opening: bytes = ...,
+) -> None: ...
+def erase(on: Medium) -> None: ...
+def new() -> bytes: ...

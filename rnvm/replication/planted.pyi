@@ -1,0 +1,3 @@
+bugs: dict[str, int]
+
+def plant(*which: str) -> None: ...
