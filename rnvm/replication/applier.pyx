@@ -39,7 +39,7 @@ cdef void applier_begin(applier *a, medium *m, const rnvm_geometry *g, uint64_t 
     memset(a, 0, sizeof(applier))
     a.m = m
     a.g = g[0]
-    a.seed = rnvm_stream_seed(g.seed, opening, none if group == NULL else group)
+    a.seed = rnvm_stream_seed(g.seed, opening, &none[0] if group == NULL else group)
     a.epoch = epoch
     a.received = a.applied = first
 
@@ -128,7 +128,9 @@ cdef int64_t applier_take(applier *a, const char *pieces, uint64_t n) noexcept n
             continue
         if not replication_bugs() or not write_wrongly(a, piece):
             write_ranges(a, piece)
-        if not piece.reserved & RNVM_PIECE_MORE:
+        if piece.reserved & RNVM_PIECE_MORE:
+            a.index += 1
+        else:
             a.error = end_frame(a)
             break
     return a.error if a.error else <int64_t> used

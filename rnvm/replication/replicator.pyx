@@ -469,6 +469,10 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
     return advance(r) or changed
 
 
+cdef void replicator_publish(replicator *r) noexcept nogil:
+    publish_frame(r)
+
+
 cdef bint replicator_has_room(const replicator *r) noexcept nogil:
     cdef uint32_t i
     for i in range(RNVM_MIRRORS_MAX):

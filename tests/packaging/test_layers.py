@@ -40,6 +40,7 @@ LAYERS = """
     rnvm.sizes          rnvm.coordinator
     rnvm.media
     rnvm.pool
+    rnvm.replication
     rnvm.pools
     rnvm.frontend
     rnvm.backend        rnvm.check              rnvm.connecting     rnvm.sleeper

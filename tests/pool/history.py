@@ -19,7 +19,13 @@ from rnvm.testing import log_driver
 from rnvm.testing.crash_model import Crashes, Model
 
 SIZES = Sizes(block=512, names=4, sessions=2, operation_ring=4096, memory_ring=4096, group_map=512)
-LENGTH = SIZES.groups_at + SIZES.group_map + 48 * 512
+
+
+def length_of(sizes: Sizes) -> int:
+    return sizes.groups_at + sizes.group_map + 48 * 512
+
+
+LENGTH = length_of(SIZES)
 IDENTITY = UUID(int=0x5EED)
 WORDS = 64
 NEVER = 1 << 62
@@ -99,6 +105,7 @@ class History:
         rng: Draws the choices.
         kind: The kind of the crash model.
         plant: Is called with the model and the offsets of the pool's parts, to plant a bug.
+        sizes: Those of the pool.
     """
 
     def __init__(
@@ -106,9 +113,11 @@ class History:
         rng: random.Random,
         kind: str,
         plant: Callable[[Model, dict[str, int]], None] | None = None,
+        sizes: Sizes = SIZES,
     ) -> None:
         self.rng = rng
-        self.model = Model(LENGTH, kind)
+        self.length = length_of(sizes)
+        self.model = Model(self.length, kind)
         self.plant = plant
         if plant:
             plant(self.model, PLACES)
@@ -118,7 +127,7 @@ class History:
         self.owner: dict[int, Session] = {}  # of the writer lock: ID of a structure -> session
         # transactions over two structures
         self.pairs: list[tuple[Structure, int, Structure, int]] = []
-        format_medium(self.model, SIZES, identity=IDENTITY)
+        format_medium(self.model, sizes, identity=IDENTITY)
         self.format_done = self.model.events_so_far
         self.pool = Pool(self.model)
         self.places = log_driver.places(self.pool)
@@ -130,8 +139,8 @@ class History:
 
     # --- Steps
 
-    def run(self, steps: int) -> None:
-        choices = [
+    def choices(self) -> list[tuple[Callable[[], None], int]]:
+        return [
             (self.create, 3),
             (self.drop, 1),
             (self.attach, 3),
@@ -147,7 +156,9 @@ class History:
             (self.checkpoint, 3),
             (self.reclaim, 3),
         ]
-        steps_, weights = zip(*choices, strict=True)
+
+    def run(self, steps: int) -> None:
+        steps_, weights = zip(*self.choices(), strict=True)
         for _ in range(steps):
             self.rng.choices(steps_, weights)[0]()
 
@@ -395,7 +406,7 @@ class History:
         kind = self.model.kind
         for point in range(self.now + 1) if points is None else points:
             image = cursor.at_point(point, seed)
-            medium = Model(LENGTH, kind, image)
+            medium = Model(self.length, kind, image)
             if again and self.plant:
                 self.plant(medium, PLACES)
             reached = self.verify(medium, point, seed, image)
@@ -403,12 +414,12 @@ class History:
             for _ in range(again):
                 second = chance.randrange(medium.events_so_far + 1)
                 left = Crashes(medium).at_point(second, seed)
-                self.verify(Model(LENGTH, kind, left), point, seed, left)
+                self.verify(Model(self.length, kind, left), point, seed, left)
                 done += 1
             if again and reached is not None:
                 # State that was visible after recovery is a promise.
                 left = Crashes(medium).at_point(medium.events_so_far, seed)
-                if self.verify(Model(LENGTH, kind, left), point, seed, left) != reached:
+                if self.verify(Model(self.length, kind, left), point, seed, left) != reached:
                     raise Wrong(
                         f"seed {seed}, crash after event {point}: "
                         "a second crash undid what the first recovery had shown"

@@ -21,7 +21,9 @@ from rnvm.pool.pool import format_medium
 from rnvm.testing.crash_model import Model
 from rnvm.testing.recording_file import RecordingFile
 
-PAGE, SECTOR, WORD = 4096, 512, 8
+from .disk import Disk
+
+PAGE, WORD = 4096, 8
 SIZES = sizes.Sizes(
     block=512,
     names=1,
@@ -44,47 +46,6 @@ def fresh() -> bytes:
 
 
 FRESH = fresh()
-
-
-class Disk:
-    """The state that a crash of a tape can leave.
-
-    Each sector that was written since the last sync is as a write left it, or as before.
-    """
-
-    def __init__(self, tape: RecordingFile) -> None:
-        self.tape = tape
-        self.at = 0
-        self.durable = bytearray(tape.content)
-        self.view = bytearray(tape.content)
-        self.pending: dict[int, list[bytes]] = {}
-
-    def advance(self, point: int) -> None:
-        while self.at < point:
-            event = self.tape.events[self.at]
-            self.at += 1
-            if event is None:
-                for sector, versions in self.pending.items():
-                    self.durable[sector : sector + SECTOR] = versions[-1]
-                self.pending.clear()
-                continue
-            place, data = event
-            self.view[place : place + len(data)] = data
-            for sector in range(place // SECTOR * SECTOR, place + len(data), SECTOR):
-                self.pending.setdefault(sector, []).append(
-                    bytes(self.view[sector : sector + SECTOR])
-                )
-
-    def crash(self, rng: random.Random) -> bytes:
-        left = bytearray(self.durable)
-        likely = rng.choice([0, 0.2, 0.5, 0.8, 1])
-        for sector, versions in self.pending.items():
-            if rng.random() < likely:
-                left[sector : sector + SECTOR] = rng.choice(versions[-1:] + versions)
-            elif AREA[0] <= sector < AREA[1] and rng.random() < 0.1:
-                # A sector of the log may also be lost while it is written: none may be needed.
-                left[sector : sector + SECTOR] = rng.randbytes(SECTOR)
-        return bytes(left)
 
 
 class Wrong(AssertionError):
@@ -173,7 +134,7 @@ class Run:
         Returns:
             The number of crashes.
         """
-        disk, number, done = Disk(self.tape), 0, 0
+        disk, number, done = Disk(self.tape, AREA), 0, 0
         for point in range(len(self.tape.events) + 1):
             while number + 1 < len(self.history) and self.history[number + 1][0] <= point:
                 number += 1
@@ -257,7 +218,7 @@ def frames(content: bytes) -> int:
 
 def written(tape: RecordingFile) -> bytes:
     """Return the file with all writes applied."""
-    disk = Disk(tape)
+    disk = Disk(tape, AREA)
     disk.advance(len(tape.events))
     return bytes(disk.view)
 

@@ -1,0 +1,1 @@
+"""Mirrors: frames, their application, catch-up, and crashes of every part."""
