@@ -13,6 +13,7 @@ from rfp import units
 from rfp.cli.text import grouped, plural, table
 from rfp.errors import PoolDamaged
 from rnvm import pools
+from rnvm.check import against as comparing
 from rnvm.check import check as checking
 from rnvm.check import dump as dump_module
 from rnvm.cli.create import POOL
@@ -129,20 +130,32 @@ def info(pool: str, as_json: bool) -> None:
     is_flag=True,
     help="Repair all damage that can be repaired, and report the rest.  Copy the pool first.",
 )
+@click.option(
+    "--against",
+    metavar="OTHER",
+    type=click.Path(),
+    help="Compare it with another copy of this pool (a mirror's, a backup): what each holds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @WITH
-def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> None:
+def check(
+    pool: str, repair: bool, against: str | None, as_json: bool, modules: tuple[str, ...]
+) -> None:
     """Check a pool for damage and leaks.  Without --repair nothing is changed.
 
     Walks the structures of known kinds: all nodes that they have allocated must be reachable from
     their roots.
 
-    Exits with status 1 if anything is damaged or leaked, or was lost in the repair.
+    --against compares what recovery finds in both copies, so no process may have them open: their
+    bytes may differ where they do not count.
+
+    Exits with status 1 if anything is damaged or leaked, was lost in the repair, or differs.
 
     \b
     Examples:
       rnvm check orders.pool
       rnvm check orders.pool --repair
+      rnvm check orders.pool --against /backup/orders.pool
     """
     load(modules)
     mended: list[str] = []
@@ -150,6 +163,7 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
     if repair:
         mended, lost = checking.repair(pool)
     found = checking.check(pool)
+    compared = comparing.against(pool, against) if against is not None else None
     if as_json:
         findings = [
             {"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend}
@@ -160,7 +174,7 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         left_out = max(0, len(found.findings) - LINES_MAX)
         click.echo(json.dumps({"findings": findings, "findings_left_out": left_out,
                                "mended": mended, "lost": lost, "sound": found.sound,
-                               "structures": structures}))  # fmt: skip
+                               "structures": structures, **comparison(compared)}))  # fmt: skip
     else:
         print_some([f"repaired: {line}" for line in mended])
         print_some([f"LOST: {line}" for line in lost])
@@ -180,8 +194,24 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
                        "while a pool is open is inconsistent"
                        " and cannot be repaired")  # fmt: skip
         click.echo(summary(found))
-    if not found.sound or lost:
+        if compared is not None:
+            print_some(str(finding) for finding in compared.findings)
+            state = "the copies hold the same" if compared.same else "the copies DIFFER"
+            click.echo(f"{state}: {grouped(compared.figures['compared'])} bytes of blocks compared")
+    if not found.sound or lost or not (compared is None or compared.same):
         raise click.exceptions.Exit(1)
+
+
+def comparison(compared: comparing.Compared | None) -> dict[str, object]:
+    """Return the part of the JSON that --against adds."""
+    if compared is None:
+        return {}
+    differences = [{"where": each.where, "what": each.what} for each in compared.findings]
+    return {
+        "same": compared.same,
+        "differences": differences[:LINES_MAX],
+        "differences_left_out": max(0, len(differences) - LINES_MAX),
+    }
 
 
 def print_some(lines: Iterable[str]) -> None:

@@ -10,7 +10,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
-from rnvm.format.replication cimport rnvm_ack, rnvm_replication_line
+from rnvm.format.replication cimport rnvm_ack
 from rnvm.format.wal cimport rnvm_frame
 from rnvm.media.medium cimport medium, medium_operations, replicated
 from rnvm.replication.stream cimport stream
@@ -44,6 +44,7 @@ cdef struct mirror_slot:
 
 cdef struct replicator:
     replicated numbers         # medium.replication points here
+    replicated *before         # where it pointed before: gets the numbers back; or NULL
     medium *m
     const medium_operations *inner
     rnvm_geometry g
@@ -53,8 +54,6 @@ cdef struct replicator:
     uint8_t[16] uuid
     uint32_t live              # slots whose stream has not ended
     uint32_t required          # JOINING, IN_SYNC or LEAVING
-    uint32_t in_sync           # IN_SYNC
-    uint32_t min_mirrors
     bint policy                # a group moves JOINING -> IN_SYNC and LEAVING -> free
     bint wakes                 # wake mirrors of this host that sleep, at each publication
     uint64_t patience          # ns
@@ -73,8 +72,9 @@ cdef struct replicator:
     uint32_t moment_count
 
 # Stands around the medium from now on.  opening: 16 random bytes of this start; group: 16 bytes, or
-# NULL.  The first frame that is published has number RNVM_FIRST_FRAME + 1: what came before is the
-# virtual frame RNVM_FIRST_FRAME.  Returns 0; -1: no memory.
+# NULL.  Goes on with the numbers at medium.replication, if there are some; else the first frame that
+# is published has number RNVM_FIRST_FRAME + 1: what came before is the virtual frame
+# RNVM_FIRST_FRAME.  Returns 0; -1: no memory.
 cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint64_t epoch,
                           const uint8_t *opening, const uint8_t *group,
                           const uint8_t *uuid) noexcept nogil
@@ -97,5 +97,5 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil
 cdef void replicator_publish(replicator *r) noexcept nogil
 # Returns whether every stream has room for what one step of the service may publish.
 cdef bint replicator_has_room(const replicator *r) noexcept nogil
-# Fills the line for front-ends.
-cdef void replicator_show(const replicator *r, rnvm_replication_line *line) noexcept nogil
+# Stores the line for front-ends.  Each drain stores its `published`, and each poll all of it.
+cdef void replicator_show(const replicator *r) noexcept nogil

@@ -23,7 +23,8 @@ from rnvm.format.layout cimport RNVM_LINE, rnvm_geometry, rnvm_up
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
     RNVM_LOST_CLOSED, RNVM_LOST_LIE, RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_MIRRORS_MAX,
-    RNVM_PIECE_INDEX, RNVM_PIECE_MAX, RNVM_PIECE_MORE, RNVM_REPLICATION, RNVM_SLOT_FREE,
+    RNVM_PIECE_INDEX, RNVM_PIECE_MAX, RNVM_PIECE_MORE, RNVM_REPLICATION, RNVM_REPLICATION_LINE,
+    RNVM_SLOT_FREE,
     RNVM_STREAM_MAGIC, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_piece_crc,
     rnvm_replicated, rnvm_replication_line, rnvm_stream, rnvm_stream_seed,
 )
@@ -44,6 +45,10 @@ cdef uint64_t SECOND = 1_000_000_000
 
 cdef inline replicator *of(medium *m) noexcept nogil:
     return <replicator *> m.replication    # its first field
+
+
+cdef inline rnvm_replication_line *line_of(const replicator *r) noexcept nogil:
+    return <rnvm_replication_line *> (r.m.base + RNVM_REPLICATION_LINE)
 
 
 # Notes
@@ -180,6 +185,9 @@ cdef void publish_frame(replicator *r) noexcept nogil:
     r.silent = False
     if r.live:
         show_tails(r)
+    # Before the drain returns, and before anybody can be told of what it made durable.
+    if r.m.base != NULL:
+        rfp_store64_release(&line_of(r).published, r.numbers.published)
 
 
 # The verbs
@@ -207,7 +215,13 @@ cdef int replicating_drain(medium *m) noexcept nogil:
     # Published first: the mirrors work while the medium does.
     if of(m).noted:
         publish_frame(of(m))
-    return of(m).inner.drain(m)
+    if of(m).inner.drain(m):
+        return -1
+    if not of(m).required and not of(m).numbers.min_mirrors:
+        # Nobody has to acknowledge it: no reader waits for the next poll.
+        of(m).numbers.acked = of(m).numbers.published
+        rfp_store64_release(&line_of(of(m)).acked, of(m).numbers.acked)
+    return 0
 
 
 cdef medium_operations replicating_operations = medium_operations(
@@ -220,7 +234,6 @@ cdef medium_operations replicating_operations = medium_operations(
 cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint64_t epoch,
                           const uint8_t *opening, const uint8_t *group,
                           const uint8_t *uuid) noexcept nogil:
-    RFP_ASSERT(m.replication == NULL)
     memset(r, 0, sizeof(replicator))
     r.notes = <replica_note *> calloc(NOTES_MAX, sizeof(replica_note))
     r.piece = <rnvm_frame *> calloc(1, RNVM_PIECE_MAX)
@@ -238,8 +251,11 @@ cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint
         memcpy(r.group, group, sizeof(r.group))
     memcpy(r.uuid, uuid, sizeof(r.uuid))
     r.seed = rnvm_stream_seed(g.seed, r.opening, r.group)
-    r.numbers.epoch = epoch
+    r.before = m.replication
     r.numbers.published = RNVM_FIRST_FRAME
+    if r.before != NULL:
+        r.numbers = r.before[0]
+    r.numbers.epoch = epoch
     r.patience = SECOND
     r.empty = SECOND // 10
     m.replication = &r.numbers
@@ -256,7 +272,9 @@ cdef void replicator_end(replicator *r) noexcept nogil:
     # A medium that was closed in the meantime keeps the verbs that do nothing.
     if r.m.ops == &replicating_operations:
         r.m.ops = r.inner
-    r.m.replication = NULL
+    if r.before != NULL:
+        r.before[0] = r.numbers
+    r.m.replication = r.before
     r.m = NULL
     free(r.notes)
     free(r.piece)
@@ -269,11 +287,11 @@ cdef void replicator_end(replicator *r) noexcept nogil:
 
 cdef void count_slots(replicator *r) noexcept nogil:
     cdef uint32_t i, state
-    r.required = r.in_sync = 0
+    r.required = r.numbers.in_sync = 0
     for i in range(RNVM_MIRRORS_MAX):
         state = r.slots[i].state
         if state == RNVM_IN_SYNC:
-            r.in_sync += 1
+            r.numbers.in_sync += 1
         if state in (RNVM_JOINING, RNVM_IN_SYNC, RNVM_LEAVING):
             r.required += 1
 
@@ -413,7 +431,7 @@ cdef inline bint has_room(const mirror_slot *slot) noexcept nogil:
 cdef bint advance(replicator *r) noexcept nogil:
     cdef uint64_t least = r.numbers.published
     cdef uint32_t i, state
-    if r.in_sync < r.min_mirrors:
+    if r.numbers.in_sync < r.numbers.min_mirrors:
         return False
     for i in range(RNVM_MIRRORS_MAX):
         state = r.slots[i].state
@@ -466,7 +484,9 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
     if changed:
         count_slots(r)
     keep_moment(r, now)
-    return advance(r) or changed
+    changed |= advance(r)
+    replicator_show(r)
+    return changed
 
 
 cdef void replicator_publish(replicator *r) noexcept nogil:
@@ -482,10 +502,12 @@ cdef bint replicator_has_room(const replicator *r) noexcept nogil:
     return True
 
 
-cdef void replicator_show(const replicator *r, rnvm_replication_line *line) noexcept nogil:
-    # `published` first: a reader that loads `acked` last never finds it ahead.
+cdef void replicator_show(const replicator *r) noexcept nogil:
+    cdef rnvm_replication_line *line = line_of(r)
+    if r.m.base == NULL:
+        return
     rfp_store64(&line.published, r.numbers.published)
-    rfp_store64(&line.in_sync, r.in_sync)
-    rfp_store64(&line.min_mirrors, r.min_mirrors)
+    rfp_store64(&line.in_sync, r.numbers.in_sync)
+    rfp_store64(&line.min_mirrors, r.numbers.min_mirrors)
     rfp_store64(&line.epoch, r.numbers.epoch)
     rfp_store64_release(&line.acked, r.numbers.acked)

@@ -26,7 +26,7 @@ from rnvm.format.replication cimport (
 )
 from rnvm.format.wal cimport rnvm_frame, rnvm_range
 from rnvm.media.identity cimport identity_read
-from rnvm.media.medium cimport Medium, medium_drain, medium_write, raise_failed
+from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.pool.pool cimport Pool
 from rnvm.replication.applier cimport (
     applier, applier_begin, applier_goes_on, applier_take, applier_trouble,
@@ -155,7 +155,7 @@ cdef class Replication:
             raise MemoryError()
         self.pool = pool
         self.links = []
-        self.r.min_mirrors = min_mirrors
+        self.r.numbers.min_mirrors = min_mirrors
         self.r.policy = policy
         self.r.patience = patience
         self.r.empty = empty
@@ -216,7 +216,7 @@ cdef class Replication:
     @property
     def in_sync(self):
         """Return the number of mirrors in sync."""
-        return self.r.in_sync
+        return self.r.numbers.in_sync
 
     @property
     def overruns(self):
@@ -228,23 +228,28 @@ cdef class Replication:
         """Return whether all streams have room."""
         return bool(replicator_has_room(&self.r))
 
-    def drain_cost(self, uint64_t offset, uint32_t writes, uint32_t length, uint32_t rounds,
-                   Link link=None):
-        """Return the ns of one drain with this many writes before it; the link consumes all."""
+    def drain_cost(self, uint64_t offset, uint32_t writes, uint32_t length, uint32_t rounds):
+        """Return the ns of a drain with this many writes before it; mirrors consume all at once.
+
+        Without a replicator (after end()): of the pool's medium alone.
+        """
+        cdef medium *m = self.pool.c.m
         cdef uint64_t began, i, each
-        cdef char *bytes_ = <char *> calloc(1, length + 8)
-        if bytes_ == NULL:
+        cdef Link link
+        cdef char *data = <char *> calloc(1, length + 8)
+        if data == NULL:
             raise MemoryError()
         began = rfp_now()
         for i in range(rounds):
             for each in range(writes):
-                medium_write(self.r.m, offset + each * (length + 64), bytes_, length)
-            medium_drain(self.r.m)
-            if link is not None and i % 64 == 0:
-                link.words.consumed = link.shown().tail
+                medium_write(m, offset + each * (length + 64), data, length)
+            medium_drain(m)
+            if i % 8 == 0 and self.r.m != NULL:
+                for link in self.links:
+                    link.words.consumed = link.shown().tail
                 replicator_poll(&self.r, 0)
         began = rfp_now() - began
-        free(bytes_)
+        free(data)
         return began / rounds
 
 

@@ -220,7 +220,7 @@ class MirroredHistory(History):
 
     def mirror(self, kind: str) -> None:
         old = self.rng.choice([self.content, self.model.read(0, self.length)])
-        if kind == "sectors" or (kind != "file" and self.rng.random() < 0.5):
+        if self.rng.random() < 0.5:
             old = bytes(self.length)
         self.mirrors.append(Mirror(self, kind, old))
 

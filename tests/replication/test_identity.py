@@ -159,7 +159,7 @@ def test_a_copy_in_catch_up_is_refused_by(opener, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["check", "check --repair", "recover", "dump", "serve --foreground", "grow --size=4MiB"],
+    ["check", "check --repair", "recover", "dump", "serve", "grow --size=4MiB"],
 )
 def test_a_copy_in_catch_up_is_refused_by_the_command(command, tmp_path):
     path = catching_up(tmp_path)
