@@ -67,6 +67,7 @@ cdef struct replicator:
     uint64_t spoken            # time of the first poll without a new frame
     bint silent                # no frame since then
     uint64_t overruns
+    bint changed               # a state, since the last poll
     moment[64] moments         # MOMENTS_MAX, a ring
     uint32_t moment_first
     uint32_t moment_count

@@ -104,6 +104,8 @@ cdef void lose(replicator *r, mirror_slot *slot, uint32_t reason) noexcept nogil
         r.live -= 1
     slot.state = RNVM_LEAVING if slot.state in (RNVM_JOINING, RNVM_IN_SYNC, RNVM_LEAVING) \
         else RNVM_GONE
+    count_slots(r)
+    r.changed = True
 
 
 cdef inline void wake(replicator *r, mirror_slot *slot) noexcept nogil:
@@ -448,7 +450,8 @@ cdef bint advance(replicator *r) noexcept nogil:
 cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
     cdef mirror_slot *slot
     cdef uint32_t i
-    cdef bint changed = False
+    cdef bint changed = r.changed
+    r.changed = False
     if r.live and r.empty and not r.silent:
         r.spoken = now
         r.silent = True

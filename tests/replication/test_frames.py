@@ -398,6 +398,26 @@ def test_in_a_group_a_slow_mirror_stays_required_until_it_is_removed():
     assert pair.replication.acked == pair.replication.published
 
 
+def test_in_a_group_a_mirror_whose_stream_is_full_stays_required_until_it_is_removed():
+    pair = Pair(policy=True)
+    pair.replication.set_state(0, "joining")
+    pair.follow()
+    pair.replication.set_state(0, "in sync")
+    pair.replication.poll()
+    assert not pair.replication.poll()
+    for _ in range(8):
+        pair.primary.write(DATA, bytes(200_000))
+        pair.primary.drain()
+    assert pair.replication.in_sync == 0
+    assert pair.replication.poll(), "the group hears of it"
+    assert pair.replication.slot(0)["state"] == "leaving"
+    assert pair.replication.slot(0)["reason"] == "overrun"
+    assert pair.replication.acked < pair.replication.published
+    pair.replication.remove(0)
+    pair.replication.poll()
+    assert pair.replication.acked == pair.replication.published
+
+
 def test_the_time_of_what_was_acknowledged_is_never_later_than_its_publication():
     pair = Pair()
     times = {pair.replication.published: 0}
