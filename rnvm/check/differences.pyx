@@ -77,11 +77,11 @@ def blocks(Pool one not None, Pool other not None):
         free(found)
 
 
-def structure(Pool pool not None, bytes name not None):
+def structure(Pool on not None, bytes name not None):
     """Return a structure's ID in logs, its last transaction, and its covered operations."""
-    cdef uint32_t index = <uint32_t> pool.names[name]
-    return (pool.c.structures[index].id, pool.c.structures[index].number,
-            pool.c.structures[index].covers)
+    cdef uint32_t index = <uint32_t> on.names[name]
+    return (on.c.structures[index].id, on.c.structures[index].number,
+            on.c.structures[index].covers)
 
 
 cdef bint found_pending(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint32_t code,
@@ -91,10 +91,10 @@ cdef bint found_pending(void *context, uint32_t session, uint64_t lsn, uint32_t 
     return True
 
 
-def pending(Pool pool not None):
+def pending(Pool on not None):
     """Return the operations that no transaction covers: (ID, number) -> (code, bytes)."""
     cdef uint32_t i
     result = {}
-    for i in range(pool.c.g.sessions):
-        pool_pending(&pool.c, i, found_pending, <void *> result)
+    for i in range(on.c.g.sessions):
+        pool_pending(&on.c, i, found_pending, <void *> result)
     return result

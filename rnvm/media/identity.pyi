@@ -1,7 +1,7 @@
 from rnvm.media.medium import Medium
 
 bugs: dict[str, int]
-STATES: dict[int, str]
+IDENTITY_STATES: dict[int, str]
 
 def plant(*which: str) -> None: ...
 def read(on: Medium) -> dict[str, object] | None: ...

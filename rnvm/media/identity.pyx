@@ -17,7 +17,7 @@ from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY
 
 from rfp.errors import InvalidArgument, PoolDamaged, PoolRefused
 
-STATES = {RNVM_IDENTITY_NONE: "none", RNVM_WHOLE: "whole", RNVM_CATCHING_UP: "catching up"}
+IDENTITY_STATES = {RNVM_IDENTITY_NONE: "none", RNVM_WHOLE: "whole", RNVM_CATCHING_UP: "catching up"}
 bugs = {"no epoch": IDENTITY_NO_EPOCH, "not refused": IDENTITY_NOT_REFUSED}
 cdef uint32_t planted = 0
 
@@ -150,7 +150,7 @@ def read(Medium on not None):
         return None
     return {"identity": bytes(i.identity[:16]), "group": bytes(i.group[:16]),
             "member": bytes(i.member[:sizeof(i.member)]).rstrip(b"\0").decode(errors="replace"),
-            "epoch": i.epoch, "state": STATES.get(i.state, str(i.state)),
+            "epoch": i.epoch, "state": IDENTITY_STATES.get(i.state, str(i.state)),
             "opening": bytes(i.opening[:16])}
 
 
@@ -171,7 +171,7 @@ def write(Medium on not None, *, str state, bytes identity=bytes(16), bytes grou
     cdef bytes name = member.encode()
     cdef int failed
     on.check(0, RNVM_NAMES)
-    if state not in STATES.values() or len(name) > sizeof(i.member):
+    if state not in IDENTITY_STATES.values() or len(name) > sizeof(i.member):
         raise InvalidArgument(f"invalid state {state!r} or member {member!r}")
     if not len(identity) == len(group) == len(opening) == 16:
         raise InvalidArgument("identity, group and opening must have 16 bytes each")
@@ -181,7 +181,7 @@ def write(Medium on not None, *, str state, bytes identity=bytes(16), bytes grou
     memcpy(i.opening, <const char *> opening, 16)
     memcpy(i.member, <const char *> name, len(name))
     i.epoch = epoch
-    i.state = next(number for number, text in STATES.items() if text == state)
+    i.state = next(number for number, text in IDENTITY_STATES.items() if text == state)
     with nogil:
         failed = identity_write(&on.c, &i)
     if failed:

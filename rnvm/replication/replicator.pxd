@@ -73,8 +73,8 @@ cdef struct replicator:
     uint32_t moment_count
 
 # Stands around the medium from now on.  opening: 16 random bytes of this start; group: 16 bytes, or
-# NULL.  Goes on with the numbers at medium.replication, if there are some; else the first frame that
-# is published has number RNVM_FIRST_FRAME + 1: what came before is the virtual frame
+# NULL.  Goes on with the numbers at medium.replication, if there are some; else the first frame
+# that is published has number RNVM_FIRST_FRAME + 1: what came before is the virtual frame
 # RNVM_FIRST_FRAME.  Returns 0; -1: no memory.
 cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint64_t epoch,
                           const uint8_t *opening, const uint8_t *group,

@@ -3,12 +3,10 @@ from collections.abc import Sequence
 from rnvm.media.medium import Medium
 from rnvm.pool.pool import Pool
 
-STATES: dict[int, str]
+SLOT_STATES: dict[int, str]
 REASONS: dict[int, str]
 STREAM_MIN: int
-STREAM_RING: int
 PIECE_MAX: int
-CHUNK: int
 
 class Refused(Exception): ...
 

@@ -20,7 +20,7 @@ from rnvm.format.layout cimport (
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED,
     RNVM_LOST_LIE, RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_PIECE_MAX,
-    RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity, rnvm_own_part,
+    RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity,
     rnvm_piece_crc, rnvm_piece_room, rnvm_replicated, rnvm_replicated_line, rnvm_stream,
     rnvm_stream_seed,
 )
@@ -31,7 +31,7 @@ from rnvm.pool.pool cimport Pool
 from rnvm.replication.applier cimport (
     applier, applier_begin, applier_goes_on, applier_take, applier_trouble,
 )
-from rnvm.replication.copier cimport CHUNK_MAX, copier_begin, copier_chunk, copier_end
+from rnvm.replication.copier cimport copier_begin, copier_chunk, copier_end
 from rnvm.replication.replicator cimport (
     replicator, replicator_add, replicator_begin, replicator_end, replicator_has_room,
     replicator_poll, replicator_publish, replicator_remove, replicator_set_state,
@@ -39,12 +39,11 @@ from rnvm.replication.replicator cimport (
 
 from rfp.errors import InvalidArgument
 
-STATES = {RNVM_SLOT_FREE: "free", RNVM_COPYING: "copying", RNVM_JOINING: "joining",
-          RNVM_IN_SYNC: "in sync", RNVM_LEAVING: "leaving", RNVM_GONE: "gone"}
+SLOT_STATES = {RNVM_SLOT_FREE: "free", RNVM_COPYING: "copying", RNVM_JOINING: "joining",
+               RNVM_IN_SYNC: "in sync", RNVM_LEAVING: "leaving", RNVM_GONE: "gone"}
 REASONS = {0: "", RNVM_LOST_PATIENCE: "patience", RNVM_LOST_OVERRUN: "overrun",
            RNVM_LOST_LIE: "lie", RNVM_LOST_REMOVED: "removed", RNVM_LOST_CLOSED: "closed"}
-STREAM_MIN, STREAM_RING, PIECE_MAX, CHUNK = (RNVM_STREAM_MIN, RNVM_STREAM_RING, RNVM_PIECE_MAX,
-                                             CHUNK_MAX)
+STREAM_MIN, PIECE_MAX = RNVM_STREAM_MIN, RNVM_PIECE_MAX
 
 
 class Refused(Exception):
@@ -114,7 +113,7 @@ cdef class Link:
         cdef rnvm_stream s
         rfp_copy_in(&s, self.memory, sizeof(rnvm_stream))
         return {"tail": s.tail, "published": s.published, "ended": REASONS[s.ended],
-                "state": STATES[s.state], "acked": s.acked, "epoch": s.epoch, "first": s.first,
+                "state": SLOT_STATES[s.state], "acked": s.acked, "epoch": s.epoch, "first": s.first,
                 "opening": bytes(s.opening[:16]), "size": s.size}
 
     def read(self, uint64_t at, uint64_t most=RNVM_PIECE_MAX):
@@ -189,7 +188,7 @@ cdef class Replication:
 
     def set_state(self, int slot, str state not None):
         """Move a mirror to another state."""
-        number = next(number for number, text in STATES.items() if text == state)
+        number = next(number for number, text in SLOT_STATES.items() if text == state)
         replicator_set_state(&self.r, slot, number)
 
     def remove(self, int slot):
@@ -198,7 +197,7 @@ cdef class Replication:
 
     def slot(self, int slot):
         """Return what the primary knows about a mirror."""
-        return {"state": STATES[self.r.slots[slot].state],
+        return {"state": SLOT_STATES[self.r.slots[slot].state],
                 "reason": REASONS[self.r.slots[slot].reason], "acked": self.r.slots[slot].acked,
                 "joined": self.r.slots[slot].joined, "sent": self.r.slots[slot].sent,
                 "consumed": self.r.slots[slot].s.consumed, "first": self.r.slots[slot].first}
