@@ -16,7 +16,7 @@ from rnvm.media.medium cimport medium, medium_operations, replicated
 from rnvm.replication.stream cimport stream
 
 cdef enum:
-    NOTES_MAX = 1024
+    REPLICA_NOTES = 1024
     MOMENTS_MAX = 64
 
 cdef struct replica_note:      # multiples of 8

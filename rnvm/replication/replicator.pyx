@@ -69,7 +69,7 @@ cdef void take_down(replicator *r, uint64_t begin, uint64_t end) noexcept nogil:
         last.end = max(last.end, end)
         r.noted += last.end - last.begin - was
     else:
-        if r.count == NOTES_MAX:
+        if r.count == REPLICA_NOTES:
             publish_early(r)
         r.notes[r.count].begin = begin
         r.notes[r.count].end = end
@@ -237,7 +237,7 @@ cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint
                           const uint8_t *opening, const uint8_t *group,
                           const uint8_t *uuid) noexcept nogil:
     memset(r, 0, sizeof(replicator))
-    r.notes = <replica_note *> calloc(NOTES_MAX, sizeof(replica_note))
+    r.notes = <replica_note *> calloc(REPLICA_NOTES, sizeof(replica_note))
     r.piece = <rnvm_frame *> calloc(1, RNVM_PIECE_MAX)
     if r.notes == NULL or r.piece == NULL:
         free(r.notes)
