@@ -39,7 +39,7 @@ cdef void applier_begin(applier *a, medium *m, const rnvm_geometry *g, uint64_t 
     memset(a, 0, sizeof(applier))
     a.m = m
     a.g = g[0]
-    a.seed = rnvm_stream_seed(g.seed, opening, &none[0] if group == NULL else group)
+    a.seed = rnvm_stream_seed(g.seed, opening, group if group != NULL else <const uint8_t *> none)
     a.epoch = epoch
     a.received = a.applied = first
 

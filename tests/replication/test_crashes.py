@@ -88,8 +88,13 @@ class Work:
             self.pool.checkpoint()
 
 
-def after_the_primary(seed: int, most: int = 12) -> int:
-    """Crash primaries between the publication of a frame and its drain; return the number."""
+def after_the_primary(seed: int, most: int = 12, every: bool = False) -> int:
+    """Crash primaries between the publication of a frame and its drain; return the number.
+
+    Args:
+        most: Number of drains.
+        every: For each prefix of the frame on the mirror; else for one.
+    """
     rng = random.Random(seed)
     past = MirroredHistory(rng, "words", ["words"])
     mirror = past.mirrors[0]
@@ -122,14 +127,17 @@ def after_the_primary(seed: int, most: int = 12) -> int:
         before = ahead.events_so_far
         if last < frames[-1]:
             follower.take(data[used:])
-        prefix = rng.randint(before, ahead.events_so_far)
-        copy = Model(past.length, content=ahead.crash(prefix, seed))
-        reopened(past, Model(past.length, content=left), copy, rng, mirror.link, follower)
-        done += 1
+        prefixes = range(before, ahead.events_so_far + 1)
+        for prefix in prefixes if every else [rng.choice(prefixes)]:
+            copy = Model(past.length, content=ahead.crash(prefix, seed))
+            reopened(past, Model(past.length, content=left), copy, rng, follower)
+            done += 1
     return done
 
 
-def reopened(past, primary, copy, rng, link, follower) -> None:
+def reopened(
+    past: MirroredHistory, primary: Model, copy: Model, rng: random.Random, follower: Follower
+) -> None:
     """Reopen the primary, work, let the copy catch up in the meantime, and compare."""
     pool = Pool(primary)
     parts = Geometry(primary.read(0, 256), past.length)
@@ -167,6 +175,18 @@ def test_a_mirror_that_was_ahead_of_a_primary_that_crashed_becomes_its_copy(seed
     done = 0
     while done < 30:
         done += after_the_primary(seed)
+        seed += 1
+    while done < 50:
+        done += after_the_primary(seed, most=1, every=True)
+        seed += 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_none_of_very_many_mirrors_that_were_ahead_differs(seed, run_ends):
+    done = 0
+    while done < 5000 and time.monotonic() < run_ends:
+        done += after_the_primary(seed, most=4, every=True)
         seed += 1
 
 
