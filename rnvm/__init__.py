@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rnvm.backend.backend import Backend
     from rnvm.connecting import connect
     from rnvm.frontend.frontend import FrontEnd
+    from rnvm.mirror.mirror import Mirror, backup
 elif os.path.exists(os.path.join(__path__[0], "meson.build")):
     from rfp.core.source_tree import import_installed
 
@@ -19,11 +20,13 @@ else:
         {
             "Backend": "rnvm.backend.backend",
             "FrontEnd": "rnvm.frontend.frontend",
+            "Mirror": "rnvm.mirror.mirror",
+            "backup": "rnvm.mirror.mirror",
             "connect": "rnvm.connecting",
         },
     )
 
-__all__ = ["Backend", "FrontEnd", "connect"]
+__all__ = ["Backend", "FrontEnd", "Mirror", "backup", "connect"]
 
 
 def __dir__() -> list[str]:

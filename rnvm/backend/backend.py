@@ -26,6 +26,8 @@ from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
+MIRRORS_MAX = 8
+
 ACTIVITY_WORD_BYTES = 8  # bytes: the activity word of a front-end for one structure
 SESSION_WORD_BYTES = 16  # bytes: that word, and the word of the oldest version that it uses
 
@@ -45,6 +47,10 @@ class Backend(ServerBase):
         snapshot_lifetime: Seconds for which the memory of an open snapshot is kept,
             unless blocks run short.
         force_flush: Flush cache lines even if that has no effect, to measure its cost.
+        min_mirrors: Mirrors in sync that "replicated" requires: with 1, such a call raises
+            `NotReplicated` while there is none; with 0 it succeeds without mirrors, too.
+        mirror_patience: Seconds after which a mirror that does not acknowledge a frame is removed:
+            the longest time that a mirror can hold up the back-end.
         idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
         cpus: CPU to pin the back-end's thread to.
         secret, secret_file, tls_cert, tls_key, tls_ca, no_auth: As of `rfp.Server`.
@@ -73,6 +79,8 @@ class Backend(ServerBase):
         lease: float = 2.0,
         snapshot_lifetime: float = 60.0,
         force_flush: bool = False,
+        min_mirrors: int = 0,
+        mirror_patience: float = 1.0,
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
@@ -87,6 +95,10 @@ class Backend(ServerBase):
             raise out_of_bounds("lease", lease, 0.01, 3600)
         if not 0.01 <= snapshot_lifetime <= 86400:
             raise out_of_bounds("snapshot_lifetime", snapshot_lifetime, 0.01, 86400)
+        if not 0 <= min_mirrors <= MIRRORS_MAX:
+            raise out_of_bounds("min_mirrors", min_mirrors, 0, MIRRORS_MAX)
+        if not 0.01 <= mirror_patience <= 3600:
+            raise out_of_bounds("mirror_patience", mirror_patience, 0.01, 3600)
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
@@ -120,6 +132,8 @@ class Backend(ServerBase):
                     forgetful=forgetful,
                     revoking=revoking,
                     file=-1 if file is None else file.fileno(),
+                    min_mirrors=min_mirrors,
+                    mirror_patience=mirror_patience,
                 )
             )
             self._service.title = (

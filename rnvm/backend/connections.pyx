@@ -10,6 +10,7 @@ cdef extern from "<sys/random.h>" nogil:
 from rfp.core.core cimport rfp_store64
 from rnvm.backend.events cimport FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_RETURNED
 from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
+from rnvm.backend.mirrors cimport mirrors_left
 from rnvm.backend.promises cimport promises_refuse
 from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
@@ -50,6 +51,7 @@ cdef void client_ended(void *context, service_session *connection) noexcept nogi
     connection.state = NULL
     if c == NULL:
         return
+    mirrors_left(&s.mirrors, c)
     if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
         s.g.each[c.session].attached = False
         s.g.each[c.session].activity = NULL

@@ -14,6 +14,10 @@ cdef enum:                     # event.kind
     EVENT_REFUSED = 1          # detail: the status of the response
     EVENT_FENCED = 2           # detail: a reason below
     EVENT_STOPPED = 3          # detail: errno of the medium, or 0: the pool's file was removed
+    # session: number of the mirror's place; epoch: of the frames; process: a pid, or 0
+    EVENT_MIRROR_BEGAN = 4
+    EVENT_MIRROR_JOINED = 5    # it is in sync
+    EVENT_MIRROR_LEFT = 6      # detail: why its stream ended; 0: its memory may be freed
 
 cdef enum:                     # why a session ended
     FENCE_DETACHED = 0         # its front-end closed it

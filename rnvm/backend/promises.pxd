@@ -13,11 +13,11 @@ from rnvm.media.medium cimport medium, medium_operations, replicated
 
 cdef struct stand_in:          # in place of a replicator: for tests alone
     replicated numbers         # first: medium.replication points here
+    replicated *before
     const medium_operations *inner
 
-# The pool accepts mirrors from now on.  min_mirrors: with fewer in sync nothing is acknowledged as
-# replicated.  False: no memory.
-cdef bint promises_begin(backend *s, uint64_t min_mirrors) noexcept nogil
+# The pool accepts mirrors (mirrors_begin() was called).  False: no memory.
+cdef bint promises_begin(backend *s) noexcept nogil
 cdef void promises_end(backend *s) noexcept nogil
 # Once a turn, after the acknowledgements were read.
 cdef void promises_tick(backend *s) noexcept nogil

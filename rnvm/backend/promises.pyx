@@ -8,7 +8,6 @@ from rfp.protocol.server.service cimport response
 from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
 from rnvm.format.messages cimport *
-from rnvm.format.replication cimport RNVM_FIRST_FRAME
 from rnvm.media.medium cimport medium, medium_operations, replicated
 from rnvm.pool.frame_words cimport frame_words_begin, frame_words_end, frame_words_sweep
 
@@ -33,20 +32,9 @@ cdef inline replicated *numbers_of(backend *s) noexcept nogil:
     return s.g.p.m.replication
 
 
-cdef inline void follow_alone(replicated *r) noexcept nogil:
-    """Without mirrors, and if none is required, what is durable here is replicated."""
-    if not r.in_sync and not r.min_mirrors:
-        r.acked = r.published
-
-
-cdef bint promises_begin(backend *s, uint64_t min_mirrors) noexcept nogil:
-    s.numbers.published = RNVM_FIRST_FRAME
-    s.numbers.min_mirrors = min_mirrors
-    follow_alone(&s.numbers)
-    s.g.p.m.replication = &s.numbers
+cdef bint promises_begin(backend *s) noexcept nogil:
     s.flags |= RNVM_REPLICATES
     if not frame_words_begin(s.g.p):
-        s.g.p.m.replication = NULL
         return False
     promises_tick(s)
     return True
@@ -54,8 +42,6 @@ cdef bint promises_begin(backend *s, uint64_t min_mirrors) noexcept nogil:
 
 cdef void promises_end(backend *s) noexcept nogil:
     promises_release(s)
-    if s.g.p.m.replication == &s.numbers:
-        s.g.p.m.replication = NULL
     frame_words_end(s.g.p)
 
 
@@ -153,6 +139,7 @@ cdef void promises_hold(backend *s) noexcept nogil:
     if d == NULL:
         return
     d.numbers = s.g.p.m.replication[0]
+    d.before = s.g.p.m.replication
     d.inner = s.g.p.m.ops
     s.held = d
     s.g.p.m.replication = &d.numbers
@@ -163,7 +150,6 @@ cdef void promises_release(backend *s) noexcept nogil:
     if s.held == NULL:
         return
     s.g.p.m.ops = (<stand_in *> s.held).inner
-    s.numbers = (<stand_in *> s.held).numbers
-    s.g.p.m.replication = &s.numbers
+    s.g.p.m.replication = (<stand_in *> s.held).before
     free(s.held)
     s.held = NULL

@@ -1,7 +1,7 @@
 # The back-end's service: executes the calls of front-ends and does the regular work of the pool.
 
-from libc.stdint cimport int64_t, uint32_t
-from rfp.fabric.fabric cimport Region
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp.fabric.fabric cimport Fabric, Region
 from rfp.protocol.server.service cimport Service, request, response
 from rnvm.backend.state cimport backend
 from rnvm.format.messages cimport rnvm_open
@@ -16,6 +16,10 @@ cdef class PoolService(Service):
     cdef object giving                 # held while rings are shared or withdrawn
     cdef dict rings                    # session -> regions that its front-end writes
     cdef Region words                  # lock words for compare-and-swap
+    cdef Fabric fabric
+    cdef dict streams                  # place of a mirror -> its stream, acknowledgements, shares
+    cdef mirror_memory(self, fabric, uint64_t number)
+    cdef reap(self, bint all)
     cdef void take_back(self, uint32_t index) noexcept
     cdef int open(self, const request *asked, response *answer, int64_t user) except -1
     cdef bytes other_partitions(self, bytes name)

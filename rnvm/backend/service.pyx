@@ -4,7 +4,7 @@ import os
 import threading
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.stat cimport fstat, struct_stat
@@ -12,22 +12,29 @@ from posix.stat cimport fstat, struct_stat
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
-from rfp.core.core cimport rfp_copy_out, rfp_load64, rfp_store64
+from rfp.core.core cimport (
+    rfp_compare_swap64, rfp_copy_out, rfp_load64, rfp_load64_acquire, rfp_store64,
+    rfp_store64_release,
+)
 from rfp.core.limits cimport system_page
-from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
+from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Fabric, Region
 from rfp.protocol.server.service cimport Service, request, response
 from rnvm.backend.connections cimport (
     client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep,
 )
 from rnvm.backend.events cimport (
-    EVENT_ATTACHED, EVENT_FENCED, EVENT_REFUSED, EVENT_STOPPED, FENCE_DETACHED, FENCE_DISCONNECTED,
-    FENCE_EARLIER, FENCE_INVALID, FENCE_LEASE, FENCE_RETURNED, FENCE_STOPPED, event, event_put,
-    event_take,
+    EVENT_ATTACHED, EVENT_FENCED, EVENT_MIRROR_BEGAN, EVENT_MIRROR_JOINED, EVENT_MIRROR_LEFT,
+    EVENT_REFUSED, EVENT_STOPPED, FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_EARLIER, FENCE_INVALID,
+    FENCE_LEASE, FENCE_RETURNED, FENCE_STOPPED, event, event_put, event_take,
 )
 from rnvm.backend.lock_manager cimport (
     LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin,
     lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
+)
+from rnvm.backend.mirrors cimport (
+    PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, call_level,
+    call_mirror, mirror_place, mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
 )
 from rnvm.backend.promises cimport (
     promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
@@ -44,12 +51,17 @@ from rnvm.backend.state cimport (
 from rnvm.backend.watches cimport watch, watches_clear, watches_end, watches_report
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_FENCED, RNVM_HEADERS, RNVM_PAGE, rnvm_header, rnvm_name,
-    rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
+    rnvm_name_at, rnvm_operation_ring_at, rnvm_superblock, rnvm_up,
 )
 from rnvm.format.messages cimport *
+from rnvm.format.replication cimport (
+    RNVM_COPYING, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED, RNVM_LOST_LIE,
+    RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_STREAM_RING, rnvm_ack,
+)
 from rnvm.media.medium cimport replicated
-from rnvm.media.pool_header cimport header_whole
+from rnvm.media.pool_header cimport header_whole, superblock_read
 from rnvm.pool.frame_words cimport frame_words_apply
+from rnvm.replication.replicator cimport mirror_slot
 from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool.state cimport pool
 
@@ -73,6 +85,18 @@ ENDED = {
     FENCE_EARLIER: (log.info, "%s: session %d (epoch %d, %s) ended: it was an earlier back-end's"),
     FENCE_STOPPED: (log.info, "%s: session %d (epoch %d, %s) ended: the back-end stopped"),
 }
+MIRROR_STATES = {
+    RNVM_COPYING: "copying", RNVM_JOINING: "joining", RNVM_IN_SYNC: "in sync",
+    RNVM_LEAVING: "leaving",
+}
+# Why a mirror left.
+DEPARTURES = {
+    RNVM_LOST_PATIENCE: "it did not acknowledge in time",
+    RNVM_LOST_OVERRUN: "its stream was full",
+    RNVM_LOST_LIE: "its acknowledgements could not be",
+    RNVM_LOST_REMOVED: "its connection ended",
+    RNVM_LOST_CLOSED: "the pool was closed",
+}
 REFUSALS = {
     RNVM_OTHER_VERSION: "it speaks another version of the protocol",
     RNVM_OTHER_POOL: "it was attached to another pool",
@@ -82,11 +106,17 @@ REFUSALS = {
 
 cdef enum:
     TRANSACTIONS_PER_TICK = 256  # transactions applied in one go, before calls get their turn
+    # transactions applied before mirrors' streams are looked at again
+    REPLICATED_AT_ONCE = 8
     # ns after which applied transactions are checkpointed even if the logs still have room
     CHECKPOINT_NS = 20000000
     # ns between two polls of whether the holder of a contended lock is outside
     LOCK_POLL_NS = 50000
     SWEEP_NS = 100000000       # ns between two sweeps of sessions that have ended
+    # ns that the worker sleeps at most while mirrors follow: for their patience, and empty frames
+    MIRROR_POLL_NS = 20000000
+    # ns between two polls while a mirror's stream has no room
+    ROOM_POLL_NS = 200000
 
 
 cdef class PoolService(Service):
@@ -102,18 +132,22 @@ cdef class PoolService(Service):
             removed; -1: none.
         min_mirrors: With fewer mirrors in sync, changes of sessions of promise `replicated` are
             refused; -1: no mirror may follow, and there are no such sessions.
+        mirror_patience: Seconds after which a mirror that does not acknowledge is removed.
     """
 
     def __cinit__(self, Pool opened not None, double lease, double snapshot_lifetime=60.0, *,
                   bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1,
-                  int min_mirrors=0):
+                  int min_mirrors=0, double mirror_patience=1.0):
         cdef const rnvm_header *header
+        cdef rnvm_superblock superblock
+        cdef bytes opening = os.urandom(16)
         opened.check()
         opened.medium.check_unserved()              # by another back-end
         header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
         self.pool = opened
         self.giving = threading.Lock()
         self.rings = {}
+        self.streams = {}
         memset(&self.b, 0, sizeof(self.b))
         self.b.g.events.wake = -1
         self.title = "a pool"
@@ -139,6 +173,12 @@ cdef class PoolService(Service):
             header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS + RNVM_PAGE)
         memcpy(self.b.uuid, header.uuid, sizeof(self.b.uuid))
         self.b.file = file
+        memset(&superblock, 0, sizeof(superblock))
+        superblock_read(opened.c.m, header, &superblock)
+        if mirrors_begin(&self.b.mirrors, &opened.c, &self.b.g.events, self.b.uuid,
+                         <const unsigned char *> PyBytes_AS_STRING(opening), superblock.opened,
+                         min_mirrors, <uint64_t> (mirror_patience * 1e9)):
+            raise MemoryError()
         if revoking:
             self.b.g.cut_off = cut_off
         self.c.context = &self.b
@@ -151,7 +191,7 @@ cdef class PoolService(Service):
         self.b.max_sleep_ns = &self.c.max_sleep_ns
         self.b.collecting = self.b.replaying = True
         watches_clear(&self.b.g)
-        if min_mirrors >= 0 and not promises_begin(&self.b, <uint64_t> min_mirrors):
+        if min_mirrors >= 0 and not promises_begin(&self.b):
             raise MemoryError()
         if lock_manager_begin(&self.b.g):
             self.b.stopped = True
@@ -162,6 +202,8 @@ cdef class PoolService(Service):
         if self.pool.medium.served and self.b.g.p.m.base != NULL:
             watches_end(&self.b.watched, &self.b.g)
         promises_end(&self.b)
+        mirrors_end(&self.b.mirrors)
+        self.reap(True)
         self.pool.medium.served = False
 
     def __dealloc__(self):
@@ -189,6 +231,7 @@ cdef class PoolService(Service):
     def reserve(self, fabric):
         """Return the whole pool as a region that front-ends read."""
         cdef pool *p = self.b.g.p
+        self.fabric = fabric
         return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(),
                                    0, rnvm_up(p.g.size, system_page), REMOTE_READ)
 
@@ -217,6 +260,9 @@ cdef class PoolService(Service):
                 raise Unsupported("cannot lock by compare-and-swap here: "
                                   f"{Exception.__str__(error)}",
                                   hint='use lock="sticky"') from error
+        region = self.mirror_memory(fabric, number)
+        if region is not None:
+            return region
         with self.giving:  # it must not be cut off while it is given its rings
             for index in range(p.g.sessions):
                 if number and rfp_load64(&self.b.g.each[index].ticket) == number:
@@ -229,6 +275,53 @@ cdef class PoolService(Service):
             if self.b.g.cut_off != NULL:
                 self.rings.setdefault(index, []).append(region)
             return region
+
+    cdef mirror_memory(self, fabric, uint64_t number):
+        """Return a mirror's stream or acknowledgements, made now; None: the ticket is not its."""
+        cdef mirror_place *place = NULL
+        cdef Region stream, words
+        cdef uint64_t phase, reserved = PLACE_RESERVED
+        cdef uint32_t i
+        with self.giving:
+            self.reap(False)
+            for i in range(PLACES):
+                place = &self.b.mirrors.each[i]
+                phase = rfp_load64_acquire(&place.phase)
+                if (phase == PLACE_RESERVED or phase == PLACE_GIVEN) \
+                        and place.ticket == number & ~<uint64_t> 1:
+                    break
+            else:
+                return None
+            if phase == PLACE_RESERVED:
+                stream = self.fabric.reserve(RNVM_STREAM_RING + place.bytes, REMOTE_READ)
+                try:
+                    words = self.fabric.reserve(RNVM_PAGE, REMOTE_WRITE)
+                except BaseException:
+                    stream.close()
+                    raise
+                place.stream = stream.c.base
+                place.words = <const rnvm_ack *> words.c.base
+                self.streams[i] = [words, stream]
+                if not rfp_compare_swap64(&place.phase, &reserved, PLACE_GIVEN):
+                    self.reap(False)   # its connection has ended
+                    raise ConnectionFailed("the mirror's connection has ended")
+            words, stream = self.streams[i][:2]
+            region = fabric.share(words if number & 1 else stream, 0,
+                                  (words if number & 1 else stream).length,
+                                  REMOTE_WRITE if number & 1 else REMOTE_READ)
+            self.streams[i].append(region)
+            return region
+
+    cdef reap(self, bint all):
+        """Free the memory of mirrors whose connections have ended."""
+        cdef mirror_place *place
+        cdef uint32_t i
+        for i in range(PLACES):
+            place = &self.b.mirrors.each[i]
+            if all or rfp_load64_acquire(&place.phase) == PLACE_ENDED:
+                for region in reversed(self.streams.pop(i, ())):
+                    region.close()
+                rfp_store64_release(&place.phase, PLACE_FREE)
 
     cdef void take_back(self, uint32_t index) noexcept:
         with self.giving:
@@ -254,7 +347,42 @@ cdef class PoolService(Service):
                 "checkpoints": self.b.checkpoints, "granted": self.b.g.granted,
                 "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
-                "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
+                "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks,
+                "replication": self.replication}
+
+    @property
+    def replication(self):
+        """Return the numbers of replication and the mirrors as a dict; None: none is accepted."""
+        cdef const mirror_place *place
+        cdef const mirror_slot *slot
+        cdef const replicated *numbers = self.b.g.p.m.replication
+        cdef uint64_t published
+        cdef uint32_t i
+        cdef int number
+        if numbers == NULL:
+            return None
+        published = rfp_load64(&numbers.published)
+        mirrors = []
+        for i in range(PLACES):
+            place = &self.b.mirrors.each[i]
+            if rfp_load64_acquire(&place.phase) != PLACE_RUNNING:
+                continue
+            about = {"member": member_of(place), "pid": place.peer,
+                     "seconds": (self.b.g.now - place.began) / 1e9}
+            number = place.slot
+            if number < 0:
+                about["state"] = "removed: " + DEPARTURES.get(place.reason, "")
+            else:
+                slot = &self.b.mirrors.r.slots[number]
+                about["state"] = MIRROR_STATES.get(slot.state, "removed")
+                about["acked"] = slot.acked
+                about["lag_frames"] = max(0, <int64_t> (published - slot.acked))
+                about["lag_bytes"] = max(0, <int64_t> (slot.s.tail - slot.s.consumed))
+            mirrors.append(about)
+        return {"epoch": rfp_load64(&numbers.epoch), "published": published,
+                "acked": rfp_load64(&numbers.acked), "in_sync": rfp_load64(&numbers.in_sync),
+                "min_mirrors": rfp_load64(&numbers.min_mirrors),
+                "waiting": self.b.g.p.frames.count, "mirrors": mirrors}
 
     # Reports to a Host: logs the events of the worker's thread
 
@@ -281,6 +409,18 @@ cdef class PoolService(Service):
                 say, text = ENDED[happened.detail]
                 say(text, self.title, happened.session, happened.epoch,
                     process_of(happened.process))
+            elif happened.kind == EVENT_MIRROR_BEGAN:
+                log.info("%s: mirror %s (%s, epoch %d) began to copy it", self.title,
+                         member_of(&self.b.mirrors.each[happened.session]),
+                         process_number(happened.process), happened.epoch)
+            elif happened.kind == EVENT_MIRROR_JOINED:
+                log.info("%s: mirror %s is in sync", self.title,
+                         member_of(&self.b.mirrors.each[happened.session]))
+            elif happened.kind == EVENT_MIRROR_LEFT:
+                if happened.detail:
+                    log.warning("%s: mirror %s left: %s", self.title,
+                                member_of(&self.b.mirrors.each[happened.session]),
+                                DEPARTURES.get(happened.detail, "for an unknown reason"))
             elif self.b.removed:
                 log.error("%s was removed, or replaced, while it was served: "
                           "nothing is answered any more", self.title)
@@ -288,6 +428,8 @@ cdef class PoolService(Service):
                 log.error("%s: its medium failed: drain: %s (errno %d): "
                           "nothing is answered any more", self.title,
                           os.strerror(<int> happened.detail), happened.detail)
+        with self.giving:
+            self.reap(False)
         lost, self.b.g.events.lost = self.b.g.events.lost, 0
         if lost:
             log.warning("%s: %d events of sessions were not logged", self.title, lost)
@@ -313,17 +455,6 @@ cdef class PoolService(Service):
             rfp_store64(&numbers.min_mirrors, min_mirrors)
         if acked is not None:
             rfp_store64(&numbers.acked, max(numbers.acked, min(acked, numbers.published)))
-
-    @property
-    def replication(self):
-        """Return what is replicated, as a dict; None: no mirror can follow."""
-        cdef const replicated *numbers = self.b.g.p.m.replication
-        if numbers == NULL:
-            return None
-        return {"epoch": rfp_load64(&numbers.epoch), "published": rfp_load64(&numbers.published),
-                "acked": rfp_load64(&numbers.acked), "in_sync": rfp_load64(&numbers.in_sync),
-                "min_mirrors": rfp_load64(&numbers.min_mirrors),
-                "waiting": self.b.g.p.frames.count}
 
     # Cold calls, with the GIL
 
@@ -490,6 +621,15 @@ cdef str process_of(uint64_t process):
     return f"process {number_of(process)}"
 
 
+cdef str process_number(uint64_t number):
+    return f"process {number}" if number else "on another host"
+
+
+cdef str member_of(const mirror_place *place):
+    name = (<const char *> place.member)[:sizeof(place.member)].split(b"\0")[0]
+    return name.decode(errors="replace") if name else "without a name"
+
+
 cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:
     try:
         if asked.opcode == RNVM_FIND:
@@ -512,7 +652,16 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     if s.stopped or c == NULL:
         answer.status = RNVM_STOPPED
         return
+    if asked.opcode == RNVM_MIRROR:
+        call_mirror(&s.mirrors, asked, answer, c, c.peer)
+        return
+    if asked.opcode == RNVM_LEVEL:
+        call_level(&s.mirrors, asked, answer, c)
+        return
     if promises_repeated(s, c, answer):
+        return
+    if not mirrors_have_room(&s.mirrors) and writes_pool(asked.opcode):
+        answer.retry_later = True
         return
     execute_once(s, c, asked, answer)
     if not s.stopped and (
@@ -590,6 +739,12 @@ cdef void execute_once(backend *s, client *c, const request *asked,
         answer.length = 0
 
 
+cdef bint writes_pool(uint8_t opcode) noexcept nogil:
+    """Return whether a call may write to the pool."""
+    return (opcode != RNVM_OUTCOME and opcode != RNVM_LIST and opcode != RNVM_PENDING
+            and opcode != RNVM_WATCH and opcode != RNVM_RETAINED)
+
+
 cdef bint crowded(const pool *p) noexcept nogil:
     """Return whether a ring has used half of its space."""
     cdef uint32_t i
@@ -618,13 +773,31 @@ cdef bint tick(void *context, uint64_t now) noexcept nogil:
     return busy
 
 
+cdef int64_t replay(backend *s) noexcept nogil:
+    """Apply transactions, as far as mirrors have room for them; return their number."""
+    cdef int64_t applied = 0, more
+    if not s.mirrors.replicating:
+        return pool_replay(s.g.p, TRANSACTIONS_PER_TICK)
+    while applied < TRANSACTIONS_PER_TICK and mirrors_have_room(&s.mirrors):
+        more = pool_replay(s.g.p, REPLICATED_AT_ONCE)
+        if not more:
+            break
+        applied += more
+    return applied
+
+
 cdef bint work(backend *s, uint64_t now) noexcept nogil:
     cdef int64_t bytes, applied
     s.g.now = now
     if s.stopped:
         return False
+    mirrors_tick(&s.mirrors, now)
     promises_tick(s)
-    applied = pool_replay(s.g.p, TRANSACTIONS_PER_TICK) if s.replaying else 0
+    if not mirrors_have_room(&s.mirrors):
+        # A mirror is behind.  Front-ends wait, at most until it has lost the service's patience.
+        s.max_sleep_ns[0] = ROOM_POLL_NS
+        return False
+    applied = replay(s) if s.replaying else 0
     if applied:
         s.applied += <uint64_t> applied
         s.transactions += <uint64_t> applied
@@ -643,12 +816,15 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
             return False
     # Last, so that waiting calls are answered at once; front-ends answered earlier may have written
     # again by now and share the sync.
-    bytes = pool_collect(s.g.p) if s.collecting or s.asked else 0
+    bytes = 0
+    if (s.collecting or s.asked) and mirrors_have_room(&s.mirrors):
+        bytes = pool_collect(s.g.p)
     s.asked = False
     if bytes < 0:
         s.stopped = True
         return False
     s.collected += <uint64_t> bytes
     # A holder does not notify when it leaves: while others wait, poll for it.
-    s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting else 0
+    s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting \
+        else MIRROR_POLL_NS if s.mirrors.replicating else 0
     return bytes != 0 or applied != 0

@@ -4,6 +4,7 @@
 #
 # connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
 # rpc_handlers  calls that need no interpreter
+# mirrors       mirrors that follow the pool
 # retained      the oldest version of a structure that a session uses
 # promises      responses that wait until they are replicated
 # openings      which sessions have opened a structure
@@ -14,6 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_copy_out
 from rfp.protocol.server.service cimport response
 from rnvm.backend.lock_manager cimport lock_manager, locks_tick
+from rnvm.backend.mirrors cimport mirror_list
 from rnvm.backend.watches cimport watch_list
 from rnvm.format.messages cimport RNVM_STOPPED
 from rnvm.media.medium cimport replicated
@@ -34,6 +36,7 @@ cdef struct backend:
     uint64_t **opened
     uint64_t opened_as_of              # number of sessions fenced when openings were last counted
     watch_list watched
+    mirror_list mirrors
     uint64_t checkpointed              # time in ns
     uint64_t swept
     uint64_t applied                   # transactions since then
@@ -49,7 +52,6 @@ cdef struct backend:
     bint collecting                    # on its own, not only on request
     bint replaying
     bint asked                         # a call waits until it has collected
-    replicated numbers                 # without a replicator; medium.replication may point here
     void *held                         # of promises_hold(), for tests alone
     uint64_t *max_sleep_ns             # how long the worker may sleep
     void *owner                        # the PoolService

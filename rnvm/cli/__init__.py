@@ -10,7 +10,7 @@ import click
 
 import rfp
 from rfp.cli.group import Commands
-from rnvm.cli import create, inspect, serve
+from rnvm.cli import create, inspect, mirror, serve
 
 
 class _Commands(Commands):
@@ -45,5 +45,8 @@ for command in (
     create.grow,
     serve.serve,
     serve.recover,
+    mirror.mirror,
+    mirror.backup,
+    mirror.status,
 ):
     main.add_command(command)

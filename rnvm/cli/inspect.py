@@ -19,7 +19,7 @@ from rnvm.check import dump as dump_module
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load, with_kind_name
 from rnvm.format import partitions
-from rnvm.media import wal
+from rnvm.media import identity, wal
 from rnvm.media.medium import VolatileMemory
 from rnvm.pool.inspect import Inspection
 from rnvm.sizes import Sizes
@@ -67,7 +67,17 @@ def figures(path: str) -> dict[str, Any]:
             "attached": sum(session["state"] != "free" for session in sessions),
             "frames": (wal.describe(view) or {}).get("frames", 0),
             "findings": len(inspection.findings),
+            "copy": copy_of(view),
         }
+
+
+def copy_of(view: VolatileMemory) -> dict[str, Any] | None:
+    """Return what a copy made by a mirror knows about itself; None: the pool is none."""
+    found = identity.read(view)
+    if found is None or found["state"] == "none":
+        return None
+    return {name: value.hex() if isinstance(value, bytes) else value
+            for name, value in found.items()}  # fmt: skip
 
 
 @click.command()
@@ -117,6 +127,11 @@ def info(pool: str, as_json: bool) -> None:
         waiting = plural(found["frames"], "frame")
         rows.append(
             ["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"]
+        )
+    if found["copy"]:
+        about = found["copy"]
+        rows.append(
+            ["copy", f"of a mirror ({about['member']}), {about['state']}, epoch {about['epoch']}"]
         )
     if found["findings"]:
         rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])

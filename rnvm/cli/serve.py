@@ -15,7 +15,7 @@ from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
 from rfp.core.choices import IDLES
 from rfp.protocol.server.shares import raise_open_files
-from rnvm.backend.backend import Backend
+from rnvm.backend.backend import MIRRORS_MAX, Backend
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
@@ -45,6 +45,20 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     show_default=True,
     help="Seconds for which the memory of an open snapshot is kept.",
 )
+@click.option(
+    "--min-mirrors",
+    type=click.IntRange(0, MIRRORS_MAX),
+    default=0,
+    show_default=True,
+    help='Mirrors in sync that calls of durability="replicated" require.',
+)
+@click.option(
+    "--mirror-patience",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Seconds after which a mirror that does not acknowledge is removed.",
+)
 @click.option("--idle", type=click.Choice(IDLES), default="adaptive",
               show_default=True,
               help="Behaviour of an idle back-end thread: spin "
@@ -52,8 +66,8 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @serving
 @logged
 def serve(
-    pool: str, address: Address | None, lease: float, snapshot_lifetime: float, idle: str,
-    log_level: str, **access: Any,
+    pool: str, address: Address | None, lease: float, snapshot_lifetime: float,
+    min_mirrors: int, mirror_patience: float, idle: str, log_level: str, **access: Any,
 ) -> None:  # fmt: skip
     """Serve a pool to front-ends in the foreground until Ctrl-C or SIGTERM.
 
@@ -76,6 +90,8 @@ def serve(
             address=place,
             lease=lease,
             snapshot_lifetime=snapshot_lifetime,
+            min_mirrors=min_mirrors,
+            mirror_patience=mirror_patience,
             idle=idle,
             **access,
         )

@@ -206,6 +206,35 @@ static inline int rnvm_replicated_line(const struct rnvm_geometry *g, uint64_t o
     return offset < begin;
 }
 
-/* Calls of a mirror */
+/* Calls of a mirror (RNVM_MIRROR, RNVM_LEVEL of messages.h).  A mirror reserves a stream with
+ * RNVM_MIRROR, gets both memories with GetMemory, and begins with a second RNVM_MIRROR.  When its
+ * copy is whole, RNVM_LEVEL makes the primary wait for it. */
+struct rnvm_mirror {             /* RNVM_MIRROR                        -> rnvm_mirrored */
+    uint32_t version;            /* RNVM_REPLICATION */
+    uint32_t flags;
+    uint64_t ticket;             /* 0: reserve a stream; else publish frames from now on */
+    uint64_t stream;             /* bytes of the ring that it requests; 0: the primary decides */
+    uint8_t pool[16];            /* UUID of its copy */
+    uint8_t member[RNVM_MEMBER_MAX]; /* its name, padded with zeros */
+};
+
+struct rnvm_mirrored {
+    uint64_t ticket;             /* even; number of GetMemory of the stream; | 1: of the
+                                  * acknowledgements */
+    uint64_t stream;             /* bytes of the ring */
+    uint64_t epoch;
+    uint64_t published;          /* number of the last frame */
+    uint64_t size;               /* of the pool */
+    uint8_t opening[16];
+};
+
+struct rnvm_level {              /* RNVM_LEVEL                         -> - */
+    uint64_t ticket;
+    uint8_t identity[16];
+};
+
+_Static_assert(sizeof(struct rnvm_mirror) == 72, "mirror");
+_Static_assert(sizeof(struct rnvm_mirrored) == 56, "mirrored");
+_Static_assert(sizeof(struct rnvm_level) == 24, "level");
 
 #endif

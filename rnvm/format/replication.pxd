@@ -85,3 +85,23 @@ cdef extern from "rnvm/format/replication.h" nogil:
     uint64_t rnvm_own_part(const rnvm_geometry *g, uint64_t at, uint64_t *begin)
     uint64_t rnvm_replicated(const rnvm_geometry *g, uint64_t at, uint64_t end, uint64_t *stop)
     bint rnvm_replicated_line(const rnvm_geometry *g, uint64_t offset)
+
+    struct rnvm_mirror:
+        uint32_t version
+        uint32_t flags
+        uint64_t ticket
+        uint64_t stream
+        uint8_t pool[16]
+        uint8_t member[32]
+
+    struct rnvm_mirrored:
+        uint64_t ticket
+        uint64_t stream
+        uint64_t epoch
+        uint64_t published
+        uint64_t size
+        uint8_t opening[16]
+
+    struct rnvm_level:
+        uint64_t ticket
+        uint8_t identity[16]

@@ -48,9 +48,13 @@ cdef structure *structure_of(pool *p, uint32_t id) noexcept nogil:
 
 
 cdef int64_t pool_collect(pool *p) noexcept nogil:
-    cdef uint32_t session
+    cdef uint32_t session, i
     cdef int64_t found = 0
-    for session in range(p.g.sessions):
+    for i in range(p.g.sessions):
+        session = (p.turn + i) % p.g.sessions
+        if p.portion and found >= <int64_t> p.portion:
+            p.turn = session
+            break
         if p.operations[session].epoch:
             found += ring_collect(&p.operations[session], p.scratch, capacity(p))
             found += ring_collect(&p.memory[session], p.scratch, capacity(p))

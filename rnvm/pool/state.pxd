@@ -77,5 +77,8 @@ cdef struct pool:
     uint64_t limbo_room
     # retired blocks that did not fit into the limbo list: free again when the pool is next opened
     uint64_t leaked
+    # After so many bytes pool_collect() stops, at the session `turn` next time; 0: no limit.
+    uint64_t portion
+    uint32_t turn
     frame_words frames
     bint recovering            # records are being applied that may have been applied before

@@ -44,7 +44,7 @@ LAYERS = """
     rnvm.pools
     rnvm.frontend
     rnvm.backend        rnvm.check              rnvm.connecting     rnvm.sleeper
-    rnvm.aio
+    rnvm.aio            rnvm.mirror
     rnvm
     rnvm.cli
     structures

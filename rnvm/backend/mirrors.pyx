@@ -1,0 +1,285 @@
+"""Mirrors of a served pool, on the service's thread."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
+
+from rfp.core.core cimport (
+    rfp_compare_swap64, rfp_copy_out, rfp_load64_acquire, rfp_store64_release,
+)
+from rnvm.backend.events cimport (
+    EVENT_MIRROR_BEGAN, EVENT_MIRROR_JOINED, EVENT_MIRROR_LEFT, event_put,
+)
+from rnvm.format.layout cimport rnvm_up
+from rnvm.format.messages cimport (
+    RNVM_BAD_REQUEST, RNVM_LOCK_WORDS, RNVM_NOT_ATTACHED, RNVM_NO_SESSION_LEFT, RNVM_OTHER_POOL,
+    RNVM_OTHER_VERSION, RNVM_STOPPED,
+)
+from rnvm.format.replication cimport (
+    RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LOST_REMOVED,
+    RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_level, rnvm_mirror,
+    rnvm_mirrored,
+)
+from rnvm.replication.replicator cimport (
+    replicator_add, replicator_begin, replicator_end, replicator_has_room,
+    replicator_poll, replicator_remove, replicator_set_state,
+)
+
+cdef enum:
+    STREAM_BYTES = 8 << 20         # of a stream's ring, beside what two rings take
+    STREAM_BYTES_MAX = 1 << 30
+    STREAM_STEP = 65536
+    # of logs that are collected in one step
+    PORTION_BYTES = 1 << 20
+    EMPTY_NS = 100000000       # an empty frame after this time without a frame
+
+
+# The replicator
+
+
+cdef int begin(mirror_list *l) noexcept nogil:
+    """Stand around the medium; the numbers go on."""
+    # Everything written before is one more virtual frame.
+    l.numbers.published += 1
+    if not l.numbers.min_mirrors:
+        l.numbers.acked = l.numbers.published
+    if replicator_begin(&l.r, l.p.m, &l.p.g, l.epoch, l.opening, NULL, l.uuid):
+        return -1
+    l.r.patience = l.patience
+    l.r.empty = EMPTY_NS
+    l.r.wakes = True
+    l.p.portion = PORTION_BYTES
+    l.replicating = True
+    return 0
+
+
+cdef void end(mirror_list *l) noexcept nogil:
+    """Give the medium back; the numbers remain."""
+    replicator_end(&l.r)
+    l.replicating = False
+    l.p.portion = 0
+    l.numbers.in_sync = 0
+    if not l.numbers.min_mirrors:
+        l.numbers.acked = l.numbers.published
+
+
+cdef int mirrors_begin(mirror_list *l, pool *p, event_queue *events, const uint8_t *uuid,
+                       const uint8_t *opening, uint64_t epoch, int min_mirrors,
+                       uint64_t patience) noexcept nogil:
+    memset(l, 0, sizeof(mirror_list))
+    l.p = p
+    l.events = events
+    memcpy(l.uuid, uuid, sizeof(l.uuid))
+    memcpy(l.opening, opening, sizeof(l.opening))
+    l.epoch = epoch
+    l.min_mirrors = min_mirrors
+    l.patience = patience
+    # One step publishes at most half a stream: a portion, and the two rings of one more session.
+    l.stream = STREAM_BYTES + 2 * (p.g.memory_ring + p.g.operation_ring)
+    l.stream = min(rnvm_up(l.stream, STREAM_STEP), <uint64_t> STREAM_BYTES_MAX)
+    if min_mirrors < 0:
+        return 0
+    l.numbers.epoch = epoch
+    l.numbers.min_mirrors = <uint64_t> min_mirrors
+    p.m.replication = &l.numbers
+    if min_mirrors:
+        # Changes have numbers also while no mirror follows: they are not replicated.
+        if begin(l):
+            p.m.replication = NULL
+            return -1
+        return 0
+    l.numbers.published = l.numbers.acked = RNVM_FIRST_FRAME
+    return 0
+
+
+cdef void mirrors_end(mirror_list *l) noexcept nogil:
+    if l.replicating:
+        end(l)
+    if l.p != NULL and l.p.m.replication == &l.numbers:
+        l.p.m.replication = NULL
+
+
+# Calls
+
+
+cdef mirror_place *place_of(mirror_list *l, uint64_t ticket, const void *client) noexcept nogil:
+    cdef uint32_t i
+    for i in range(PLACES):
+        if (l.each[i].client == client and l.each[i].ticket == ticket and ticket
+                and rfp_load64_acquire(&l.each[i].phase) != PLACE_FREE):
+            return &l.each[i]
+    return NULL
+
+
+cdef mirror_place *reserve(mirror_list *l, const rnvm_mirror *question, const void *client,
+                           uint32_t peer) noexcept nogil:
+    """Return a new place of this connection; NULL: none is free, or it has one."""
+    cdef mirror_place *free = NULL
+    cdef uint64_t phase, ticket = 0
+    cdef uint32_t i
+    for i in range(PLACES):
+        phase = rfp_load64_acquire(&l.each[i].phase)
+        if phase == PLACE_FREE:
+            free = &l.each[i]
+        elif l.each[i].client == client:
+            return NULL
+    if free == NULL:
+        return NULL
+    while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or ticket <= RNVM_LOCK_WORDS + 1:
+        pass
+    free.ticket = ticket & ~<uint64_t> 1
+    free.bytes = max(l.stream, min(question.stream, <uint64_t> STREAM_BYTES_MAX))
+    free.bytes = rnvm_up(max(free.bytes, <uint64_t> RNVM_STREAM_MIN), STREAM_STEP)
+    free.stream = NULL
+    free.words = NULL
+    free.client = client
+    free.peer = peer
+    free.state = RNVM_SLOT_FREE
+    free.slot = -1
+    free.began = l.now
+    free.reason = 0
+    memcpy(free.member, question.member, sizeof(free.member))
+    memset(free.identity, 0, sizeof(free.identity))
+    rfp_store64_release(&free.phase, PLACE_RESERVED)
+    return free
+
+
+cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept nogil:
+    """Publish frames in the place's stream from now on."""
+    cdef uint64_t given = PLACE_GIVEN
+    if place.slot >= 0 or not rfp_compare_swap64(&place.phase, &given, PLACE_RUNNING):
+        answer.status = RNVM_NOT_ATTACHED
+        return False
+    if not l.replicating and begin(l):
+        answer.status = RNVM_NO_SESSION_LEFT
+        return False
+    place.slot = replicator_add(&l.r, place.stream, RNVM_STREAM_RING + place.bytes, place.words,
+                                l.now)
+    if place.slot < 0:
+        answer.status = RNVM_STOPPED if l.p.m.error else RNVM_NO_SESSION_LEFT
+        return False
+    place.state = RNVM_COPYING
+    event_put(l.events, EVENT_MIRROR_BEGAN, number_of(l, place), l.epoch, place.peer, 0)
+    return True
+
+
+cdef uint32_t number_of(const mirror_list *l, const mirror_place *place) noexcept nogil:
+    return <uint32_t> (place - <const mirror_place *> l.each)
+
+
+cdef void call_mirror(mirror_list *l, const request *asked, response *answer, const void *client,
+                      uint32_t peer) noexcept nogil:
+    cdef rnvm_mirror question
+    cdef rnvm_mirrored done
+    cdef mirror_place *place
+    if asked.length != sizeof(question) or l.min_mirrors < 0:
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(&question, asked.payload, sizeof(question))
+    if question.version != RNVM_REPLICATION:
+        answer.status = RNVM_OTHER_VERSION
+        answer.result = RNVM_REPLICATION
+        return
+    if memcmp(question.pool, l.uuid, sizeof(l.uuid)):
+        answer.status = RNVM_OTHER_POOL
+        return
+    if question.ticket:
+        place = place_of(l, question.ticket, client)
+        if place == NULL:
+            answer.status = RNVM_NOT_ATTACHED
+            return
+        if not run(l, place, answer):
+            return
+    else:
+        place = reserve(l, &question, client, peer)
+        if place == NULL:
+            answer.status = RNVM_NO_SESSION_LEFT
+            return
+    memset(&done, 0, sizeof(done))
+    done.ticket = place.ticket
+    done.stream = place.bytes
+    done.epoch = l.epoch
+    done.published = l.p.m.replication.published
+    done.size = l.p.g.size
+    memcpy(done.opening, l.opening, sizeof(done.opening))
+    rfp_copy_out(answer.payload, &done, sizeof(done))
+    answer.length = sizeof(done)
+
+
+cdef void call_level(mirror_list *l, const request *asked, response *answer,
+                     const void *client) noexcept nogil:
+    cdef rnvm_level question
+    cdef mirror_place *place
+    if asked.length != sizeof(question):
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(&question, asked.payload, sizeof(question))
+    place = place_of(l, question.ticket, client)
+    if place == NULL or place.slot < 0 or l.r.slots[place.slot].state != RNVM_COPYING:
+        answer.status = RNVM_NOT_ATTACHED
+        return
+    memcpy(place.identity, question.identity, sizeof(place.identity))
+    replicator_set_state(&l.r, place.slot, RNVM_JOINING)
+
+
+# The end of a mirror
+
+
+cdef void remove(mirror_list *l, mirror_place *place, uint32_t reason) noexcept nogil:
+    if place.slot < 0:
+        return
+    replicator_remove(&l.r, place.slot, reason)
+    place.slot = -1
+    place.reason = reason
+    place.state = RNVM_GONE
+    event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, reason)
+
+
+cdef void mirrors_left(mirror_list *l, const void *client) noexcept nogil:
+    cdef uint64_t phase
+    cdef uint32_t i
+    cdef mirror_place *place
+    for i in range(PLACES):
+        place = &l.each[i]
+        phase = rfp_load64_acquire(&place.phase)
+        if phase == PLACE_FREE or phase == PLACE_ENDED or place.client != client:
+            continue
+        remove(l, place, RNVM_LOST_REMOVED)
+        place.client = NULL
+        # The control thread may be making its memory: it finds the phase changed, and frees that.
+        while not rfp_compare_swap64(&place.phase, &phase, PLACE_ENDED):
+            pass
+        event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, 0)
+
+
+# The tick
+
+
+cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
+    cdef mirror_place *place
+    cdef uint32_t i, state
+    cdef bint followed = False
+    l.now = now
+    if not l.replicating:
+        return
+    replicator_poll(&l.r, now)
+    for i in range(PLACES):
+        place = &l.each[i]
+        if rfp_load64_acquire(&place.phase) != PLACE_RUNNING or place.slot < 0:
+            continue
+        state = l.r.slots[place.slot].state
+        if state == RNVM_GONE:
+            remove(l, place, l.r.slots[place.slot].reason)
+            continue
+        followed = True
+        if state == RNVM_IN_SYNC and place.state != RNVM_IN_SYNC:
+            event_put(l.events, EVENT_MIRROR_JOINED, i, l.epoch, place.peer, 0)
+        place.state = state
+    if not followed and not l.min_mirrors:
+        end(l)                 # nothing is noted any more
+
+
+cdef bint mirrors_have_room(const mirror_list *l) noexcept nogil:
+    return not l.replicating or replicator_has_room(&l.r)

@@ -1,0 +1,310 @@
+"""A copy that follows a served pool can be served in its place, with everything in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from polling import until
+
+import rnvm
+from rfp.errors import (
+    Closed,
+    DeadlineExceeded,
+    NotAPool,
+    PoolInUse,
+    PoolRefused,
+    VolatileMedium,
+)
+from rfp.testing.reordering_fabric import ReorderFabric
+from rnvm import pools
+from rnvm.media import identity
+from rnvm.testing.sample_structure import Sample
+from structures import HashTable
+from tests.frontend.processes import address_of
+
+from .copies import (
+    PLACES,
+    mirror_of,
+    mirrors,
+    numbers,
+    open_primary,
+    replicated,
+    replication,
+    two_paths,
+)
+
+pytestmark = pytest.mark.anywhere
+
+
+@pytest.mark.parametrize("places", list(PLACES))
+def test_a_copy_has_what_was_written_before_and_after_it_was_made(places: str) -> None:
+    with two_paths(places) as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            sample = Sample(fe, "s")
+            for _ in range(100):
+                sample.add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+                for _ in range(100):
+                    sample.add(1)
+                replicated(backend)
+                assert list(mirrors(backend).values()) == ["in sync"]
+        assert numbers(copy) == (200, 200)
+
+
+def test_a_copy_can_be_served_and_mirrored_in_turn() -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+        with rnvm.Backend(copy) as backend, rnvm.connect(backend.address) as fe:
+            assert Sample(fe, "s").add(1) == 2
+            with mirror_of(backend, path) as mirror:
+                mirror.wait_level(30)
+                Sample(fe, "s").add(1)
+                replicated(backend)
+        assert numbers(path) == (3, 3)
+
+
+def test_a_mirror_that_comes_again_writes_only_what_differs() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with rnvm.connect(backend.address) as fe:
+            sample = Sample(fe, "s")
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+            sample.add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+                found = mirror.stats()
+        assert 0 < found["changed"] < 1 << 20 < found["copied"] == found["size"]
+
+
+def test_a_mirror_follows_again_after_the_back_end_restarted() -> None:
+    with two_paths() as (path, copy):
+        address = address_of(path)
+        with open_primary(path, address=address) as backend, rnvm.connect(address) as fe:
+            Sample(fe, "s").add(1)
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(30)
+        with mirror:
+            until(lambda: mirror.state == "waiting")
+            assert mirror.error is not None
+            with open_primary(path, address=address) as backend, rnvm.connect(address) as fe:
+                mirror.wait_level(30)
+                Sample(fe, "s").add(1)
+                replicated(backend)
+        assert numbers(copy) == (2, 2)
+
+
+def test_two_mirrors_follow_at_once_and_replicated_means_both() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with (
+            rnvm.connect(backend.address) as fe,
+            mirror_of(backend, copy, name="one") as one,
+            mirror_of(backend, copy + "2", name="two") as two,
+        ):
+            one.wait_level(30)
+            two.wait_level(30)
+            for _ in range(50):
+                Sample(fe, "s").add(1)
+            replicated(backend)
+            assert mirrors(backend) == {"one": "in sync", "two": "in sync"}
+            for mirror in (one, two):
+                assert mirror.stats()["applied"] >= replication(backend)["acked"] - 1
+        assert numbers(copy) == numbers(copy + "2") == (50, 50)
+
+
+def test_structures_are_created_and_dropped_while_mirrored() -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+                table = HashTable(fe, "kept")
+                for i in range(300):
+                    table.put(b"%d" % i, b"v" * 100)
+                dropped = HashTable(fe, "dropped")
+                dropped.put(b"k", b"v")
+                dropped.close()
+                fe.drop("dropped")
+                replicated(backend)
+        with rnvm.Backend(copy) as backend, rnvm.connect(backend.address) as fe:
+            assert list(fe.names()) == ["kept"]
+            assert len(HashTable(fe, "kept")) == 300
+
+
+def test_a_copy_in_catch_up_is_refused_by_every_opener_until_it_is_whole() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+        with pools.claim(copy) as claimed, contextlib.closing(claimed.raw()) as medium:
+            identity.write(medium, state="catching up")
+        with pytest.raises(PoolRefused, match="catch-up"):
+            pools.open_pool(copy)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+        assert numbers(copy) == (1, 1)
+
+
+def test_a_backup_is_an_ordinary_pool_for_which_nobody_waited() -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            rnvm.backup(copy, of=backend.address)
+            assert not replication(backend)["in_sync"]
+            with pools.claim(copy) as claimed, contextlib.closing(claimed.raw()) as medium:
+                found = identity.read(medium)
+                assert found is None or found["state"] == "none"
+            Sample(fe, "s").add(1)
+        assert (numbers(copy), numbers(path)) == ((1, 1), (2, 2))
+
+
+def test_a_mirror_grows_its_copy_with_the_pool() -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend:
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+        pools.grow(path, "12MiB")
+        with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+                assert mirror.stats()["size"] == 12 << 20
+        assert numbers(copy) == (1, 1)
+
+
+def test_a_primary_may_move_to_another_medium() -> None:
+    with two_paths("disk to memory") as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+        moved = copy + ".moved"
+        shutil.copy(path, moved)
+        with rnvm.Backend(moved) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+        assert numbers(copy) == (2, 2)
+
+
+# Refusals
+
+
+def test_files_that_cannot_be_a_copy_are_refused_and_left_alone(tmp_path: Path) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        pools.create(copy, "8MiB", assume_persistent=True)
+        text = copy + ".text"
+        Path(text).write_text("not a pool")
+        before = Path(copy).read_bytes()
+        for other, error in ((copy, PoolRefused), (text, NotAPool)):
+            with mirror_of(backend, other) as mirror, pytest.raises(error) as caught:
+                mirror.wait_level(30)
+            assert caught.value.hint
+        assert Path(copy).read_bytes() == before
+        assert Path(text).read_text() == "not a pool"
+
+
+def test_a_disk_is_refused_for_a_pool_without_write_ahead_area_unless_allowed() -> None:
+    with two_paths("memory to disk") as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy, in_place=False) as mirror:
+            with pytest.raises(PoolRefused, match="in place"):
+                mirror.wait_level(30)
+        assert not os.path.exists(copy)
+
+
+def test_memory_is_refused_for_a_pool_that_was_made_for_a_persistent_medium() -> None:
+    with two_paths("disk to memory") as (path, copy):
+        pools.create(path, "8MiB")
+        with rnvm.Backend(path) as backend, mirror_of(backend, copy) as mirror:
+            with pytest.raises(VolatileMedium):
+                mirror.wait_level(30)
+        assert not os.path.exists(copy)
+
+
+def test_a_copy_is_locked_while_it_is_mirrored() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+            with pytest.raises(PoolInUse):
+                pools.open_pool(copy)
+            with pytest.raises(PoolInUse):
+                mirror_of(backend, copy)
+        pools.open_pool(copy).close()
+
+
+def test_a_back_end_accepts_a_limited_number_of_mirrors() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        opened = [mirror_of(backend, f"{copy}{i}") for i in range(9)]
+        try:
+            until(lambda: sum(each.state == "level" for each in opened) == 8)
+            left = next(each for each in opened if each.state != "level")
+            until(lambda: left.state == "waiting")
+            assert "as many mirrors" in str(left.error)
+            next(each for each in opened if each.state == "level").close()
+            left.wait_level(30)
+        finally:
+            for each in opened:
+                each.close()
+
+
+# Ends
+
+
+@pytest.mark.shm
+def test_a_mirror_ends_at_once_in_every_state() -> None:
+    with two_paths() as (path, copy):
+        mirror = mirror_of(address_of(path), copy)
+        until(lambda: mirror.state == "waiting")
+        with pytest.raises(DeadlineExceeded):
+            mirror.wait_level(0.01)
+        began = time.monotonic()
+        mirror.close()
+        mirror.close()
+        assert time.monotonic() - began < 2
+        with pytest.raises(Closed):
+            mirror.wait_level(1)
+        assert not os.path.exists(copy)
+        with open_primary(path) as backend:
+            mirror = mirror_of(backend, copy)
+            mirror.close()
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(30)
+            mirror.close()
+            assert mirror.state == "closed"
+            until(lambda: not mirrors(backend))
+
+
+def test_mirror_and_back_end_close_in_any_order() -> None:
+    for first in ("mirror", "back-end"):
+        with two_paths() as (path, copy):
+            backend = open_primary(path)
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(30)
+            for each in (mirror, backend) if first == "mirror" else (backend, mirror):
+                each.close()
+            pools.open_pool(copy).close()
+
+
+@pytest.mark.shm
+def test_a_mirror_follows_over_a_network_as_bad_as_the_contract_allows(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            sample = Sample(fe, "s")
+            for _ in range(50):
+                sample.add(1)
+            with mirror_of(backend, copy, fabric=ReorderFabric(seed=seed)) as mirror:
+                mirror.wait_level(60)
+                for _ in range(50):
+                    sample.add(1)
+                replicated(backend)
+        assert numbers(copy) == (100, 100)
