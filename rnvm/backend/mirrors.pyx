@@ -19,8 +19,8 @@ from rnvm.format.messages cimport (
 )
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LOST_REMOVED,
-    RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_level, rnvm_mirror,
-    rnvm_mirrored,
+    RNVM_MIRRORS_MAX, RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING,
+    rnvm_level, rnvm_mirror, rnvm_mirrored,
 )
 from rnvm.replication.replicator cimport (
     replicator_add, replicator_begin, replicator_end, replicator_has_room,
@@ -33,6 +33,8 @@ cdef enum:
     STREAM_STEP = 65536
     # of logs that are collected in one step
     PORTION_BYTES = 1 << 20
+    # frames that a mirror has not acknowledged, beyond which nothing is published
+    OUTSTANDING_MAX = 64
     EMPTY_NS = 100000000       # an empty frame after this time without a frame
 
 
@@ -282,4 +284,14 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
 
 
 cdef bint mirrors_have_room(const mirror_list *l) noexcept nogil:
-    return not l.replicating or replicator_has_room(&l.r)
+    cdef uint32_t i, state
+    if not l.replicating:
+        return True
+    for i in range(RNVM_MIRRORS_MAX):
+        state = l.r.slots[i].state
+        # What comes while a mirror syncs its disk becomes one frame, and not one for each tick:
+        # else a slow mirror of a fast primary would fall behind until its patience is over.
+        if ((state == RNVM_IN_SYNC or state == RNVM_JOINING)
+                and l.r.numbers.published - l.r.slots[i].acked > OUTSTANDING_MAX):
+            return False
+    return replicator_has_room(&l.r)

@@ -83,6 +83,8 @@ cdef enum:
     TRANSFER_NS_MAX = 10000000000      # for one READ or WRITE
     # Bytes that catch-up may write between two drains.
     DRAIN_BYTES = 8 << 20
+    FEW_FRAMES = 16
+    FINISH_TRIES = 20
     LANDING = 1 << 18          # CHUNK_MAX: bytes of one READ
     LINE_AT = LANDING          # in the buffer: the stream's first lines; then the acknowledgements
     ACK_AT = LINE_AT + 192
@@ -483,6 +485,9 @@ cdef class Follower:
         self.ack.acked = self.ack.received = self.line.first
         applier_begin(&self.a, &medium.c, &self.g, self.line.epoch, self.line.first,
                       self.line.opening, self.line.group)
+        # No order of drains matters before the copy is whole, and a disk that synced each frame
+        # would never catch up with a primary in memory.
+        self.a.unwhole = True
         self.applying = True
         self.alive = rfp_now()
 
@@ -533,13 +538,20 @@ cdef class Follower:
         Raises:
             As copy().
         """
-        cdef int step
+        cdef int step, tries = FINISH_TRIES
         cdef bytes random = os.urandom(sizeof(self.identity.identity))
         memcpy(self.identity.identity, <const char *> random, sizeof(self.identity.identity))
         memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
         memcpy(self.identity.member, self.member, sizeof(self.member))
         with nogil:
             step = self.take_all()
+            while not step and tries:
+                # Few frames shall be left when each is made durable by itself.
+                tries -= 1
+                step = STEP_FAILED if medium_drain(&self.medium.c) else self.look()
+                if step or self.line.published - self.a.applied <= FEW_FRAMES:
+                    break
+                step = self.take_all()
             if not step:
                 memcpy(self.identity.opening, self.line.opening, sizeof(self.identity.opening))
                 self.identity.epoch = self.line.epoch
@@ -548,6 +560,7 @@ cdef class Follower:
                     step = STEP_FAILED
             if not step:
                 self.marked = True             # it is whole: frames may be applied now
+                self.a.unwhole = False
         self.raise_for(step)
 
     def join(self, uint64_t deadline):

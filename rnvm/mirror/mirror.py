@@ -45,7 +45,7 @@ log = Log("rnvm")
 CHUNK_BYTES = 1 << 18  # of one READ in catch-up; frames are applied between two of them
 STREAM_BYTES_MAX = 1 << 30
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # between two attempts to connect
-TURN_S = 1.0  # for which the thread follows without Python
+TURN_S = 3600.0  # for which the thread follows without Python, unless its state changes
 
 
 class Mirror:

@@ -25,6 +25,8 @@ cdef struct applier:
     uint64_t applied           # number of the last frame that is durable
     uint32_t index             # of the next piece of frame received + 1
     bint written               # since the last drain
+    # The copy is not whole, so it may be in any state: the caller drains, before it is.
+    bint unwhole
     uint64_t frames            # with content, and their bytes
     uint64_t bytes
     int error                  # below 0: it takes nothing more

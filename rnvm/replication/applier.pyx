@@ -100,7 +100,9 @@ cdef int end_frame(applier *a) noexcept nogil:
     a.index = 0
     if replication_bugs() and end_wrongly(a):
         return 0
-    if a.written:
+    if a.written and a.unwhole:
+        a.frames += 1
+    elif a.written:
         a.frames += 1
         if medium_drain(a.m):
             return PIECE_MEDIUM
