@@ -201,7 +201,11 @@ class Backend(ServerBase):
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:
     """Return a function that reports on the back-end; it must not keep the back-end alive."""
     texts = [printable(text, 1024) for text in recovered[:16]]
-    return lambda: {"pool": service.counters, "recovered": texts}
+    return lambda: {
+        "pool": service.counters,
+        "mirrors": service.mirrors,
+        "recovered": texts,
+    }
 
 
 __all__ = ["Backend"]

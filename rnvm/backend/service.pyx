@@ -352,16 +352,24 @@ cdef class PoolService(Service):
 
     @property
     def replication(self):
-        """Return the numbers of replication and the mirrors as a dict; None: none is accepted."""
+        """Return what is replicated, as a dict; None: no mirror can follow."""
+        cdef const replicated *numbers = self.b.g.p.m.replication
+        if numbers == NULL:
+            return None
+        return {"epoch": rfp_load64(&numbers.epoch), "published": rfp_load64(&numbers.published),
+                "acked": rfp_load64(&numbers.acked), "in_sync": rfp_load64(&numbers.in_sync),
+                "min_mirrors": rfp_load64(&numbers.min_mirrors),
+                "waiting": self.b.g.p.frames.count}
+
+    @property
+    def mirrors(self):
+        """Return the mirrors that are connected, a dict each."""
         cdef const mirror_place *place
         cdef const mirror_slot *slot
         cdef const replicated *numbers = self.b.g.p.m.replication
-        cdef uint64_t published
+        cdef uint64_t published = 0 if numbers == NULL else rfp_load64(&numbers.published)
         cdef uint32_t i
         cdef int number
-        if numbers == NULL:
-            return None
-        published = rfp_load64(&numbers.published)
         mirrors = []
         for i in range(PLACES):
             place = &self.b.mirrors.each[i]
@@ -379,10 +387,7 @@ cdef class PoolService(Service):
                 about["lag_frames"] = max(0, <int64_t> (published - slot.acked))
                 about["lag_bytes"] = max(0, <int64_t> (slot.s.tail - slot.s.consumed))
             mirrors.append(about)
-        return {"epoch": rfp_load64(&numbers.epoch), "published": published,
-                "acked": rfp_load64(&numbers.acked), "in_sync": rfp_load64(&numbers.in_sync),
-                "min_mirrors": rfp_load64(&numbers.min_mirrors),
-                "waiting": self.b.g.p.frames.count, "mirrors": mirrors}
+        return mirrors
 
     # Reports to a Host: logs the events of the worker's thread
 

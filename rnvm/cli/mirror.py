@@ -210,7 +210,7 @@ def shown(figures: dict[str, Any]) -> list[str]:
         ["mirrors", f"{about['in_sync']} in sync, at least {about['min_mirrors']} required"],
     ]
     lines = table(None, rows, "<<")
-    if about["mirrors"]:
+    if figures["mirrors"]:
         each = [
             [
                 mirror["member"],
@@ -219,7 +219,7 @@ def shown(figures: dict[str, Any]) -> list[str]:
                 units.show_size(mirror["lag_bytes"]) if mirror.get("lag_bytes") else "0",
                 clock(mirror["seconds"]),
             ]
-            for mirror in about["mirrors"]
+            for mirror in figures["mirrors"]
         ]
         lines += ["", *table(["mirror", "state", "lag", "bytes", "connected"], each, "<<>>>")]
     return lines

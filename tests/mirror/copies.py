@@ -65,7 +65,7 @@ def replication(backend: rnvm.Backend) -> dict[str, Any]:
 
 def mirrors(backend: rnvm.Backend) -> dict[str, str]:
     """Return the state of each mirror."""
-    return {each["member"]: each["state"] for each in replication(backend)["mirrors"]}
+    return {each["member"]: each["state"] for each in backend.figures()["mirrors"]}
 
 
 def replicated(backend: rnvm.Backend) -> None:

@@ -61,8 +61,9 @@ def test_a_pool_is_mirrored_backed_up_and_its_copy_served() -> None:
                 shown = run("status", path)
                 assert "second" in shown
                 assert "1 in sync, at least 1 required" in shown
-                about = json.loads(run("status", path, "--json"))["pool"]["replication"]
+                about = json.loads(run("status", path, "--json"))
                 assert about["mirrors"][0]["state"] == "in sync"
+                assert about["pool"]["replication"]["in_sync"] == 1
                 run("backup", backup, "--of", path)
         assert "whole" in run("info", copy)
         assert "whole" not in run("info", backup)
