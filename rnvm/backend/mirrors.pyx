@@ -31,8 +31,6 @@ cdef enum:
     STREAM_BYTES = 8 << 20         # of a stream's ring, beside what two rings take
     STREAM_BYTES_MAX = 1 << 30
     STREAM_STEP = 65536
-    # of logs that are collected in one step
-    PORTION_BYTES = 1 << 20
     # frames that a mirror has not acknowledged, beyond which nothing is published
     OUTSTANDING_MAX = 64
     EMPTY_NS = 100000000       # an empty frame after this time without a frame
@@ -52,7 +50,6 @@ cdef int begin(mirror_list *l) noexcept nogil:
     l.r.patience = l.patience
     l.r.empty = EMPTY_NS
     l.r.wakes = True
-    l.p.portion = PORTION_BYTES
     l.replicating = True
     return 0
 
@@ -61,7 +58,6 @@ cdef void end(mirror_list *l) noexcept nogil:
     """Give the medium back; the numbers remain."""
     replicator_end(&l.r)
     l.replicating = False
-    l.p.portion = 0
     l.numbers.in_sync = 0
     if not l.numbers.min_mirrors:
         l.numbers.acked = l.numbers.published

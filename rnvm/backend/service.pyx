@@ -62,7 +62,7 @@ from rnvm.media.medium cimport replicated
 from rnvm.media.pool_header cimport header_whole, superblock_read
 from rnvm.pool.frame_words cimport frame_words_apply
 from rnvm.replication.replicator cimport mirror_slot
-from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
+from rnvm.pool.replay cimport pool_collect_portion, pool_replay, pool_settled
 from rnvm.pool.state cimport pool
 
 from rfp.core.log import Log
@@ -106,6 +106,8 @@ REFUSALS = {
 
 cdef enum:
     TRANSACTIONS_PER_TICK = 256  # transactions applied in one go, before calls get their turn
+    # of logs that one turn collects while mirrors follow: a stream has room for it
+    PORTION_BYTES = 1 << 20
     # transactions applied before mirrors' streams are looked at again
     REPLICATED_AT_ONCE = 8
     # ns after which applied transactions are checkpointed even if the logs still have room
@@ -823,7 +825,7 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
     # again by now and share the sync.
     bytes = 0
     if (s.collecting or s.asked) and mirrors_have_room(&s.mirrors):
-        bytes = pool_collect(s.g.p)
+        bytes = pool_collect_portion(s.g.p, PORTION_BYTES if s.mirrors.replicating else 0)
     s.asked = False
     if bytes < 0:
         s.stopped = True

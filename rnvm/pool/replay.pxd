@@ -17,6 +17,8 @@ from rnvm.pool.state cimport pool
 # Makes the sessions' new records durable (one drain for all of them) and publishes the new
 # position.  Returns bytes; -1: the medium failed.
 cdef int64_t pool_collect(pool *p) noexcept nogil
+# The same, but it stops after so many bytes, at the session where the next call goes on; 0: never.
+cdef int64_t pool_collect_portion(pool *p, uint64_t portion) noexcept nogil
 # Returns whether everything that a session has written is durable already.
 cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil
 # Applies durable transactions, each all or nothing, those of a structure in the order of their

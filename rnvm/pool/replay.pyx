@@ -48,11 +48,15 @@ cdef structure *structure_of(pool *p, uint32_t id) noexcept nogil:
 
 
 cdef int64_t pool_collect(pool *p) noexcept nogil:
+    return pool_collect_portion(p, 0)
+
+
+cdef int64_t pool_collect_portion(pool *p, uint64_t portion) noexcept nogil:
     cdef uint32_t session, i
     cdef int64_t found = 0
     for i in range(p.g.sessions):
         session = (p.turn + i) % p.g.sessions
-        if p.portion and found >= <int64_t> p.portion:
+        if portion and found >= <int64_t> portion:
             p.turn = session
             break
         if p.operations[session].epoch:

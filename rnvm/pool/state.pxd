@@ -77,8 +77,6 @@ cdef struct pool:
     uint64_t limbo_room
     # retired blocks that did not fit into the limbo list: free again when the pool is next opened
     uint64_t leaked
-    # After so many bytes pool_collect() stops, at the session `turn` next time; 0: no limit.
-    uint64_t portion
-    uint32_t turn
+    uint32_t turn              # the session with which pool_collect_portion() begins
     frame_words frames
     bint recovering            # records are being applied that may have been applied before
