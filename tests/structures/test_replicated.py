@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -450,6 +452,58 @@ def test_a_structure_made_or_dropped_by_others_is_seen_when_that_is_replicated(h
         other_stack.answer()
 
 
+# --- The back-end dies while an answer waits
+
+
+@contextlib.contextmanager
+def restarted_at_the_gate(
+    call: Callable[[rnvm.FrontEnd, Any], Any], before: Callable[[Any], None]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the call's answer and the structure, after a back-end that replicates all took over."""
+    address = str(addresses.unique())
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        path = os.path.join(folder, "pool")
+        first = rnvm.Backend(path, size="32MiB", assume_persistent=True, address=address)
+        held = Held(first)
+        fe = held.connect()
+        table = held.open(fe, HashTable)
+        with held.mirrored():
+            table[b"a"] = b"1"
+        before(held.open(held.connect("persistent"), HashTable))
+        waiting = Call(lambda: call(fe, table))
+        assert waiting.waits
+        first.close()
+        with rnvm.Backend(path, address=address):
+            yield waiting.answer(), table
+            held.stack.close()
+
+
+def test_a_query_is_executed_again_by_the_next_back_end() -> None:
+    with restarted_at_the_gate(
+        lambda fe, table: table[b"a"], lambda other: other.__setitem__(b"a", b"2")
+    ) as (found, _):
+        assert found == b"2"
+
+
+def test_an_operation_that_was_not_replicated_counts_at_the_next_back_end() -> None:
+    with restarted_at_the_gate(lambda fe, table: table.pop(b"a"), lambda other: None) as (
+        found,
+        table,
+    ):
+        assert found == b"1"
+        assert b"a" not in table
+
+
+def test_the_end_of_a_batch_waits_at_the_next_back_end() -> None:
+    def batch(fe: rnvm.FrontEnd, table: Any) -> None:
+        with fe.batch():
+            table[b"b"] = b"2"
+            table[b"c"] = b"3"
+
+    with restarted_at_the_gate(batch, lambda other: None) as (_, table):
+        assert dict(table) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
 # --- Costs
 
 
@@ -538,14 +592,18 @@ class Histories:
 
     def __init__(self, held: Held, rng: random.Random, names: list[str], seconds: float) -> None:
         self.held, self.rng, self.names = held, rng, names
-        self.deadline = time.monotonic() + seconds
+        self.enough = time.monotonic() + seconds
+        self.deadline = time.monotonic() + 20 + seconds
+        self.wanted = 20  # answers, however slow the machine is
         self.least: dict[tuple[str, int], int] = {}  # value -> the first frame it may be in
         self.escaped: list[str] = []
         self.errors: list[BaseException] = []
         self.answers = 0
 
     def going(self) -> bool:
-        return time.monotonic() < self.deadline and not self.escaped and not self.errors
+        now = time.monotonic()
+        more = now < self.enough or (self.answers < self.wanted and now < self.deadline)
+        return more and not self.escaped and not self.errors
 
     def guard(self, run: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
