@@ -34,7 +34,7 @@ from structures.wall_clock cimport wall_clock_ns
 from rfp.core import clock
 from rfp.errors import (
     ConnectionFailed, DeadlineExceeded, InvalidArgument, LeaseEnded, NotFound, OutOfMemory,
-    StructureDamaged, TooLarge, WrongKind, WrongType)
+    StructureDamaged, TooLarge, Undecodable, WrongKind, WrongType)
 from structures.queue_contents import Reservation  # no-cython-lint: users import it from here
 
 cdef kind queue_kind
@@ -225,11 +225,16 @@ cdef class Queue(QueueContents):
 
     def _taking(self, take, timeout, caller):
         """A generator of the waits of get() and reserve(); its caller gets what was taken, too."""
-        # In a scope of this thread no other thread can change the queue.
-        if wait_seconds_of(timeout) == 0 or self._in_scope():
-            found = self.at_once(take)
-        else:
-            found = yield from self._waiting(self._seconds_to_next, take, timeout, caller)
+        try:
+            # In a scope of this thread no other thread can change the queue.
+            if wait_seconds_of(timeout) == 0 or self._in_scope():
+                found = self.at_once(take)
+            else:
+                found = yield from self._waiting(self._seconds_to_next, take, timeout, caller)
+        except Undecodable as error:
+            if caller is not None and error.token is not None:
+                caller.taken = error.token, None
+            raise
         if caller is not None:
             caller.taken = found
         return found

@@ -16,7 +16,7 @@ import rnvm.aio
 import rnvm.sleeper
 import structures
 from rfp import address as addresses
-from rfp.errors import CallerError, Closed, Forked
+from rfp.errors import CallerError, Closed, Forked, Undecodable
 
 
 @pytest.fixture
@@ -532,6 +532,47 @@ def test_a_step_that_was_cancelled_gives_back_what_it_took(run, backend, monkeyp
                 assert await queue.peek() == b"first"
                 assert await fe.run(len, queue) == 2
             del queue, take
+
+    monkeypatch.setattr(rnvm.aio, "_step", slow_step)
+    run(main())
+
+
+def test_a_step_that_was_cancelled_gives_an_undecodable_value_back(run, backend, monkeypatch):
+    taking, go_on = threading.Event(), threading.Event()
+    step = rnvm.aio._step
+
+    def slow_step(*args):
+        try:
+            return step(*args)
+        except Undecodable:
+            taking.set()
+            go_on.wait(30)
+            raise
+
+    class Codec:
+        name = "none"
+        encode = bytes
+
+        def decode(self, data):
+            raise ValueError(data)
+
+    async def main():
+        async with rnvm.aio.connect(backend.address) as fe:
+            queue = await fe.open(structures.Queue, "queue", codec=Codec())
+            await queue.put(b"value")
+            waiting = asyncio.create_task(queue.reserve(timeout=30))
+            while not taking.is_set():
+                await asyncio.sleep(0.001)
+            waiting.cancel()
+            await turns()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await queue.reserved == 0
+            with pytest.raises(Undecodable) as caught:
+                await queue.reserve(timeout=30)
+            await queue.ack(caught.value.token)
+            del queue
 
     monkeypatch.setattr(rnvm.aio, "_step", slow_step)
     run(main())
