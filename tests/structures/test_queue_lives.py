@@ -19,11 +19,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from restarting_backend import ForkServer
 
 from rfp.errors import ConnectionFailed, Empty
 from structures import HashTable, Queue
 
-from ..machine.restarts import ForkServer, RestartedBackend
+from ..machine.restarts import RestartedBackend
 from .models import NEVER, Model, QueueModel, Reserved
 
 LONG = 30.0  # seconds of a wait that something ends earlier
@@ -270,7 +271,7 @@ class Lives(QueueModel):
 def fork_server() -> Iterator[None]:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         os.chmod(folder, 0o700)
-        SHARED.append(ForkServer(Path(folder)))
+        SHARED.append(ForkServer(Path(folder) / "pool", f"shm://{folder}/socket", lease=0.05))
         try:
             yield
         finally:
