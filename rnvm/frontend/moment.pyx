@@ -35,8 +35,8 @@ changed at all.
 The bounds
 ----------
 The headers are READ in groups of REMOTE_PIECES_MAX, each in one round trip, and kept locks of other
-structures are polled in between.  At most NOTES_MAX nodes are noted (32 MiB); a read transaction
-that reads more ends with CONFLICT if it needs a later moment.  So a comparison takes NOTES_MAX /
+structures are polled in between.  At most NOTED_MAX nodes are noted (32 MiB); a read transaction
+that reads more ends with CONFLICT if it needs a later moment.  So a comparison takes NOTED_MAX /
 REMOTE_PIECES_MAX = 8192 round trips at most, also under the locks.
 
 After PASSES_MAX passes, or EXTENSIONS_MAX later moments for one query, the locks of all structures

@@ -6,7 +6,7 @@ from rnvm.frontend.state cimport frontend, instance, node
 
 # From now on each node that a query gets is noted, or none.
 cdef void read_set_noting(frontend *fe, bint on) noexcept nogil
-# Notes a copy whose header is checked; each node once, and NOTES_MAX nodes at most: then
+# Notes a copy whose header is checked; each node once, and NOTED_MAX nodes at most: then
 # read_set.over.  False: no memory.
 cdef bint read_set_add(instance *s, node *n) noexcept nogil
 # Forgets what was noted after the first `count`.

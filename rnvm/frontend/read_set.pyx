@@ -9,14 +9,14 @@ from rnvm.frontend.state cimport frontend, instance, node, note
 cdef enum:
     NOTES_MIN = 64             # of the first allocation
 
-cdef uint32_t NOTES_MAX = 1 << 20
+cdef uint32_t NOTED_MAX = 1 << 20
 
 
 def _note_at_most(uint32_t count):
     """Note at most so many nodes; for tests only.  Returns the limit before."""
-    global NOTES_MAX
-    before = NOTES_MAX
-    NOTES_MAX = count
+    global NOTED_MAX
+    before = NOTED_MAX
+    NOTED_MAX = count
     return before
 
 
@@ -35,7 +35,7 @@ cdef bint read_set_add(instance *s, node *n) noexcept nogil:
     if i < fe.read_set.count and fe.read_set.items[i].address == n.address \
             and fe.read_set.items[i].owner == s:
         return True
-    if fe.read_set.count >= NOTES_MAX:
+    if fe.read_set.count >= NOTED_MAX:
         fe.read_set.over = True
         return True
     if fe.read_set.count == fe.read_set.room:
@@ -54,7 +54,7 @@ cdef bint read_set_add(instance *s, node *n) noexcept nogil:
 cdef void read_set_truncate(frontend *fe, uint32_t count) noexcept nogil:
     fe.read_set.count = count
     # Below the limit, all nodes that were read are noted.
-    fe.read_set.over = fe.read_set.over and count >= NOTES_MAX
+    fe.read_set.over = fe.read_set.over and count >= NOTED_MAX
 
 
 cdef void read_set_free(frontend *fe) noexcept nogil:

@@ -49,7 +49,7 @@ from rfp.errors import CallerError
 
 cdef enum:
     FUTILE_WAITS_MAX = 8       # then the kernel does not put this thread to sleep: poll
-    POLLS_MAX = 50             # then try to sleep again
+    AWAKE_POLLS_MAX = 50             # then try to sleep again
     FUTILE_NS = 20000          # a wait that lasted longer was a sleep
 
 cdef double SLEEP_S_MAX = 0.5
@@ -125,7 +125,7 @@ cdef class Watch:
         self.woken = self.refused = False
         if self.futile > FUTILE_WAITS_MAX:
             self.polling = True
-            self.polls_left = POLLS_MAX
+            self.polls_left = AWAKE_POLLS_MAX
 
     def rest(self):
         """A query has failed: the next wait is a pause.  The next sleeper is woken in our place."""
