@@ -13,6 +13,7 @@ from rfp.errors import Empty, LeaseEnded
 
 NEVER = 1e8
 OVER = 1e-9  # a lease that has ended at once
+TABLES_RECLAIMED = 8  # of reservations, by one operation
 INLINE, LONGEST = 480, 1 << 20
 queue_lengths = st.one_of(
     st.integers(0, 80), st.sampled_from([INLINE - 1, INLINE, INLINE + 1, 2000, 5000])
@@ -34,6 +35,7 @@ class Model:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
+        self.partial = False  # an operation has perhaps not taken all ended leases back
         self.moves = True  # values that were delivered so often; else they are delivered again
         self.waiting: list[bytes] = []
         self.returned: list[bytes] = []
@@ -93,18 +95,26 @@ class QueueModel(RuleBasedStateMachine):
         """Return the expected order.
 
         The order of values whose leases have ended is read from the queue, after a check that they
-        are the right ones.
+        are the right ones. An operation takes a limited number of ended leases back: those that are
+        left are among the ones that end later.
         """
-        ended = sorted(r.value for r in self.model.over())
-        given = list(self.queue)
-        first = len(self.model.returned)
-        assert sorted(given[first : first + len(ended)]) == ended
-        return self.model.returned + given[first : first + len(ended)] + self.model.waiting
+        returned, ended = self.model.returned, [r.value for r in self.model.over()]
+        given = list(self.queue)[: len(returned) + len(ended)]
+        assert sorted(given) == sorted(returned + ended)
+        if self.model.partial:
+            known = set(returned)
+            assert [value for value in given if value in known] == returned
+        else:
+            assert given[: len(returned)] == returned
+        return given + self.model.waiting
 
     def begin_taking(self) -> bytes | None:
         order = self.expected()
-        first = len(self.model.returned)
-        self.model.reclaim(order[first : first + len(self.model.over())])
+        count = len(order) - len(self.model.waiting)
+        ended = {r.value for r in self.model.over()}
+        self.model.partial |= len(ended) > TABLES_RECLAIMED
+        self.model.reclaim([value for value in order[:count] if value in ended])
+        self.model.returned = order[:count]
         self.model.bury()
         return next(iter(self.model.returned + self.model.waiting), None)
 
