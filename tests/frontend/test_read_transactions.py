@@ -558,7 +558,7 @@ def test_a_read_transaction_ends_with_its_thread_and_with_its_front_end(
 def test_read_repeats_its_function_and_then_runs_it_under_the_locks(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
-    fe, other = connect(direct), connect(direct, timeout=0.05)
+    fe, other = connect(direct), connect(direct)
     mine = Sample(fe, "a"), Sample(fe, "b")
     theirs = Sample(other, "a"), Sample(other, "b")
     calls = refused = 0
@@ -568,7 +568,7 @@ def test_read_repeats_its_function_and_then_runs_it_under_the_locks(
         calls += 1
         found = a.numbers()[0]
         try:
-            with other.transaction(*theirs):
+            with other.transaction(*theirs, timeout=0.05):
                 for each in theirs:
                     each.add(1)
             release(other)
