@@ -21,6 +21,10 @@ cdef struct client:            # a front-end's connection
     bint own                   # session is its current one
     bint promised              # its session is of promise `replicated`
     kept_response put_off
+    # FIND waits until the writer with this activity word has left a structure
+    uint32_t leaving_index
+    uint64_t leaving_word
+    uint64_t leaving_until     # ns; 0: it does not wait
 
 # A connection begins or ends, with or without a session; context: the backend.
 cdef void client_began(void *context, service_session *connection) noexcept nogil

@@ -2,11 +2,13 @@
 # structure may change its nodes in place (rnvm/frontend/version_use.pyx has the rule).
 
 from libc.stdint cimport int64_t, uint32_t
+from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
 
-# A session opens a structure, made: which is new.  The structure's line shows it, and no operation
-# that began before is under way, when this returns; but for a batch, a transaction, or a writer
-# that does not run.
+# A session opens a structure, made: which is new.  The structure's line shows it.
 cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) noexcept nogil
+# Whether the answer must be put off, because an operation that began before is under way.  Not for
+# long: a batch, a transaction, or a writer that does not run is left alone.
+cdef bint openings_hold(backend *s, client *c) noexcept nogil
 # Counts again if sessions have ended since the last call.
 cdef void openings_refresh(backend *s) noexcept nogil

@@ -2,14 +2,15 @@
 
 A writer stores its activity word, then loads the flag; the back-end stores the flag, then loads the
 activity word; each with a full fence in between.  So either the writer sees that it is not alone,
-or the back-end sees it inside, and waits until that operation has left.
+or the back-end sees it inside, and puts its answer to FIND off until that operation has left.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 
-from rfp.core.core cimport rfp_fence_full, rfp_now, rfp_pause
+from rfp.core.core cimport rfp_fence_full, rfp_now
+from rnvm.backend.connections cimport client
 from rnvm.backend.lock_manager cimport lock_occupied
 from rnvm.backend.state cimport backend
 from rnvm.backend.watches cimport show_alone
@@ -28,7 +29,7 @@ cdef void show(backend *s, uint32_t index) noexcept nogil:
 
 
 cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) noexcept nogil:
-    cdef uint64_t word = 0, began, now = 0
+    s.opened_index = index
     if s.opened[index] == NULL:
         s.opened[index] = <uint64_t *> calloc(s.g.p.g.sessions, sizeof(uint64_t))
     elif made:
@@ -38,19 +39,27 @@ cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) n
         return
     s.opened[index][session] = s.g.p.sessions[session].epoch
     show(s, index)
-    rfp_fence_full()
-    if not lock_occupied(&s.g, index, <uint32_t> session, &word):
-        return
-    began = rfp_now()
-    while now < began + LEAVE_NS and lock_occupied_still(s, index, <uint32_t> session, word):
-        rfp_pause()
-        now = rfp_now()
 
 
-cdef inline bint lock_occupied_still(backend *s, uint32_t index, uint32_t session,
-                                     uint64_t word) noexcept nogil:
-    cdef uint64_t now = 0
-    return lock_occupied(&s.g, index, session, &now) and now == word
+cdef bint openings_hold(backend *s, client *c) noexcept nogil:
+    cdef uint32_t index = s.opened_index
+    cdef uint64_t word = 0, now
+    cdef bint began = c.leaving_until != 0 and c.leaving_index == index
+    if not began:
+        rfp_fence_full()
+    if not lock_occupied(&s.g, index, <uint32_t> c.session, &word):
+        c.leaving_until = 0
+        return False
+    now = rfp_now()
+    if not began:
+        c.leaving_index = index
+        c.leaving_word = word
+        c.leaving_until = now + LEAVE_NS
+        return True
+    if word == c.leaving_word and now < c.leaving_until:
+        return True
+    c.leaving_until = 0
+    return False
 
 
 cdef void openings_refresh(backend *s) noexcept nogil:

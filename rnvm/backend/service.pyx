@@ -43,7 +43,7 @@ from rnvm.backend.promises cimport (
 from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
 )
-from rnvm.backend.openings cimport openings_add, openings_refresh
+from rnvm.backend.openings cimport openings_add, openings_hold, openings_refresh
 from rnvm.backend.retained cimport call_retained
 from rnvm.backend.state cimport (
     backend, backend_checkpoint, backend_locks, fail, reply, version_use,
@@ -708,6 +708,8 @@ cdef void execute_once(backend *s, client *c, const request *asked,
         return
     if asked.opcode == RNVM_FIND or asked.opcode == RNVM_DROP or asked.opcode == RNVM_LIST:
         cold(s, asked, answer, c.session)
+        if asked.opcode == RNVM_FIND and not answer.status and not s.stopped:
+            answer.retry_later = openings_hold(s, c)
         return
     if asked.opcode == RNVM_PENDING:
         call_pending(s, asked, answer)

@@ -34,6 +34,7 @@ cdef struct backend:
     uint64_t snapshot_ns               # for which the memory of an open snapshot is kept
     # per structure, for each session: its epoch when it opened the structure; or NULL
     uint64_t **opened
+    uint32_t opened_index              # of the structure that was opened last
     uint64_t opened_as_of              # number of sessions fenced when openings were last counted
     watch_list watched
     mirror_list mirrors
