@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import tempfile
@@ -33,7 +34,10 @@ from structure_kinds import (
 import rnvm
 import rnvm.aio
 from rfp import address as addresses
-from rfp.errors import DeadlineExceeded, NotFound, NotReplicated, OutcomeUnknown
+from rfp.errors import DeadlineExceeded, NotFound, NotReplicated, OutcomeUnknown, Unsupported
+from rfp.protocol.client.opener import Opener
+from rfp.testing.reordering_fabric import ReorderFabric
+from rnvm.backend import backend as served
 from rnvm.backend import promises
 from rnvm.frontend import log_overlay, promise
 from rnvm.pool import frame_words
@@ -410,6 +414,22 @@ def test_a_mirror_that_goes_after_the_change_leaves_its_outcome_unknown(held: He
         change.answer()
 
 
+def test_a_back_end_that_accepts_no_mirrors_promises_no_replication(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = served.PoolService
+
+    def alone(*arguments: Any, **options: Any) -> Any:
+        return made(*arguments, **{**options, "min_mirrors": -1})
+
+    monkeypatch.setattr(served, "PoolService", alone)
+    with backend() as one:
+        with pytest.raises(Unsupported):
+            rnvm.connect(one.address, durability="replicated")
+        with rnvm.connect(one.address) as fe:
+            Stack(fe, "s").push(b"v")
+
+
 # --- Calls of the back-end
 
 
@@ -725,6 +745,20 @@ def latest(structure: Any) -> int:
         values = list(structure)
         return int(values[-1]) if values else 0
     return int(structure.get(b"n", b"0"))
+
+
+@pytest.mark.parametrize("name", ["table", "versions"])
+def test_no_answer_comes_too_early_over_the_worst_network(
+    monkeypatch: pytest.MonkeyPatch, name: str, rng: random.Random, seed: int
+) -> None:
+    monkeypatch.setattr(
+        "rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed))
+    )
+    with held_backend(lease=0.5) as held:
+        history = Histories(held, rng, [name], 0.5)
+        history.run()
+        assert not history.escaped
+        assert history.answers
 
 
 @near_and_far
