@@ -38,6 +38,7 @@ LAYERS = """
     rfp.cli
     rnvm.format
     rnvm.sizes          rnvm.coordinator
+    rnvm.group
     rnvm.media
     rnvm.pool
     rnvm.replication

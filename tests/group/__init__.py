@@ -1,0 +1,1 @@
+"""Tests of groups: the state machine, its simulation, and real groups."""
