@@ -31,7 +31,7 @@ from rfp.errors import (
 )
 from rnvm import sizes
 from rnvm.format.layout import HEADER_BYTES
-from rnvm.media import wal
+from rnvm.media import identity, wal
 from rnvm.media.file import FileMedium
 from rnvm.media.medium import Medium, VolatileMemory
 from rnvm.media.pmem import Direct, file_system, flush_instruction, maps_synchronously
@@ -333,22 +333,45 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
 
 
 def open_pool(
-    path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False
+    path: str | os.PathLike[str],
+    *,
+    force_flush: bool = False,
+    accept_loss: bool = False,
+    in_group: bool = False,
 ) -> Pool:
     """Open a pool for writing, and recover it if necessary.
 
     Args:
         accept_loss: Open it even if durable logs are lost.
+        in_group: Open it although it belongs to a group: the group's state says that it may be.
 
     Raises:
         NotAPool, PoolInUse, PoolRefused, VolatileMedium, FabricError: As open_medium().
         PoolTooNew, PoolTooOld, PoolDamaged: It cannot be used; the pool is unchanged.
     """
-    return _pool_on(open_medium(path, force_flush=force_flush), accept_loss=accept_loss)
+    medium = open_medium(path, force_flush=force_flush)
+    return _pool_on(medium, accept_loss=accept_loss, in_group=in_group)
 
 
-def _pool_on(medium: Medium, *, accept_loss: bool = False) -> Pool:
+def refuse_grouped(medium: Medium) -> None:
+    """Raise if the pool belongs to a group: what is written without it would not be there.
+
+    Raises:
+        PoolRefused: It does.
+    """
+    found = identity.read(medium)
+    if found is not None and any(found["group"]):  # type: ignore[call-overload]
+        raise PoolRefused(
+            f"the pool belongs to a group, as member {found['member']}",
+            hint="serve it as a member (rnvm serve --group), or make it leave: "
+            "rnvm serve --leave-group",
+        )
+
+
+def _pool_on(medium: Medium, *, accept_loss: bool = False, in_group: bool = False) -> Pool:
     try:
+        if not in_group:
+            refuse_grouped(medium)
         return Pool(medium, accept_loss=accept_loss)
     except BaseException:
         medium.close()
@@ -421,18 +444,25 @@ class Claim:
         return _medium(self.fd, total, kind, force_flush=False)
 
     def pool(self, *, accept_loss: bool = False) -> Pool:
-        """Open the pool, like open_pool()."""
-        return _pool_on(_medium_at(self.path, self.fd), accept_loss=accept_loss)
+        """Open the pool, like open_pool(); claim() has refused one of a group."""
+        medium = _medium_at(self.path, self.fd)
+        return _pool_on(medium, accept_loss=accept_loss, in_group=True)
 
 
 @contextlib.contextmanager
-def claim(path: str | os.PathLike[str]) -> Iterator[Claim]:
+def claim(path: str | os.PathLike[str], *, in_group: bool = False) -> Iterator[Claim]:
     """Claim a pool that no process has open.
+
+    Args:
+        in_group: Also one that belongs to a group.
 
     Raises:
         NotAPool, PoolInUse, PoolRefused: It cannot be claimed.
     """
     with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
+        if not in_group:
+            with contextlib.closing(_view(fd, length(fd))) as view:
+                refuse_grouped(view)
         yield Claim(path, fd)
 
 
@@ -444,7 +474,8 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
         FabricError: There is no room; the size is unchanged.
     """
     total = units.size(size)
-    with claim(path) as claimed:
+    # The members of a group are grown one by one, all closed: their sizes must be equal.
+    with claim(path, in_group=True) as claimed:
         with contextlib.closing(claimed.view()) as view:
             total = grown(Inspection(view), total)
         if total > length(claimed.fd) and not os.path.isfile(path):

@@ -10,7 +10,7 @@ import click
 
 import rfp
 from rfp.cli.group import Commands
-from rnvm.cli import create, inspect, mirror, serve
+from rnvm.cli import create, group, inspect, mirror, serve
 
 
 class _Commands(Commands):
@@ -48,5 +48,6 @@ for command in (
     mirror.mirror,
     mirror.backup,
     mirror.status,
+    group.group,
 ):
     main.add_command(command)

@@ -46,6 +46,7 @@ LAYERS = """
     rnvm.frontend
     rnvm.backend        rnvm.check              rnvm.connecting     rnvm.sleeper
     rnvm.aio            rnvm.mirror
+    rnvm.group.admin
     rnvm
     rnvm.cli
     structures
