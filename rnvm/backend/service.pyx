@@ -115,6 +115,9 @@ cdef enum:
     # ns between two polls of whether the holder of a contended lock is outside
     LOCK_POLL_NS = 50000
     SWEEP_NS = 100000000       # ns between two sweeps of sessions that have ended
+    # frames that no mirror has acknowledged, from which on new records share one, for so long
+    FRAMES_UNDER_WAY = 2
+    SHARE_FRAME_NS = 100000
     # ns that the worker sleeps at most while mirrors follow: for their patience, and empty frames
     MIRROR_POLL_NS = 20000000
     # ns between two polls while a mirror's stream has no room
@@ -795,6 +798,16 @@ cdef int64_t replay(backend *s) noexcept nogil:
     return applied
 
 
+cdef inline bint mirrors_lag(const backend *s) noexcept nogil:
+    """Return whether new records should wait for a moment, to share one frame.
+
+    A frame for each record costs the mirrors more than the record.
+    """
+    cdef const replicated *r = s.g.p.m.replication
+    return (s.mirrors.replicating and r.in_sync and r.published - r.acked >= FRAMES_UNDER_WAY
+            and s.g.now - s.collected_ns < SHARE_FRAME_NS)
+
+
 cdef bint work(backend *s, uint64_t now) noexcept nogil:
     cdef int64_t bytes, applied
     s.g.now = now
@@ -826,13 +839,17 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
     # Last, so that waiting calls are answered at once; front-ends answered earlier may have written
     # again by now and share the sync.
     bytes = 0
+    if not s.asked and mirrors_lag(s):
+        return True
     if (s.collecting or s.asked) and mirrors_have_room(&s.mirrors):
         bytes = pool_collect_portion(s.g.p, PORTION_BYTES if s.mirrors.replicating else 0)
     s.asked = False
     if bytes < 0:
         s.stopped = True
         return False
-    s.collected += <uint64_t> bytes
+    if bytes:
+        s.collected += <uint64_t> bytes
+        s.collected_ns = now
     # A holder does not notify when it leaves: while others wait, poll for it.
     s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting \
         else MIRROR_POLL_NS if s.mirrors.replicating else 0

@@ -3,7 +3,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from rfp.core.core cimport rfp_load64_acquire, rfp_pause
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+from rfp.core.core cimport rfp_load64_acquire, rfp_now, rfp_pause
 from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm.format.messages cimport (
     RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)
@@ -14,7 +17,9 @@ from rnvm.frontend.state cimport doubt, frontend, instance
 from rnvm.frontend.status cimport FEW_MIRRORS, LATE, LOST, OK, UNREPLICATED
 
 cdef enum:
-    POLLS_MAX = 200            # of the replication line, before the back-end is asked
+    POLL_NS_MAX = 30000       # of polling the replication line, before the back-end is asked
+    POLL_NS_MIN = 5000
+    PAUSES = 16                # between the first polls; a system call between the others
 
 cdef uint32_t all_steps = PROMISE_GATE | PROMISE_STATE | PROMISE_OWN | PROMISE_CACHED \
     | PROMISE_ORDER
@@ -34,7 +39,7 @@ cdef bint promise_loads_early() noexcept nogil:
 
 cdef void promise_begin(frontend *fe) noexcept nogil:
     memset(&fe.promise, 0, sizeof(fe.promise))
-    fe.promise.polls = POLLS_MAX
+    fe.promise.poll_ns = POLL_NS_MAX
 
 
 # What was read
@@ -145,21 +150,25 @@ cdef bint from_cache_alone(const frontend *fe) noexcept nogil:
 
 cdef int await_frames(frontend *fe, bint own) noexcept nogil:
     cdef bint done = False
-    cdef uint64_t pause = 0
-    cdef int i, status, polls = fe.promise.polls if fe.link.mapped else 1
+    cdef uint64_t pause = 0, began = rfp_now()
+    cdef int polls = 0, status
     if not promise_steps & PROMISE_GATE or from_cache_alone(fe):
         return OK
-    for i in range(polls):
+    while True:
         status = poll(fe, own, &done)
         if status != OK:
             return status
         if done:
-            fe.promise.polls = POLLS_MAX
+            fe.promise.poll_ns = POLL_NS_MAX
             return OK
-        if fe.link.mapped:
+        if not fe.link.mapped or rfp_now() - began > fe.promise.poll_ns:
+            break
+        polls += 1
+        if polls > PAUSES:
+            sched_yield()               # a mirror on this host may need this processor
+        else:
             rfp_pause()
-    # The mirrors need the processor more than a thread that polls.
-    fe.promise.polls = max(fe.promise.polls // 2, 1)
+    fe.promise.poll_ns = max(fe.promise.poll_ns // 2, <uint64_t> POLL_NS_MIN)
     if not fe.promise.few_mirrors:
         status = remote_ask(fe, RNVM_SYNC, 1)
         if status == OK and fe.link.status != RNVM_GOOD and fe.link.status != RNVM_UNREPLICATED:

@@ -197,7 +197,7 @@ cdef struct promise:           # owner: promise.  What a session of promise `rep
     uint64_t acked             # frames up to it are replicated
     bint few_mirrors           # fewer are in sync than required, as far as is known
     bint unread                # own records are durable, and their frame was not read yet
-    int polls                  # of the replication line, before the back-end is asked
+    uint64_t poll_ns           # of polling the replication line, before the back-end is asked
     uint64_t records           # counts own records
     doubt written              # the last ones, not known to be replicated
 

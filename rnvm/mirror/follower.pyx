@@ -77,6 +77,7 @@ from rfp.errors import (
 
 cdef enum:
     SPIN_NS = 20000            # of polling before M sleeps
+    SPINNERS = 2               # on the primary's host: its thread, and a front-end's
     SLEEP_NS_MAX = 50000000    # on the futex: also the time between two polls for liveness
     PAUSE_NS_MIN = 20000       # between two READs of the stream's first line, over a network
     PAUSE_NS_MAX = 1000000
@@ -154,6 +155,7 @@ cdef class Follower:
     cdef bint applying                 # a is in use
     cdef uint64_t behind               # bytes written by catch-up since the last drain
     cdef uint64_t alive                # time of the last poll for liveness
+    cdef uint64_t spin_ns              # of polling before M sleeps
     cdef uint32_t stopping
     cdef readonly uint64_t copied      # bytes that catch-up has compared
     cdef readonly uint64_t changed     # bytes of them that it has written
@@ -168,6 +170,8 @@ cdef class Follower:
             self.ring.paradigm = FETCH
             self.mapped = (type(self.link.fabric) is ShmFabric
                            and not self.channel.rings[0].pair.emulated)
+            # Polling on a processor that the primary or its front-end needs would hold them up.
+            self.spin_ns = 0 if self.mapped and (os.cpu_count() or 1) <= SPINNERS else SPIN_NS
             self.buffer = self.link.fabric.register(BUFFER, 0)
             self.arena = self.link.arenas[0]
             if self.arena is None:
@@ -610,7 +614,7 @@ cdef class Follower:
                 self.alive = now
                 if not client_ring_check_alive(self.ring, now):
                     return STEP_LOST
-            if now - idle < SPIN_NS:
+            if now - idle < self.spin_ns:
                 rfp_pause()
             elif self.mapped:
                 self.sleep(until - now)
