@@ -12,11 +12,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from rfp.core.core cimport rfp_copy_in, rfp_load64_acquire, rfp_now, rfp_store64_release
+from rfp.core.core cimport rfp_copy_in, rfp_load64, rfp_load64_acquire, rfp_now, rfp_store64_release
 from rfp.core.system cimport aligned_alloc
 from rnvm.format.layout cimport (
-    RNVM_LINE, RNVM_PAGE, rnvm_geometry, rnvm_geometry_of, rnvm_header,
+    RNVM_LINE, RNVM_NAME_LIVE, RNVM_PAGE, rnvm_geometry, rnvm_geometry_of, rnvm_header,
+    rnvm_name_at,
 )
+from rnvm.format.messages cimport RNVM_LIVE_FRAME, RNVM_STATUS_SPARE
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED,
     RNVM_LOST_LIE, RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_PIECE_MAX,
@@ -27,6 +29,7 @@ from rnvm.format.replication cimport (
 from rnvm.format.wal cimport rnvm_frame, rnvm_range
 from rnvm.media.identity cimport identity_read
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
+from rnvm.pool.frame_words cimport frame_words_begin, frame_words_end, frame_words_sweep
 from rnvm.pool.pool cimport Pool
 from rnvm.replication.applier cimport (
     applier, applier_begin, applier_goes_on, applier_take, applier_trouble,
@@ -153,6 +156,8 @@ cdef class Replication:
                             (<rnvm_header *> pool.c.m.base).uuid):
             raise MemoryError()
         self.pool = pool
+        if not frame_words_begin(&pool.c):
+            raise MemoryError()
         self.links = []
         self.r.numbers.min_mirrors = min_mirrors
         self.r.policy = policy
@@ -160,12 +165,13 @@ cdef class Replication:
         self.r.empty = empty
 
     def __dealloc__(self):
-        if self.pool is not None:
-            replicator_end(&self.r)
+        self.end()
 
     def end(self):
         """Give the medium back."""
-        replicator_end(&self.r)
+        if self.pool is not None:
+            replicator_end(&self.r)
+            frame_words_end(&self.pool.c)
 
     def add(self, Link link=None, uint64_t now=0):
         """Add a mirror; return its link."""
@@ -180,7 +186,16 @@ cdef class Replication:
 
     def poll(self, uint64_t now=0):
         """Read acknowledgements; return whether something changed."""
-        return bool(replicator_poll(&self.r, now))
+        cdef bint changed = replicator_poll(&self.r, now)
+        if self.r.m.base != NULL:
+            frame_words_sweep(&self.pool.c, self.pool.c.g.names)
+        return bool(changed)
+
+    def frame_word(self, bytes name not None):
+        """Return the frame that a reader of a structure has to wait for; 0: none."""
+        return rfp_load64(self.pool.c.m.base
+                          + rnvm_name_at(&self.pool.c.g, <uint32_t> self.pool.names[name])
+                          + RNVM_NAME_LIVE + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_FRAME))
 
     def publish(self):
         """Publish an empty frame."""

@@ -24,7 +24,7 @@ from rnvm.testing.replication_driver import Follower, Geometry, Link, Replicatio
 
 from ..pool import history
 from ..pool.disk import Disk
-from ..pool.history import GRANTED, NEVER, History, Wrong, length_of
+from ..pool.history import GRANTED, NEVER, History, Structure, Wrong, length_of
 
 SIZES = Sizes(
     block=512,
@@ -198,6 +198,8 @@ class MirroredHistory(History):
         self.published: list[tuple[int, int]] = []
         self.acked: list[tuple[int, int]] = []
         self.mirrors: list[Mirror] = []
+        # (time, structure, transaction, frame) of what a reader saw
+        self.seen: list[tuple[int, Structure, int, int]] = []
         self.group = group
         self.releases: dict[int, int] = {}  # local ones, of ID of a session
         super().__init__(rng, kind, sizes=SIZES)
@@ -227,7 +229,7 @@ class MirroredHistory(History):
     # --- Steps
 
     def choices(self) -> list[tuple[Callable[[], None], int]]:
-        return [(self.work, 56), (self.follow, 30), (self.look, 4), (self.restart, 1)]
+        return [(self.work, 56), (self.follow, 30), (self.look, 8), (self.restart, 1)]
 
     def work(self) -> None:
         self.rng.choices(self.steps_, self.weights)[0]()
@@ -266,7 +268,9 @@ class MirroredHistory(History):
         for structure in self.living():
             if structure.acknowledged != NEVER and structure.id:
                 number = log_driver.progress(self.pool, structure.name)[1]
-                structure.durable.append((self.now, number))
+                # It loads the frame word last, and answers when that frame is replicated.
+                frame = self.replication.frame_word(structure.name)
+                self.seen.append((self.now, structure, number, frame))
 
     def restart(self) -> None:
         """A mirror's machine stops; its medium comes back, and is compared again."""
@@ -290,6 +294,9 @@ class MirroredHistory(History):
             structure.acknowledged = self.replicated(structure.acknowledged)
             structure.dropped = self.replicated(structure.dropped)
             structure.durable = [(self.replicated(t), n) for t, n in structure.durable]
+            structure.durable += [
+                (self.answered(t, frame), n) for t, each, n, frame in self.seen if each is structure
+            ]
             structure.durable_operations = [
                 (self.replicated(t), n) for t, n in structure.durable_operations
             ]
@@ -314,7 +321,12 @@ class MirroredHistory(History):
     def replicated(self, time: int) -> int:
         if time == NEVER:
             return NEVER
-        number = next((n for t, n in reversed(self.published) if t <= time), 0)
+        return self.answered(time, next((n for t, n in reversed(self.published) if t <= time), 0))
+
+    def answered(self, time: int, number: int) -> int:
+        """Return when what was known at this time may be answered: if this frame is replicated."""
+        if not number or any(t <= time and n >= number for t, n in self.acked):
+            return time
         return next((t for t, n in self.acked if n >= number and t >= time), NEVER)
 
 

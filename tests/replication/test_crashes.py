@@ -9,6 +9,7 @@ import pytest
 
 from rfp.errors import RfpError
 from rnvm.media import identity
+from rnvm.pool import frame_words
 from rnvm.pool.pool import Pool
 from rnvm.replication import planted
 from rnvm.testing import log_driver
@@ -24,6 +25,7 @@ def nothing_planted():
     yield
     planted.plant()
     identity.plant()
+    frame_words._plant(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,6 +230,11 @@ def test_the_crashes_catch_a_chunk_that_is_read_before_earlier_frames_are_applie
 
 def test_the_crashes_catch_a_copy_in_catch_up_that_is_opened():
     identity.plant("not refused")
+    assert_caught(run)
+
+
+def test_the_crashes_catch_a_frame_word_that_is_stored_too_late():
+    frame_words._plant(1)
     assert_caught(run)
 
 
