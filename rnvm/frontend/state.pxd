@@ -246,7 +246,6 @@ cdef struct changes:           # owner: write_set.  The present transaction (pic
 
 cdef struct free_space:        # owner: write_set
     runs granted               # blocks of this front-end that no structure uses yet
-    uint64_t at_once           # blocks to request at once; 0: as many as at first
     uint64_t lacking           # consecutive blocks that the pool did not have when it was last FULL
 
 cdef struct activity:          # owner: writer_lock

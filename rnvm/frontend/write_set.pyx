@@ -360,8 +360,7 @@ cdef bint reserve_for_undo(instance *s) noexcept nogil:
 cdef int request_grant(instance *s, uint64_t count) noexcept nogil:
     """Gets more consecutive blocks from the back-end, at least `count`."""
     cdef frontend *fe = s.fe
-    cdef uint64_t least = fe.space.at_once if fe.space.at_once else GRANT_BLOCKS
-    cdef uint64_t wanted = max(count, least), address = 0
+    cdef uint64_t wanted = max(count, <uint64_t> GRANT_BLOCKS), address = 0
     cdef uint32_t got = 0
     cdef int status
     while True:
@@ -380,13 +379,13 @@ cdef int request_grant(instance *s, uint64_t count) noexcept nogil:
         if wanted == count:
             fe.space.lacking = count
             return FULL
-        wanted = max(count, wanted // 2)        # its free blocks may be in short runs
+        # Exactly these: the rest of a longer run could be too short for the next node.
+        wanted = count
     if rnvm_block_of(&fe.g, rnvm_offset(address)) == RNVM_NO_BLOCK:
         return session_fail(fe, LOST)
     if not reserve_for_undo(s):
         return s.error
     append(&fe.space.granted, NULL, rnvm_block_of(&fe.g, rnvm_offset(address)), wanted)
-    fe.space.at_once = min(2 * wanted, <uint64_t> GRANT_BLOCKS)
     return OK
 
 

@@ -48,6 +48,7 @@ class History:
 
     Args:
         plant: Is called with the model, to plant a bug after the structures were created.
+        sessions: Front-ends that take turns; one that is alone changes nodes in place.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class History:
         kind: str,
         steps: int,
         plant: Callable[[Model], None] | None = None,
+        sessions: int = 2,
     ) -> None:
         self.rng = rng
         self.model = Model(LENGTH, kind, shared=True)
@@ -64,14 +66,14 @@ class History:
         self.acknowledged: list[int] = []
         format_medium(self.model, SIZES)
         with served(self.model) as connect:
-            both = [connect(), connect()]
+            handles = [connect() for _ in range(sessions)]
             self.begin(Contents())
             self.end()
             if plant:
                 plant(self.model)
             plan = Plan(rng)
             for _ in range(steps):
-                plan.step().run(rng.choice(both), self.begin, self.end)
+                plan.step().run(rng.choice(handles), self.begin, self.end)
         # Of the operation that would have come next.
         self.acknowledged.append(self.acknowledged[-1] + 1)
 

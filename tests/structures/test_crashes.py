@@ -19,9 +19,13 @@ from .crashes import LENGTH, SIZES, History, Wrong
 KINDS = ("words", "lines", "sectors")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_acknowledged_operations_survive_any_crash_and_the_last_one_is_all_or_nothing(kind, rng):
-    assert History(rng, kind, steps=40).crash(25, again=1) == 50
+@pytest.mark.parametrize(
+    ("kind", "sessions"), [("words", 2), ("lines", 1), ("sectors", 2)], ids=KINDS
+)
+def test_acknowledged_operations_survive_any_crash_and_the_last_one_is_all_or_nothing(
+    kind, sessions, rng
+):
+    assert History(rng, kind, steps=40, sessions=sessions).crash(25, again=1) == 50
 
 
 @pytest.mark.long
@@ -29,7 +33,8 @@ def test_acknowledged_operations_survive_any_crash_and_the_last_one_is_all_or_no
 @pytest.mark.parametrize("kind", KINDS)
 def test_acknowledged_operations_survive_thousands_of_crashes(kind, rng, run_ends):
     for _ in range(20):
-        assert History(rng, kind, steps=rng.randrange(20, 120)).crash(50, again=1) == 100
+        history = History(rng, kind, steps=rng.randrange(20, 120), sessions=rng.choice((1, 2)))
+        assert history.crash(50, again=1) == 100
         if time.monotonic() > run_ends:
             break
 
