@@ -17,7 +17,7 @@ from rfp.core.core cimport (
     rfp_store64_release,
 )
 from rfp.core.limits cimport system_page
-from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Fabric, Region
+from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
 from rfp.protocol.server.service cimport Service, request, response
 from rnvm.backend.connections cimport (
     client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep,

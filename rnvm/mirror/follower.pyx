@@ -15,7 +15,7 @@ is written again when these frames are applied.
 
 Following
 ---------
-    stream's first line  -->  new bytes into private memory  -->  applied, durable  -->  acknowledged
+    stream's first line --> new bytes into private memory --> applied, durable --> acknowledged
 
 With nothing new, M polls for a short time, then sleeps: on shm on the futex of the stream's tail,
 which the primary wakes if ack.waits is set; over a network for growing pauses, and READs the line
@@ -43,7 +43,7 @@ from rfp.protocol.client.client_ring cimport (
 from rfp.protocol.client.client_wait cimport client_ring_check_alive, client_ring_wait
 from rfp.protocol.client.one_sided cimport client_ring_transfers
 from rfp.protocol.client.remote_arena cimport (
-    ARENA_HERE, RemoteArena, remote_arena, remote_arena_find,
+    ARENA_HERE, RemoteArena, remote_arena_find,
 )
 from rfp.protocol.wire cimport RFP_RESPONSE_HEADER, rfp_response_header
 from rnvm.format.layout cimport (
@@ -65,11 +65,10 @@ from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise
 from rnvm.media.pool_header cimport header_read, header_write, superblock_read
 from rnvm.media.wal cimport wal_format
 from rnvm.replication.applier cimport applier, applier_begin, applier_take, applier_trouble
-from rnvm.replication.copier cimport CHUNK_MAX, copier_begin, copier_chunk, copier_end
+from rnvm.replication.copier cimport copier_begin, copier_chunk, copier_end
 
 import os
 
-from rfp.core import clock
 from rfp.errors import (
     Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, PoolRefused, QuotaExceeded,
     StorageFailed, Unsupported,
@@ -455,17 +454,17 @@ cdef class Follower:
 
     # Catch-up
 
-    def begin(self, Medium medium not None, uint64_t deadline):
-        """Make the primary publish frames from now on, and prepare the copy on this medium.
+    def begin(self, Medium copy not None, uint64_t deadline):
+        """Make the primary publish frames from now on, for the copy on this medium.
 
         Raises:
             ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary's answer.
         """
         cdef rnvm_mirror question
         cdef int step
-        self.medium = medium
-        medium.check(0, self.superblock.size)
-        identity_read(&medium.c, &self.identity)
+        self.medium = copy
+        copy.check(0, self.superblock.size)
+        identity_read(&copy.c, &self.identity)
         self.marked = self.identity.state == RNVM_CATCHING_UP
         memset(&question, 0, sizeof(question))
         question.version = RNVM_REPLICATION
@@ -487,7 +486,7 @@ cdef class Follower:
                                   hint=SAME_RELEASE)
         memset(&self.ack, 0, sizeof(self.ack))
         self.ack.acked = self.ack.received = self.line.first
-        applier_begin(&self.a, &medium.c, &self.g, self.line.epoch, self.line.first,
+        applier_begin(&self.a, &copy.c, &self.g, self.line.epoch, self.line.first,
                       self.line.opening, self.line.group)
         # No order of drains matters before the copy is whole, and a disk that synced each frame
         # would never catch up with a primary in memory.
@@ -502,7 +501,6 @@ cdef class Follower:
             StreamEnded, ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary.
             StorageFailed: The mirror's own medium.
         """
-        cdef int64_t written = 0
         cdef int step
         self.link.map_chunks(0, at, n, deadline)
         with nogil:
@@ -693,7 +691,7 @@ cdef void nap(uint64_t ns) noexcept nogil:
     nanosleep(&wanted, NULL)
 
 
-def put_head(Medium medium not None, bytes head not None):
+def put_head(Medium copy not None, bytes head not None):
     """Prepare the medium of a new copy: mark it as not whole, then write header and superblock.
 
     The medium must be opened again then: it uses the header's write-ahead area.
@@ -706,23 +704,23 @@ def put_head(Medium medium not None, bytes head not None):
     cdef rnvm_superblock superblock
     cdef rnvm_geometry g
     cdef const char *pages = head
-    cdef int failed, copy
-    medium.check(0, 4 * RNVM_PAGE)
+    cdef int failed, which
+    copy.check(0, 4 * RNVM_PAGE)
     if len(head) != 4 * RNVM_PAGE:
         raise ValueError("head must have 4 pages")
     memcpy(&header, pages + RNVM_HEADERS, sizeof(header))
     memcpy(&superblock, pages + RNVM_SUPERBLOCKS, sizeof(superblock))
-    if not rnvm_geometry_of(&header, superblock.size, &g) or medium.c.length < superblock.size:
+    if not rnvm_geometry_of(&header, superblock.size, &g) or copy.c.length < superblock.size:
         raise HandshakeFailed("the primary's pool has a geometry that cannot be",
                               hint=SAME_RELEASE)
-    identity_read(&medium.c, &identity)
+    identity_read(&copy.c, &identity)
     with nogil:
-        failed = copier_begin(&medium.c, &header, &identity) < 0
-        for copy in range(2):
-            medium_write(&medium.c, RNVM_SUPERBLOCKS + copy * RNVM_PAGE, &superblock,
+        failed = copier_begin(&copy.c, &header, &identity) < 0
+        for which in range(2):
+            medium_write(&copy.c, RNVM_SUPERBLOCKS + which * RNVM_PAGE, &superblock,
                          sizeof(superblock))
         if not failed:
-            wal_format(&medium.c, &g, header.uuid)
-        failed = failed or medium_drain(&medium.c) or header_write(&medium.c, &header)
+            wal_format(&copy.c, &g, header.uuid)
+        failed = failed or medium_drain(&copy.c) or header_write(&copy.c, &header)
     if failed:
-        raise_failed(&medium.c)
+        raise_failed(&copy.c)

@@ -153,12 +153,12 @@ def test_a_mirror_catches_up_while_writers_go_on() -> None:
         ):
             table = HashTable(fe, "t")
             ends = threading.Event()
-            written = []
+            written: list[bytes] = []
 
             def write() -> None:
                 while not ends.is_set():
                     key = b"%d" % (len(written) % 5000)
-                    table.put(key, b"%d" % len(written) * 20)
+                    table[key] = b"%d" % len(written) * 20
                     written.append(key)
 
             thread = threading.Thread(target=write)

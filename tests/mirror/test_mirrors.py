@@ -127,10 +127,9 @@ def test_structures_are_created_and_dropped_while_mirrored() -> None:
                 mirror.wait_level(30)
                 table = HashTable(fe, "kept")
                 for i in range(300):
-                    table.put(b"%d" % i, b"v" * 100)
-                dropped = HashTable(fe, "dropped")
-                dropped.put(b"k", b"v")
-                dropped.close()
+                    table[b"%d" % i] = b"v" * 100
+                HashTable(fe, "dropped")[b"k"] = b"v"
+                fe.release()
                 fe.drop("dropped")
                 replicated(backend)
         with rnvm.Backend(copy) as backend, rnvm.connect(backend.address) as fe:
