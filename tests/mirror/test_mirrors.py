@@ -22,6 +22,8 @@ from rfp.errors import (
 )
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
+from rnvm.check import check as checking
+from rnvm.check.against import against
 from rnvm.media import identity
 from rnvm.testing.sample_structure import Sample
 from structures import HashTable
@@ -54,6 +56,7 @@ def test_a_copy_has_what_was_written_before_and_after_it_was_made(places: str) -
                     sample.add(1)
                 replicated(backend)
                 assert list(mirrors(backend).values()) == ["in sync"]
+        assert not against(path, copy).findings
         assert numbers(copy) == (200, 200)
 
 
@@ -307,3 +310,21 @@ def test_a_mirror_follows_over_a_network_as_bad_as_the_contract_allows(
                     sample.add(1)
                 replicated(backend)
         assert numbers(copy) == (100, 100)
+
+
+def test_a_pool_that_was_repaired_is_compared_again() -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+        with open(path, "r+b") as file:
+            file.seek(4096 + 100)  # in the header's second copy
+            file.write(b"\xff")
+        mended, lost = checking.repair(path)
+        assert mended
+        assert not lost
+        with open_primary(path) as backend, mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+        assert against(path, copy).same
+        assert numbers(copy) == (1, 1)
