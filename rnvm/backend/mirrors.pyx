@@ -29,7 +29,7 @@ from rnvm.replication.replicator cimport (
 
 cdef enum:
     STREAM_BYTES = 8 << 20         # of a stream's ring, beside what two rings take
-    STREAM_BYTES_MAX = 1 << 30
+    STREAM_BYTES_MAX = 256 << 20
     STREAM_STEP = 65536
     # frames that a mirror has not acknowledged, beyond which nothing is published
     OUTSTANDING_MAX = 64

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = Log("rnvm")
 
 CHUNK_BYTES = 1 << 18  # of one READ in catch-up; frames are applied between two of them
-STREAM_BYTES_MAX = 1 << 30
+STREAM_BYTES_MAX = 256 << 20
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # between two attempts to connect
 TURN_S = 3600.0  # for which the thread follows without Python, unless its state changes
 
