@@ -9,11 +9,19 @@ from rfp import address as addresses
 from rfp import units
 from rfp.address import PATH_LIMIT, Address
 from rfp.control import Credentials
-from rfp.errors import InvalidAddress, bad_choice
+from rfp.core import clock
+from rfp.errors import ConnectionFailed, InvalidAddress, bad_choice
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
+from rnvm.coordinator.address import CoordinatorAddress, is_coordinator, parse
+from rnvm.coordinator.opening import open_coordinator
 from rnvm.frontend.frontend import FrontEnd
+from rnvm.group import registered, state
+from rnvm.group.state import Listed
 
 LOCKS = ("sticky", "each", "cas")
+TIMEOUT_S = 5.0
+GROUP_TIMEOUT_S = 15.0  # a failover takes some seconds
 
 
 def address_of(pool: str | os.PathLike[str]) -> Address:
@@ -50,11 +58,67 @@ def _find(address: str | os.PathLike[str] | Address) -> Address:
     return address_of(address)
 
 
+class GroupOpener:
+    """A function that a front-end calls, with a deadline (ns), for each connection to a primary.
+
+    Each call reads the group's state, so the next one finds the primary after a failover.
+
+    Args:
+        address: Of the group.
+        credentials: Of this client, at each member.
+    """
+
+    def __init__(
+        self, address: CoordinatorAddress | str, credentials: Credentials | None = None
+    ) -> None:
+        self.address = parse(address)
+        self._coordinator = open_coordinator(self.address)
+        self._credentials = credentials
+        self._openers: dict[str, Opener] = {}
+
+    def __call__(self, deadline: int) -> Connection:
+        left = max(0.001, (deadline - clock.now_ns()) / 1e9)
+        where = f"group {self.address.group}"
+        try:
+            found = state.decode(self._coordinator.read(timeout=left).value, where)
+            members = self._coordinator.members(timeout=left)
+        except OSError as error:
+            raise ConnectionFailed(f"cannot find the primary of {where}: {error}") from error
+        identity = None if found.primary is None else found.identity_of(found.primary)
+        if found.primary is None or identity is None:
+            raise ConnectionFailed(f"{where} has no primary now")
+        primary = Listed(found.primary, identity)
+        for each in map(registered.decode, members):
+            if each is not None and each.listed == primary:
+                break
+        else:
+            raise ConnectionFailed(f"the primary of {where}, {primary.member}, is not registered")
+        if each.address not in self._openers:
+            self._openers[each.address] = Opener(
+                each.address, "rnvm", credentials=self._credentials
+            )
+        connection = self._openers[each.address](deadline)
+        # An old primary that does not know yet that it was replaced must not be used.
+        about = connection.figures(deadline)["pool"].get("replication") or {}
+        if about.get("epoch") != found.epoch:
+            connection.close()
+            raise ConnectionFailed(
+                f"{primary.member} is not the primary of epoch {found.epoch} of {where} yet"
+            )
+        return connection
+
+    def close(self) -> None:
+        """Close the coordinator's connections and the fabrics.  Safe to call again."""
+        self._coordinator.close()
+        for each in self._openers.values():
+            each.close()
+
+
 def connect(
     address: str | os.PathLike[str] | Address,
     *,
-    durability: str = "persistent",
-    timeout: float = 5.0,
+    durability: str | None = None,
+    timeout: float | None = None,
     reconnect: bool = True,
     cache: int | str = "64MiB",
     oplog: bool = True,
@@ -71,11 +135,12 @@ def connect(
     leave them alone otherwise.
 
     Args:
-        address: `Backend.address`, or the path of a pool that `rnvm serve` serves on this host.
-        durability: The guarantee of a returned call: "persistent" (it survives any crash),
+        address: `Backend.address`, or the path of a pool that `rnvm serve` serves on this host; or
+            a group, as `etcd://HOST:PORT[,...]/GROUP` or `zk://HOST:PORT[,...]/GROUP`.
+        durability: The guarantee of a returned call: "persistent" (it survives any crash; default),
             "volatile" (others see it), "replicated" (every mirror in sync has all that it changed
-            and all that it has read).
-        timeout: Seconds that a call may take, this one included.
+            and all that it has read; default in a group).
+        timeout: Seconds that a call may take, this one included; default 5, in a group 15.
         reconnect: Wait for a back-end that is not there yet, and reconnect if it is lost.
         cache: Bytes of nodes cached here, or text like "64MiB"; 0: none.
         oplog: Write operations to the operation log first and their changes in batches later.
@@ -105,12 +170,19 @@ def connect(
     """
     if lock not in LOCKS:
         raise bad_choice("lock", lock, LOCKS)
+    credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+    in_group = is_coordinator(address)
+    if timeout is None:
+        timeout = GROUP_TIMEOUT_S if in_group else TIMEOUT_S
+    if durability is None:
+        durability = "replicated" if in_group else "persistent"
+    opener: Opener | GroupOpener
+    if in_group:
+        opener = GroupOpener(str(address), credentials)
+    else:
+        opener = Opener(_find(address), "rnvm", credentials=credentials)
     return FrontEnd(
-        Opener(
-            _find(address),
-            "rnvm",
-            credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca),
-        ),
+        opener,
         durability=durability,
         timeout=timeout,
         reconnect=reconnect,

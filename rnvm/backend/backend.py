@@ -81,6 +81,8 @@ class Backend(ServerBase):
         force_flush: bool = False,
         min_mirrors: int = 0,
         mirror_patience: float = 1.0,
+        _group: bytes | None = None,
+        _epoch: int = 0,
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
@@ -111,7 +113,9 @@ class Backend(ServerBase):
                 if size is not None and not os.path.exists(path):
                     pools.create(path, size, assume_persistent=assume_persistent)
                 opened = clock.now()
-                self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
+                self.pool = self._keep(
+                    pools.open_pool(path, force_flush=force_flush, in_group=_group is not None)
+                )
                 if not self.pool.clean:
                     # Front-ends of a dead back-end rely on it until they notice; over a network,
                     # they also rely on their locks.
@@ -134,6 +138,8 @@ class Backend(ServerBase):
                     file=-1 if file is None else file.fileno(),
                     min_mirrors=min_mirrors,
                     mirror_patience=mirror_patience,
+                    epoch=_epoch,
+                    group=_group,
                 )
             )
             self._service.title = (

@@ -93,6 +93,18 @@ cdef bint was_its_own(const backend *s, const rnvm_attach *question,
             and process != UNNAMED and each.process == process)
 
 
+cdef void epochs_begin(backend *s) noexcept nogil:
+    """Let no two primaries give out the same epoch of a session.
+
+    Outcomes are asked for by session and epoch: another front-end's must not be the answer.
+    """
+    cdef uint64_t first = s.mirrors.epoch << 32
+    cdef uint32_t i
+    for i in range(s.g.p.g.sessions):
+        if s.g.p.sessions[i].state == RNVM_FREE and s.g.p.sessions[i].epoch < first:
+            s.g.p.sessions[i].epoch = first
+
+
 cdef void client_attach(backend *s, const request *asked, response *answer,
                         client *c) noexcept nogil:
     cdef rnvm_attach question
@@ -147,6 +159,8 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
         return
     if in_state(s, RNVM_FREE) < 2:
         clients_sweep(s)
+    if s.mirrors.policy:
+        epochs_begin(s)
     index = session_attach(s.g.p, process)
     if index == NO_SESSION:
         answer.status = RNVM_NO_SESSION_LEFT

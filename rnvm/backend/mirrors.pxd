@@ -45,6 +45,20 @@ cdef struct mirror_place:
     uint8_t[32] member         # RNVM_MEMBER_MAX
     uint8_t[16] identity
 
+cdef enum:                     # group_slot.wanted
+    WANT_NOTHING = 0
+    WANT_REQUIRED = 1          # its acknowledgements count
+    WANT_IN_SYNC = 2           # the group's state lists it, too
+    WANT_GONE = 3
+
+cdef struct group_slot:
+    uint64_t ticket            # of the mirror in this slot; 0: none.  Stored by the service
+    uint64_t level             # its copy is complete, and it asks to join
+    uint8_t[32] member
+    uint8_t[16] identity
+    uint64_t wanted_ticket     # stored by the control thread before `asked`
+    uint32_t wanted
+
 cdef struct mirror_list:
     replicator r
     replicated numbers         # while the replicator does not stand around the medium
@@ -59,11 +73,17 @@ cdef struct mirror_list:
     uint64_t stream            # bytes of a stream's ring unless a mirror requests more
     uint64_t now
     mirror_place[8] each       # PLACES
+    bint policy                # a group decides which mirrors are required, and which are in sync
+    uint8_t[16] group
+    group_slot[8] slots        # by the replicator's slot
+    uint64_t asked             # serial of the group's last decision: stored by the control thread
+    uint64_t done              # that the service has taken over
+    uint64_t done_frame        # no frame that was published before that has this number
 
-# uuid: of the pool.  Returns -1: no memory.
+# uuid: of the pool; group: its id, or NULL.  Returns -1: no memory.
 cdef int mirrors_begin(mirror_list *l, pool *p, event_queue *events, const uint8_t *uuid,
                        const uint8_t *opening, uint64_t epoch, int min_mirrors,
-                       uint64_t patience) noexcept nogil
+                       uint64_t patience, const uint8_t *group) noexcept nogil
 # Ends all streams.  No service's thread runs any more.
 cdef void mirrors_end(mirror_list *l) noexcept nogil
 # Calls; client: the connection.

@@ -18,12 +18,13 @@ from rnvm.format.messages cimport (
     RNVM_OTHER_VERSION, RNVM_STOPPED,
 )
 from rnvm.format.replication cimport (
-    RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LOST_REMOVED,
+    RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
+    RNVM_LOST_REMOVED,
     RNVM_MIRRORS_MAX, RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING,
     rnvm_level, rnvm_mirror, rnvm_mirrored,
 )
 from rnvm.replication.replicator cimport (
-    replicator_add, replicator_begin, replicator_end, replicator_has_room,
+    replicator_add, replicator_begin, replicator_end, replicator_has_room, replicator_lose,
     replicator_poll, replicator_remove, replicator_set_state,
 )
 
@@ -45,8 +46,10 @@ cdef int begin(mirror_list *l) noexcept nogil:
     l.numbers.published += 1
     if not l.numbers.min_mirrors:
         l.numbers.acked = l.numbers.published
-    if replicator_begin(&l.r, l.p.m, &l.p.g, l.epoch, l.opening, NULL, l.uuid):
+    if replicator_begin(&l.r, l.p.m, &l.p.g, l.epoch, l.opening,
+                        l.group if l.policy else NULL, l.uuid):
         return -1
+    l.r.policy = l.policy
     l.r.patience = l.patience
     l.r.empty = EMPTY_NS
     l.r.wakes = True
@@ -65,8 +68,11 @@ cdef void end(mirror_list *l) noexcept nogil:
 
 cdef int mirrors_begin(mirror_list *l, pool *p, event_queue *events, const uint8_t *uuid,
                        const uint8_t *opening, uint64_t epoch, int min_mirrors,
-                       uint64_t patience) noexcept nogil:
+                       uint64_t patience, const uint8_t *group) noexcept nogil:
     memset(l, 0, sizeof(mirror_list))
+    l.policy = group != NULL
+    if l.policy:
+        memcpy(l.group, group, sizeof(l.group))
     l.p = p
     l.events = events
     memcpy(l.uuid, uuid, sizeof(l.uuid))
@@ -82,7 +88,7 @@ cdef int mirrors_begin(mirror_list *l, pool *p, event_queue *events, const uint8
     l.numbers.epoch = epoch
     l.numbers.min_mirrors = <uint64_t> min_mirrors
     p.m.replication = &l.numbers
-    if min_mirrors:
+    if min_mirrors or l.policy:
         # Changes have numbers also while no mirror follows: they are not replicated.
         if begin(l):
             p.m.replication = NULL
@@ -159,8 +165,18 @@ cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept no
         answer.status = RNVM_STOPPED if l.p.m.error else RNVM_NO_SESSION_LEFT
         return False
     place.state = RNVM_COPYING
+    take_slot(l, place)
     event_put(l.events, EVENT_MIRROR_BEGAN, number_of(l, place), l.epoch, place.peer, 0)
     return True
+
+
+cdef void take_slot(mirror_list *l, const mirror_place *place) noexcept nogil:
+    """Show the group who is in the slot."""
+    cdef group_slot *slot = &l.slots[place.slot]
+    slot.level = 0
+    memcpy(slot.member, place.member, sizeof(slot.member))
+    memset(slot.identity, 0, sizeof(slot.identity))
+    rfp_store64_release(&slot.ticket, place.ticket)
 
 
 cdef uint32_t number_of(const mirror_list *l, const mirror_place *place) noexcept nogil:
@@ -219,6 +235,11 @@ cdef void call_level(mirror_list *l, const request *asked, response *answer,
         answer.status = RNVM_NOT_ATTACHED
         return
     memcpy(place.identity, question.identity, sizeof(place.identity))
+    if l.policy:
+        # The group joins it; the mirror reads its state in the stream.
+        memcpy(l.slots[place.slot].identity, question.identity, sizeof(place.identity))
+        rfp_store64_release(&l.slots[place.slot].level, 1)
+        return
     replicator_set_state(&l.r, place.slot, RNVM_JOINING)
 
 
@@ -226,13 +247,64 @@ cdef void call_level(mirror_list *l, const request *asked, response *answer,
 
 
 cdef void remove(mirror_list *l, mirror_place *place, uint32_t reason) noexcept nogil:
+    cdef uint32_t state
     if place.slot < 0:
         return
-    replicator_remove(&l.r, place.slot, reason)
+    state = l.r.slots[place.slot].state
+    if l.policy and (state == RNVM_JOINING or state == RNVM_IN_SYNC or state == RNVM_LEAVING):
+        # It stays required until the group's state does not list it: nothing may be acknowledged
+        # without it before.
+        replicator_lose(&l.r, place.slot, reason)
+    else:
+        free_slot(l, place.slot, reason)
     place.slot = -1
     place.reason = reason
     place.state = RNVM_GONE
     event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, reason)
+
+
+cdef void free_slot(mirror_list *l, int slot, uint32_t reason) noexcept nogil:
+    rfp_store64_release(&l.slots[slot].ticket, 0)
+    replicator_remove(&l.r, slot, reason)
+
+
+cdef mirror_place *place_in(mirror_list *l, int slot) noexcept nogil:
+    cdef uint32_t i
+    for i in range(PLACES):
+        if rfp_load64_acquire(&l.each[i].phase) == PLACE_RUNNING and l.each[i].slot == slot:
+            return &l.each[i]
+    return NULL
+
+
+cdef void take_over(mirror_list *l) noexcept nogil:
+    """Take over what the group has decided."""
+    cdef uint64_t asked = rfp_load64_acquire(&l.asked)
+    cdef mirror_place *place
+    cdef uint32_t state, wanted
+    cdef int i
+    if asked == l.done:
+        return
+    for i in range(PLACES):
+        state = l.r.slots[i].state
+        wanted = l.slots[i].wanted
+        if (state == RNVM_SLOT_FREE or l.slots[i].wanted_ticket != l.slots[i].ticket
+                or wanted == WANT_NOTHING):
+            continue
+        if wanted == WANT_GONE:
+            place = place_in(l, i)
+            if place != NULL:
+                place.slot = -1
+                place.reason = RNVM_LOST_REMOVED
+                place.state = RNVM_GONE
+            free_slot(l, i, RNVM_LOST_REMOVED)
+        elif wanted == WANT_REQUIRED and state == RNVM_COPYING:
+            replicator_set_state(&l.r, i, RNVM_JOINING)
+        elif wanted == WANT_IN_SYNC and state == RNVM_JOINING:
+            replicator_set_state(&l.r, i, RNVM_IN_SYNC)
+        elif wanted == WANT_REQUIRED and state == RNVM_IN_SYNC:
+            replicator_lose(&l.r, i, RNVM_LOST_REMOVED)
+    l.done_frame = l.r.numbers.published + 1
+    rfp_store64_release(&l.done, asked)
 
 
 cdef void mirrors_left(mirror_list *l, const void *client) noexcept nogil:
@@ -262,6 +334,8 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
     l.now = now
     if not l.replicating:
         return
+    if l.policy:
+        take_over(l)
     replicator_poll(&l.r, now)
     for i in range(PLACES):
         place = &l.each[i]
@@ -275,7 +349,7 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
         if state == RNVM_IN_SYNC and place.state != RNVM_IN_SYNC:
             event_put(l.events, EVENT_MIRROR_JOINED, i, l.epoch, place.peer, 0)
         place.state = state
-    if not followed and not l.min_mirrors:
+    if not followed and not l.min_mirrors and not l.policy:
         end(l)                 # nothing is noted any more
 
 

@@ -33,8 +33,8 @@ from rnvm.backend.lock_manager cimport (
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.mirrors cimport (
-    PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, call_level,
-    call_mirror, mirror_place, mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
+    PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, WANT_GONE,
+    WANT_IN_SYNC, WANT_NOTHING, WANT_REQUIRED, call_level, call_mirror, group_slot, mirror_place, mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
 )
 from rnvm.backend.promises cimport (
     promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
@@ -55,7 +55,7 @@ from rnvm.format.layout cimport (
 )
 from rnvm.format.messages cimport *
 from rnvm.format.replication cimport (
-    RNVM_COPYING, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED, RNVM_LOST_LIE,
+    RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED, RNVM_LOST_LIE,
     RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_STREAM_RING, rnvm_ack,
 )
 from rnvm.media.medium cimport replicated
@@ -142,7 +142,8 @@ cdef class PoolService(Service):
 
     def __cinit__(self, Pool opened not None, double lease, double snapshot_lifetime=60.0, *,
                   bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1,
-                  int min_mirrors=0, double mirror_patience=1.0):
+                  int min_mirrors=0, double mirror_patience=1.0, uint64_t epoch=0,
+                  bytes group=None):
         cdef const rnvm_header *header
         cdef rnvm_superblock superblock
         cdef bytes opening = os.urandom(16)
@@ -181,8 +182,11 @@ cdef class PoolService(Service):
         memset(&superblock, 0, sizeof(superblock))
         superblock_read(opened.c.m, header, &superblock)
         if mirrors_begin(&self.b.mirrors, &opened.c, &self.b.g.events, self.b.uuid,
-                         <const unsigned char *> PyBytes_AS_STRING(opening), superblock.opened,
-                         min_mirrors, <uint64_t> (mirror_patience * 1e9)):
+                         <const unsigned char *> PyBytes_AS_STRING(opening),
+                         epoch if group is not None else superblock.opened, min_mirrors,
+                         <uint64_t> (mirror_patience * 1e9),
+                         <const unsigned char *> PyBytes_AS_STRING(group)
+                         if group is not None else NULL):
             raise MemoryError()
         if revoking:
             self.b.g.cut_off = cut_off
@@ -448,6 +452,52 @@ cdef class PoolService(Service):
         """From now on collect or apply logs only on request.  For tests alone."""
         self.b.collecting = collecting
         self.b.replaying = replaying
+
+    # A group's decisions: the control thread of a member calls these
+
+    def group_slots(self):
+        """Return the mirrors in the replicator's slots, as dicts."""
+        cdef const group_slot *each
+        cdef uint64_t ticket
+        cdef uint32_t i, state
+        found = []
+        for i in range(PLACES):
+            each = &self.b.mirrors.slots[i]
+            ticket = rfp_load64_acquire(&each.ticket)
+            if not ticket:
+                continue
+            state = self.b.mirrors.r.slots[i].state
+            found.append({
+                "slot": i, "ticket": ticket, "level": bool(rfp_load64_acquire(&each.level)),
+                "lost": state == RNVM_LEAVING or state == RNVM_GONE,
+                "acked": self.b.mirrors.r.slots[i].acked,
+                "member": (<const char *> each.member)[:sizeof(each.member)].split(b"\0")[0]
+                .decode(errors="replace"),
+                "identity": (<const char *> each.identity)[:sizeof(each.identity)].hex()})
+        return found
+
+    def group_decide(self, uint64_t serial, dict wanted):
+        """Make the service take a decision over, at its next turn.
+
+        Only one thread calls it, and not again before `group_done` is the last serial.
+
+        Args:
+            wanted: ticket -> "required", "in sync" or "gone"; the others stay as they are.
+        """
+        cdef group_slot *each
+        cdef uint32_t i
+        names = {"required": WANT_REQUIRED, "in sync": WANT_IN_SYNC, "gone": WANT_GONE}
+        for i in range(PLACES):
+            each = &self.b.mirrors.slots[i]
+            each.wanted_ticket = rfp_load64_acquire(&each.ticket)
+            each.wanted = names.get(wanted.get(each.wanted_ticket), WANT_NOTHING)
+        rfp_store64_release(&self.b.mirrors.asked, serial)
+
+    @property
+    def group_done(self):
+        """Return the serial of the decision that was taken over, and the next frame's number."""
+        cdef uint64_t done = rfp_load64_acquire(&self.b.mirrors.done)
+        return done, self.b.mirrors.done_frame
 
     def _hold_replication(self):
         """From now on each drain publishes a frame, and nothing is replicated by itself.

@@ -262,6 +262,8 @@ class Member:
         if self.role is Role.FAILED:
             return
         seen = event.seen
+        if not self.copy.group and not self.copy.identity:
+            self.copy = replace(self.copy, group=seen.state.group)  # it has no copy yet
         if seen.number < self._number and self._floor < self._number:
             self._read_at = now  # it began before a change whose outcome is known by now
             return

@@ -17,6 +17,7 @@ class Follower:
     ticket: int
     copied: int
     changed: int
+    promised_at: int
     def __init__(
         self,
         opener: Callable[[int], Connection],

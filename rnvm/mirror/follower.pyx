@@ -24,7 +24,7 @@ again.  The READ, and the pair's liveness, show a primary that is gone.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport nanosleep, timespec
+from posix.time cimport clock_gettime, nanosleep, timespec
 
 from rfp.core.core cimport (
     rfp_fence_full, rfp_futex_wait, rfp_futex_wake, rfp_load32, rfp_load64, rfp_load64_acquire,
@@ -73,6 +73,16 @@ from rfp.errors import (
     Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, PoolRefused, QuotaExceeded,
     StorageFailed, Unsupported,
 )
+
+cdef extern from "<time.h>" nogil:
+    enum: CLOCK_BOOTTIME
+
+
+cdef inline uint64_t boot_now() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
+
 
 cdef enum:
     SPIN_NS = 20000            # of polling before M sleeps
@@ -156,6 +166,7 @@ cdef class Follower:
     cdef uint64_t alive                # time of the last poll for liveness
     cdef uint64_t spin_ns              # of polling before M sleeps
     cdef uint32_t stopping
+    cdef readonly uint64_t promised_at # CLOCK_BOOTTIME, ns, before the last acknowledgement; or 0
     cdef readonly uint64_t copied      # bytes that catch-up has compared
     cdef readonly uint64_t changed     # bytes of them that it has written
 
@@ -385,6 +396,8 @@ cdef class Follower:
     cdef int acknowledge(self) noexcept nogil:
         """Store the acknowledgements in the primary's memory, and wake it."""
         cdef work_request work
+        # The promise of a group's mirror counts from here: later than the frame was received.
+        rfp_store64(&self.promised_at, boot_now())
         memcpy(self.buffer.c.base + ACK_AT, &self.ack, sizeof(self.ack))
         memset(&work, 0, sizeof(work))
         work.opcode = WRITE_NOTIFY

@@ -220,6 +220,7 @@ class Mirror:
     def _follow(self, follower: Follower) -> None:
         medium = self._file.open(follower.head, follower.size, in_place=self._in_place)
         follower.begin(medium, self._deadline())
+        self._begun(follower)
         self._connections += 1
         self._size = follower.size
         self._set("copying")
@@ -227,6 +228,7 @@ class Mirror:
         for at in range(0, follower.size, CHUNK_BYTES):
             follower.copy(at, min(CHUNK_BYTES, follower.size - at), self._deadline())
         follower.finish()
+        self._whole(follower)
         log.info(
             "the mirror %s is whole: %d of %d bytes differed, %.1f s",
             self.path,
@@ -244,6 +246,12 @@ class Mirror:
                 log.info("the mirror %s follows %s, epoch %d", self.path, self.address,
                          follower.epoch)  # fmt: skip
             follower.follow(TURN_S)
+
+    def _begun(self, follower: Follower) -> None:
+        """Called before anything is copied; for a member of a group."""
+
+    def _whole(self, follower: Follower) -> None:
+        """Called when the copy is whole; for a member of a group."""
 
     # For other threads
 

@@ -89,6 +89,8 @@ cdef void replicator_end(replicator *r) noexcept nogil
 cdef int replicator_add(replicator *r, char *memory, uint64_t bytes, const rnvm_ack *words,
                         uint64_t now) noexcept nogil
 cdef void replicator_set_state(replicator *r, int slot, uint32_t state) noexcept nogil
+# Ends its stream.  It stays required, as LEAVING, if it was; else it is GONE.
+cdef void replicator_lose(replicator *r, int slot, uint32_t reason) noexcept nogil
 # Ends its stream and frees the slot: the memory may go, and acknowledgements do not count any more.
 cdef void replicator_remove(replicator *r, int slot, uint32_t reason) noexcept nogil
 # Reads the acknowledgements, advances `acked`, ends mirrors that lied or were too slow, publishes

@@ -348,6 +348,11 @@ cdef void replicator_set_state(replicator *r, int slot, uint32_t state) noexcept
     count_slots(r)
 
 
+cdef void replicator_lose(replicator *r, int slot, uint32_t reason) noexcept nogil:
+    if r.slots[slot].s.shown != NULL:
+        lose(r, &r.slots[slot], reason)
+
+
 cdef void replicator_remove(replicator *r, int slot, uint32_t reason) noexcept nogil:
     cdef mirror_slot *each = &r.slots[slot]
     if each.state == RNVM_SLOT_FREE:

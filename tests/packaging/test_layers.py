@@ -46,7 +46,7 @@ LAYERS = """
     rnvm.frontend
     rnvm.backend        rnvm.check              rnvm.connecting     rnvm.sleeper
     rnvm.aio            rnvm.mirror
-    rnvm.group.admin
+    rnvm.group.admin    rnvm.group.driver
     rnvm
     rnvm.cli
     structures
