@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
@@ -19,7 +20,10 @@ from rnvm.backend.backend import MIRRORS_MAX, Backend
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
+from rnvm.coordinator.address import CoordinatorAddress
 from rnvm.frontend.structure import kinds
+from rnvm.group import admin
+from rnvm.group.driver import GroupMember
 
 POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 
@@ -59,6 +63,19 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     show_default=True,
     help="Seconds after which a mirror that does not acknowledge is removed.",
 )
+@click.option(
+    "--group",
+    help="Be a member of this group: serve the pool if this member is the primary, mirror the "
+    "primary if not.  etcd://HOST:PORT[,...]/NAME or zk://HOST:PORT[,...]/NAME, or a name with "
+    "--coordinator.",
+)
+@click.option("--coordinator", metavar="ADDRESS", help="See --group.")
+@click.option("--member", help="Name of this member of the group.  [default: the host's name]")
+@click.option(
+    "--leave-group",
+    is_flag=True,
+    help="Erase the pool's identity in a group first, and serve it without one.",
+)
 @click.option("--idle", type=click.Choice(IDLES), default="adaptive",
               show_default=True,
               help="Behaviour of an idle back-end thread: spin "
@@ -67,7 +84,9 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @logged
 def serve(
     pool: str, address: Address | None, lease: float, snapshot_lifetime: float,
-    min_mirrors: int, mirror_patience: float, idle: str, log_level: str, **access: Any,
+    min_mirrors: int, mirror_patience: float, idle: str, log_level: str,
+    group: str | None, coordinator: str | None, member: str | None, leave_group: bool,
+    **access: Any,
 ) -> None:  # fmt: skip
     """Serve a pool to front-ends in the foreground until Ctrl-C or SIGTERM.
 
@@ -75,6 +94,7 @@ def serve(
     Examples:
       rnvm serve orders.pool
       rnvm serve orders.pool --address shm:///run/user/1000/orders.d/socket
+      rnvm serve orders.pool --group etcd://c1:2379,c2:2379,c3:2379/orders --member a
       rnvm serve orders.pool --address rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
     Exits with status 3 if the pool's medium fails or its file is removed.
@@ -84,6 +104,24 @@ def serve(
     log_to_stderr(log_level)
     raise_open_files()
     _stop_on_signals()
+    if leave_group:
+        admin.leave_group(pool)
+    if group is not None:
+        if leave_group:
+            raise click.UsageError("give --group or --leave-group, not both")
+        where = admin.address_of(group, coordinator)
+        _serve_in_group(
+            pool,
+            where,
+            member or socket.gethostname().split(".")[0],
+            place,
+            lease=lease,
+            snapshot_lifetime=snapshot_lifetime,
+            mirror_patience=mirror_patience,
+            idle=idle,
+            **access,
+        )
+        return
     try:
         backend = Backend(
             pool,
@@ -114,6 +152,37 @@ def serve(
     finally:
         if backend is not None:
             backend.close()
+    click.echo("stopped")
+
+
+def _serve_in_group(
+    pool: str, group: CoordinatorAddress, member: str, address: Address, **options: Any
+) -> None:
+    running = None
+    try:
+        running = GroupMember(
+            pool,
+            group=group,
+            member=member,
+            address=address,
+            on_change=lambda role: click.echo(f"{role}"),
+            **options,
+        )
+        click.echo(f"member {member} of group {group.group}, pid {os.getpid()}")
+        said = ""
+        while not running.failed:
+            time.sleep(POLL_S)
+            if running.trouble != said:
+                said = running.trouble
+                if said:
+                    click.echo(said, err=True)
+        click.echo(f"the member has ended: {running.error}", err=True)
+        raise SystemExit(3)
+    except Stop:
+        pass
+    finally:
+        if running is not None:
+            running.close()
     click.echo("stopped")
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import signal
 from collections.abc import Iterator
 
 import pytest
-from polling import until
 
 import rnvm
-from rfp.errors import DeadlineExceeded, RfpError
 from rnvm.group import admin
 from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import Process
