@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from polling import until
 
 import rnvm
+from rfp.errors import NotReplicated
 from rnvm.group import admin
+from rnvm.group.state import GroupState
 from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import Process
 
@@ -16,25 +21,72 @@ SOON = 40
 
 MEMBER = """
 import signal, sys, rnvm
-path, group, name = sys.argv[1:4]
-with rnvm.GroupMember(path, group=group, member=name, on_change=lambda r: print(r, flush=True)):
-    print("begun", flush=True)
+path, group, name, address = sys.argv[1:]
+with rnvm.GroupMember(path, group=group, member=name, address=address,
+                      on_change=lambda role: print(role, flush=True)):
     signal.pause()
 """
 
+# Prints each number that was acknowledged, and "?" for each outcome that is not known.
+WRITER = """
+import os, sys, rnvm
+from rfp.errors import OutcomeUnknown
+from rnvm.testing.sample_structure import Sample
+with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
+    sample = Sample(fe, "s")
+    while True:
+        try:
+            os.write(1, b"%d\\n" % sample.add(1))
+        except OutcomeUnknown:
+            os.write(1, b"?\\n")
+""".replace("SOON", str(SOON))
+
 
 @contextlib.contextmanager
-def member(path: str, group: str, name: str) -> Iterator[Process]:
-    with Process(MEMBER, path, group, name) as process:
+def member(folder: Path, group: str, name: str) -> Iterator[Process]:
+    address = f"shm://{folder}/{name}.socket"
+    with Process(MEMBER, folder / f"{name}.pool", group, name, address) as process:
         yield process
 
 
+@contextlib.contextmanager
+def writer(group: str) -> Iterator[Process]:
+    with Process(WRITER, group) as process:
+        yield process
+
+
+def check_ledger(group: str, process: Process) -> None:
+    """Nothing that was acknowledged is lost, and nothing was applied twice; ends the writer."""
+    process.wait_for(10)
+    process.kill()
+    lines = process.printed().split()
+    acked = [int(line) for line in lines if line != b"?"]
+    assert acked == sorted(set(acked))
+    with rnvm.connect(group, timeout=SOON) as fe:
+        count = Sample(fe, "s").numbers()[0]
+    assert count >= acked[-1]
+    # One more may have been under way when it was killed.
+    assert count <= len(acked) + lines.count(b"?") + 1
+
+
+def state_of(group: str) -> GroupState:
+    return admin.group_status(group, timeout=SOON).state
+
+
+def until_in_sync(group: str, *names: str) -> None:
+    until(lambda: in_sync(group) == sorted(names), SOON)
+
+
+def until_primary(group: str, name: str) -> None:
+    until(lambda: state_of(group).primary == name, SOON)
+
+
 def primary_of(group: str) -> str | None:
-    return admin.group_status(group).state.primary
+    return state_of(group).primary
 
 
 def in_sync(group: str) -> list[str]:
-    return sorted(each.member for each in admin.group_status(group).state.in_sync)
+    return sorted(each.member for each in state_of(group).in_sync)
 
 
 @pytest.fixture
@@ -77,3 +129,112 @@ def test_a_mirror_joins_and_takes_over_when_the_primary_leaves(group, folder):
                 again.wait("in sync", SOON)
                 assert sample.add(1) == 4
                 assert in_sync(group) == ["a", "b"]
+
+
+@pytest.mark.every_case
+def test_a_mirror_takes_over_when_the_primary_is_killed(group, folder):
+    with (
+        member(folder, group, "a") as a,
+        member(folder, group, "b") as b,
+        writer(group) as writing,
+    ):
+        until_in_sync(group, "a", "b")
+        writing.wait_for(10)
+        a.kill()
+        until_primary(group, "b")
+        writing.wait_for(10)
+        assert b.printed().split()[-1] == b"primary"
+        with member(folder, group, "a"):
+            until_in_sync(group, "a", "b")
+            check_ledger(group, writing)
+
+
+def test_a_primary_that_was_stopped_longer_than_every_lease_becomes_a_mirror(group, folder):
+    with (
+        member(folder, group, "a") as a,
+        member(folder, group, "b"),
+        writer(group) as writing,
+    ):
+        until_in_sync(group, "a", "b")
+        writing.wait_for(10)
+        a.signal(signal.SIGSTOP)
+        until_primary(group, "b")
+        a.signal(signal.SIGCONT)
+        until_in_sync(group, "a", "b")
+        assert primary_of(group) == "b"
+        check_ledger(group, writing)
+
+
+def test_a_mirror_that_is_killed_is_removed_and_work_goes_on(group, folder):
+    with (
+        member(folder, group, "a"),
+        member(folder, group, "b") as b,
+        writer(group) as writing,
+    ):
+        until_in_sync(group, "a", "b")
+        b.kill()
+        until_in_sync(group, "a")
+        writing.wait_for(10)
+        with member(folder, group, "b"):
+            until_in_sync(group, "a", "b")
+            check_ledger(group, writing)
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_both_die_and_come_back_in_either_order(group, folder, first):
+    second = "b" if first == "a" else "a"
+    with (
+        member(folder, group, "a") as a,
+        member(folder, group, "b") as b,
+        writer(group) as writing,
+    ):
+        until_in_sync(group, "a", "b")
+        writing.wait_for(10)
+        a.kill()
+        b.kill()
+        with member(folder, group, first):
+            until_primary(group, first)
+            writing.wait_for(10)
+            with member(folder, group, second):
+                until_in_sync(group, "a", "b")
+                check_ledger(group, writing)
+
+
+def test_work_goes_on_without_the_coordinator(own_service, pool, folder):
+    group = own_service.address("orders")
+    admin.create_group(group, pool("a"), member="a", min_mirrors=0)
+    with member(folder, group, "a"), member(folder, group, "b"), writer(group) as writing:
+        until_in_sync(group, "a", "b")
+        writing.wait_for(10)
+        with own_service.frozen(0):
+            for _ in range(10):
+                writing.wait_for(20)
+        check_ledger(group, writing)
+        until_in_sync(group, "a", "b")
+
+
+def test_with_too_few_mirrors_nothing_is_written(address, pool, folder):
+    admin.create_group(address, pool("a"), member="a", min_mirrors=1)
+    with member(folder, address, "a") as a:
+        until(lambda: b"primary" in a.printed(), SOON)
+        with pytest.raises(NotReplicated):
+            rnvm.connect(address, timeout=2)
+        with member(folder, address, "b"):
+            until_in_sync(address, "a", "b")
+            with rnvm.connect(address, timeout=SOON) as fe:
+                assert Sample(fe, "s").add(1) == 1
+
+
+@pytest.mark.long(900)
+def test_100_failovers(group, folder):
+    with contextlib.ExitStack() as stack:
+        members = {name: stack.enter_context(member(folder, group, name)) for name in "ab"}
+        writing = stack.enter_context(writer(group))
+        for _ in range(100):
+            until_in_sync(group, "a", "b")
+            writing.wait_for(5)
+            name = primary_of(group)
+            members[name].kill()
+            until_primary(group, "b" if name == "a" else "a")
+            members[name] = stack.enter_context(member(folder, group, name))
+            writing.wait_for(5)
