@@ -72,16 +72,16 @@ class GroupOpener:
         self, address: CoordinatorAddress | str, credentials: Credentials | None = None
     ) -> None:
         self.address = parse(address)
-        self._coordinator = open_coordinator(self.address)
         self._credentials = credentials
         self._openers: dict[str, Opener] = {}
 
     def __call__(self, deadline: int) -> Connection:
-        left = max(0.001, (deadline - clock.now_ns()) / 1e9)
+        left = min(max(0.001, (deadline - clock.now_ns()) / 1e9), 3600.0)
         where = f"group {self.address.group}"
         try:
-            found = state.decode(self._coordinator.read(timeout=left).value, where)
-            members = self._coordinator.members(timeout=left)
+            with open_coordinator(self.address, timeout=left) as coordinator:
+                found = state.decode(coordinator.read().value, where)
+                members = coordinator.members()
         except OSError as error:
             raise ConnectionFailed(f"cannot find the primary of {where}: {error}") from error
         identity = None if found.primary is None else found.identity_of(found.primary)
@@ -108,8 +108,7 @@ class GroupOpener:
         return connection
 
     def close(self) -> None:
-        """Close the coordinator's connections and the fabrics.  Safe to call again."""
-        self._coordinator.close()
+        """Close the fabrics.  Safe to call again."""
         for each in self._openers.values():
             each.close()
 

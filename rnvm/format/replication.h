@@ -89,7 +89,10 @@ struct rnvm_replication_line {
     uint64_t min_mirrors;
     uint64_t epoch;
     uint64_t flags;
-    uint64_t live[2];
+    /* In a group, both in ns of CLOCK_BOOTTIME; zeros: no group.  The primary may answer until
+     * `until`; it was extended at `clock`. */
+    uint64_t until;
+    uint64_t clock;
 };
 
 /* The identity of a copy, twice, at RNVM_IDENTITY and a page later.  The CRC is seeded with the

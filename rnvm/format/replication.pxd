@@ -64,6 +64,8 @@ cdef extern from "rnvm/format/replication.h" nogil:
         uint64_t min_mirrors
         uint64_t epoch
         uint64_t flags
+        uint64_t until
+        uint64_t clock
 
     struct rnvm_identity:
         uint64_t magic

@@ -22,6 +22,7 @@ cpdef enum:                    # for _skip_steps()
     PROMISE_OWN = 4            # and those of own records
     PROMISE_CACHED = 8         # also if all nodes were in the cache
     PROMISE_ORDER = 16         # a frame word is loaded after the state
+    PROMISE_SERVES = 32        # in a group: the serving word is loaded after it
 
 # Whether frame words are loaded too early, for tests only.
 cdef bint promise_loads_early() noexcept nogil
@@ -52,8 +53,10 @@ cdef inline int promise_await(frontend *fe, bint own) noexcept nogil:
     if not fe.session.replicated or fe.promise.state <= fe.promise.acked and (
             not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread):
         fe.promise.written.any = fe.promise.written.any and not own
-        return OK
+        return promise_serves(fe) if fe.session.replicated else OK
     return await_frames(fe, own)
+# In a group: whether the back-end is still the primary, after the last load.  LOST: no, perhaps.
+cdef int promise_serves(frontend *fe) noexcept nogil
 cdef int await_frames(frontend *fe, bint own) noexcept nogil
 # Whether a change may be logged: OK, FEW_MIRRORS, or the status of a READ.
 cdef int promise_allows(frontend *fe) noexcept nogil

@@ -2,6 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from posix.time cimport clock_gettime, timespec
+
+cdef extern from "<time.h>" nogil:
+    enum: CLOCK_BOOTTIME
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -20,9 +24,10 @@ cdef enum:
     POLL_NS_MAX = 30000       # of polling the replication line, before the back-end is asked
     POLL_NS_MIN = 5000
     PAUSES = 16                # between the first polls; a system call between the others
+    SERVES_TRIES = 12          # of a primary's time to answer, with growing pauses between
 
 cdef uint32_t all_steps = PROMISE_GATE | PROMISE_STATE | PROMISE_OWN | PROMISE_CACHED \
-    | PROMISE_ORDER
+    | PROMISE_ORDER | PROMISE_SERVES
 cdef uint32_t promise_steps = all_steps
 cdef uint64_t misses = 0
 
@@ -148,7 +153,7 @@ cdef bint from_cache_alone(const frontend *fe) noexcept nogil:
     return not promise_steps & PROMISE_CACHED and misses == before
 
 
-cdef int await_frames(frontend *fe, bint own) noexcept nogil:
+cdef int wait_for_frames(frontend *fe, bint own) noexcept nogil:
     cdef bint done = False
     cdef uint64_t pause = 0, began = rfp_now()
     cdef int polls = 0, status
@@ -182,6 +187,36 @@ cdef int await_frames(frontend *fe, bint own) noexcept nogil:
         status = remote_wait(fe, &pause)
         if status != OK:
             return UNREPLICATED if status == LATE else status
+
+
+cdef int await_frames(frontend *fe, bint own) noexcept nogil:
+    cdef int status = wait_for_frames(fe, own)
+    return promise_serves(fe) if status == OK else status
+
+
+cdef inline uint64_t boot_now() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
+
+
+cdef int promise_serves(frontend *fe) noexcept nogil:
+    cdef const rnvm_replication_line *line
+    cdef uint64_t pause = 0, until
+    cdef int i, status
+    if not fe.link.mapped or not promise_steps & PROMISE_SERVES:
+        return OK              # over a network: not checked
+    line = <const rnvm_replication_line *> (fe.link.pool.base + RNVM_REPLICATION_LINE)
+    for i in range(SERVES_TRIES):
+        until = rfp_load64_acquire(&line.until)
+        if not until or boot_now() < until:
+            return OK
+        # A back-end that was paused, or whose mirror does not answer; or another one is the
+        # primary, and what was read here may be old.
+        status = remote_wait(fe, &pause)
+        if status != OK:
+            return status
+    return session_fail(fe, LOST)
 
 
 cdef int promise_allows(frontend *fe) noexcept nogil:

@@ -36,7 +36,8 @@ cdef struct mirror_slot:
     uint64_t acked             # checked copies
     uint64_t received
     uint64_t joined            # published when JOINING began
-    uint64_t sent              # what it acknowledged last was sent after this time (ns)
+    # what it acknowledged last was sent after this time (ns; of CLOCK_BOOTTIME if there is a policy)
+    uint64_t sent
     # patience: it must have acknowledged `target`, which was published at `since`
     uint64_t target
     uint64_t since
@@ -68,6 +69,8 @@ cdef struct replicator:
     bint silent                # no frame since then
     uint64_t overruns
     bint changed               # a state, since the last poll
+    uint64_t until             # policy: ns of CLOCK_BOOTTIME until which may be answered
+    uint64_t clock             # when it was computed
     moment[64] moments         # MOMENTS_MAX, a ring
     uint32_t moment_first
     uint32_t moment_count

@@ -15,6 +15,7 @@ Why a mirror can never hold less than what was acknowledged:
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.time cimport clock_gettime, timespec
 from rfp.core.core cimport (
     RFP_ASSERT, rfp_copy_in, rfp_fence_full, rfp_futex_wake, rfp_load64, rfp_load64_acquire,
     rfp_store64, rfp_store64_release,
@@ -39,6 +40,12 @@ cdef enum:
     # Notes of more bytes are published before the drain, as the first pieces of its frame.
     EARLY_BYTES = 1 << 18
 
+cdef extern from "<time.h>" nogil:
+    enum: CLOCK_BOOTTIME
+
+# A mirror promises with each acknowledgement not to open its pool for a second after it has received
+# the frame.  Two clocks differ in rate by a thousandth at most.  rnvm/group/serving.py has the proof.
+cdef uint64_t TRUSTED = 999_000_000    # ns
 cdef uint64_t MOMENT = 20_000_000      # ns between two moments
 cdef uint64_t SECOND = 1_000_000_000
 
@@ -406,6 +413,23 @@ cdef void keep_moment(replicator *r, uint64_t now) noexcept nogil:
     r.moment_count += 1
 
 
+cdef inline uint64_t boot_now() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t> now.tv_sec * SECOND + <uint64_t> now.tv_nsec
+
+
+cdef void extend(replicator *r) noexcept nogil:
+    """Compute until when may be answered; it never falls, as a reader may keep what it has read."""
+    cdef uint64_t sent = boot_now()
+    cdef uint32_t i
+    r.clock = sent
+    for i in range(RNVM_MIRRORS_MAX):
+        if r.slots[i].state in (RNVM_JOINING, RNVM_IN_SYNC, RNVM_LEAVING):
+            sent = min(sent, r.slots[i].sent)
+    r.until = max(r.until, sent + TRUSTED)
+
+
 cdef uint64_t sent_after(const replicator *r, uint64_t number) noexcept nogil:
     """Return a time before which this frame was not published."""
     cdef uint32_t i = r.moment_count
@@ -491,8 +515,10 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
             rfp_store64(&slot.s.shown.acked, r.numbers.acked)
     if changed:
         count_slots(r)
-    keep_moment(r, now)
+    keep_moment(r, boot_now() if r.policy else now)
     changed |= advance(r)
+    if r.policy:
+        extend(r)
     replicator_show(r)
     return changed
 
@@ -518,4 +544,7 @@ cdef void replicator_show(const replicator *r) noexcept nogil:
     rfp_store64(&line.in_sync, r.numbers.in_sync)
     rfp_store64(&line.min_mirrors, r.numbers.min_mirrors)
     rfp_store64(&line.epoch, r.numbers.epoch)
+    if r.policy:
+        rfp_store64_release(&line.until, r.until)
+        rfp_store64_release(&line.clock, r.clock)
     rfp_store64_release(&line.acked, r.numbers.acked)

@@ -12,6 +12,7 @@ from polling import until
 
 import rnvm
 from rfp.errors import NotReplicated
+from rnvm.frontend import promise
 from rnvm.group import admin
 from rnvm.group.state import GroupState
 from rnvm.testing.sample_structure import Sample
@@ -163,6 +164,26 @@ def test_a_primary_that_was_stopped_longer_than_every_lease_becomes_a_mirror(gro
         until_in_sync(group, "a", "b")
         assert primary_of(group) == "b"
         check_ledger(group, writing)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_front_end_of_a_stopped_primary_reads_what_the_next_one_has(group, folder, planted):
+    with member(folder, group, "a") as a, member(folder, group, "b"):
+        with rnvm.connect(group, timeout=SOON) as near:
+            sample = Sample(near, "s")
+            assert sample.add(1) == 1
+            until_in_sync(group, "a", "b")
+            a.signal(signal.SIGSTOP)
+            until_primary(group, "b")
+            with rnvm.connect(group, timeout=SOON) as other:
+                assert Sample(other, "s").add(1) == 2
+            # Its pool is mapped, and its process is alive: only the serving word says no.
+            promise._skip_steps(promise.PROMISE_SERVES if planted else 0)
+            try:
+                assert sample.numbers()[0] == (1 if planted else 2)
+            finally:
+                promise._skip_steps(0)
+        a.signal(signal.SIGCONT)
 
 
 def test_a_mirror_that_is_killed_is_removed_and_work_goes_on(group, folder):
