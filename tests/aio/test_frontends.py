@@ -16,7 +16,7 @@ import rnvm.aio
 import rnvm.sleeper
 import structures
 from rfp import address as addresses
-from rfp.errors import CallerError, Closed, Forked, Undecodable
+from rfp.errors import CallerError, Closed, Empty, Forked, Undecodable
 
 
 @pytest.fixture
@@ -576,6 +576,71 @@ def test_a_step_that_was_cancelled_gives_an_undecodable_value_back(run, backend,
 
     monkeypatch.setattr(rnvm.aio, "_step", slow_step)
     run(main())
+
+
+def test_waits_and_cancellations_of_many_tasks_take_each_value_once(run, backend, rng):
+    """Two front-ends of a loop take what a third one puts, in batches, at once and with delays."""
+    count, taken = 150, []
+
+    async def consume(queue):
+        while len(taken) < count:
+            timeout = rng.choice([0.01, 0.3, 30])
+            if rng.random() < 0.5:
+                call = asyncio.create_task(queue.get(timeout=timeout))
+            else:
+                call = asyncio.create_task(queue.reserve(lease=60, timeout=timeout))
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.random() * 0.02)
+                call.cancel()
+            [found] = await asyncio.gather(call, return_exceptions=True)
+            if isinstance(found, (Empty, asyncio.CancelledError)):
+                continue
+            if isinstance(found, tuple):
+                token, found = found
+                if rng.random() < 0.2:
+                    await queue.nack(token)
+                    continue
+                await queue.ack(token)
+            assert isinstance(found, bytes), found
+            if found != b"end":
+                taken.append(found)
+
+    def put(queue, values):
+        way = rng.random()
+        if way < 0.2:
+            for value in values:
+                queue.put(value, delay=0.01)
+        elif way < 0.4:
+            with queue.fe.batch():
+                for value in values:
+                    queue.put(value)
+        else:
+            queue.put_many(values)
+
+    async def main():
+        async with (
+            rnvm.aio.connect(backend.address, timeout=20) as one,
+            rnvm.aio.connect(backend.address, timeout=20) as two,
+        ):
+            queues = [await fe.open(structures.Queue, "queue") for fe in (one, two)]
+            with rnvm.connect(backend.address, timeout=20) as fe:
+                producer = structures.Queue(fe, "queue")
+                tasks = [asyncio.create_task(consume(queues[i % 2])) for i in range(20)]
+                values = [b"%d" % i for i in range(count)]
+                while values:
+                    some = rng.choice([1, 1, 5, 20])
+                    await asyncio.to_thread(put, producer, values[:some])
+                    del values[:some]
+                    await asyncio.sleep(rng.choice([0, 0, 0.001, 0.02]))
+                while len(taken) < count and not any(task.done() for task in tasks):
+                    await asyncio.sleep(0.01)
+                producer.put_many([b"end"] * 100)
+                await asyncio.gather(*tasks)
+                del producer
+            del queues, tasks
+
+    run(main())
+    assert sorted(map(int, taken)) == list(range(count))
 
 
 def test_a_blocked_loop_is_notified_once_of_a_change(run, backend, monkeypatch):
