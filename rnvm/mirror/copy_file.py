@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -24,6 +25,7 @@ from rnvm.media.medium import Medium, VolatileMemory
 from rnvm.mirror.follower import put_head
 from rnvm.pool.inspect import Inspection
 
+READ_AT_ONCE = 1 << 20
 OTHER_PATH = "give another path, or remove the file if its content is not needed"
 
 
@@ -135,7 +137,12 @@ class CopyFile:
                 return False
             if pages == [bytes(256)] * 2:
                 found = identity.read(view)
-                if found is None or found["state"] == "catching up":
+                if found is not None and found["state"] == "catching up":
+                    return True
+                # An image of a disc begins with zeros, too.
+                if found is None and (
+                    not stat.S_ISREG(os.fstat(self.fd).st_mode) or _is_zero(self.fd, total)
+                ):
                     return True
         try:
             with contextlib.closing(pools._view(self.fd, total)) as whole:
@@ -188,3 +195,18 @@ class CopyFile:
         if self.made and self.fd >= 0 and self.empty:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+
+
+def _is_zero(fd: int, length: int) -> bool:
+    """Return whether a file contains zeros alone."""
+    at = 0
+    while at < length:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno == errno.ENXIO  # only holes are left
+        data = os.pread(fd, READ_AT_ONCE, at)
+        if not data or data.count(0) != len(data):
+            return False
+        at += len(data)
+    return True

@@ -492,11 +492,16 @@ cdef class Follower:
         self.raise_for(step)
         if (self.given.ticket != self.ticket or self.line.magic != RNVM_STREAM_MAGIC
                 or self.line.version != RNVM_REPLICATION or self.line.size != self.given.stream
+                or self.given.stream < RNVM_STREAM_MIN or self.given.stream % RNVM_LINE
                 or self.line.epoch != self.given.epoch
                 or self.shown.c.length < self.given.stream + RNVM_STREAM_RING
                 or memcmp(self.line.uuid, self.header.uuid, sizeof(self.line.uuid))):
             raise HandshakeFailed("the primary's stream is not one that this release understands",
                                   hint=SAME_RELEASE)
+        if self.line.epoch < self.identity.epoch:
+            raise HandshakeFailed(f"the back-end is of epoch {self.line.epoch}, but this copy has "
+                                  f"followed one of epoch {self.identity.epoch}: it is an earlier "
+                                  "primary", hint="connect to the present primary")
         memset(&self.ack, 0, sizeof(self.ack))
         self.ack.acked = self.ack.received = self.line.first
         applier_begin(&self.a, &copy.c, &self.g, self.line.epoch, self.line.first,

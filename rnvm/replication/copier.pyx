@@ -21,6 +21,12 @@ cdef bint header_is(const medium *m, const rnvm_header *header) noexcept nogil:
         and not memcmp(m.base + RNVM_HEADERS + RNVM_PAGE, header, sizeof(rnvm_header))
 
 
+cdef bint header_there(const medium *m, const rnvm_header *header) noexcept nogil:
+    """Return whether a copy of the header is this one's bytes: it is of the same pool."""
+    return not memcmp(m.base + RNVM_HEADERS, header, sizeof(rnvm_header)) \
+        or not memcmp(m.base + RNVM_HEADERS + RNVM_PAGE, header, sizeof(rnvm_header))
+
+
 cdef int copier_begin(medium *m, const rnvm_header *header, rnvm_identity *i) noexcept nogil:
     cdef rnvm_header zeros
     cdef uint64_t copy
@@ -30,7 +36,7 @@ cdef int copier_begin(medium *m, const rnvm_header *header, rnvm_identity *i) no
     i.state = RNVM_CATCHING_UP
     if identity_write(m, i):
         return -1
-    if header_is(m, header):
+    if header_there(m, header):
         return 0
     # The mark is durable: only now may the header go.
     other = False

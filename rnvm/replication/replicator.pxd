@@ -41,7 +41,6 @@ cdef struct mirror_slot:
     # patience: it must have acknowledged `target`, which was published at `since`
     uint64_t target
     uint64_t since
-    uint64_t taken             # s.consumed at that time: a COPYING mirror must take something
 
 cdef struct replicator:
     replicated numbers         # medium.replication points here

@@ -445,9 +445,9 @@ cdef uint64_t sent_after(const replicator *r, uint64_t number) noexcept nogil:
 cdef bint late(replicator *r, mirror_slot *slot, uint64_t now) noexcept nogil:
     """Return whether a mirror has not done for too long what it has to do."""
     if slot.state == RNVM_COPYING:
-        # It may take its time, unless the service waits for room in its stream.
-        if slot.s.consumed != slot.taken or has_room(slot):
-            slot.taken = slot.s.consumed
+        # It may take its time, unless the service waits for room in its stream.  That it takes
+        # a little is not enough: the service would wait for as long as the mirror likes.
+        if has_room(slot):
             slot.since = now
     elif slot.acked >= slot.target:
         slot.target = r.numbers.published

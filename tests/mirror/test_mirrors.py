@@ -15,6 +15,7 @@ import rnvm
 from rfp.errors import (
     Closed,
     DeadlineExceeded,
+    HandshakeFailed,
     NotAPool,
     PoolInUse,
     PoolRefused,
@@ -212,6 +213,51 @@ def test_files_that_cannot_be_a_copy_are_refused_and_left_alone(tmp_path: Path) 
             assert caught.value.hint
         assert Path(copy).read_bytes() == before
         assert Path(text).read_text() == "not a pool"
+
+
+def test_a_file_that_begins_with_zeros_is_not_taken_for_an_empty_one() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        Path(copy).write_bytes(bytes(32768) + b"CD001, as an image of a disc begins")
+        before = Path(copy).read_bytes()
+        with mirror_of(backend, copy) as mirror, pytest.raises(NotAPool):
+            mirror.wait_level(30)
+        assert Path(copy).read_bytes() == before
+        Path(copy).write_bytes(bytes(40000))  # a copy that was cut off when it was begun
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+
+
+def test_a_copy_refuses_a_primary_of_an_earlier_epoch() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(30)
+        with pools.claim(copy) as claimed, contextlib.closing(claimed.raw()) as medium:
+            identity.write(medium, state="whole", identity=identity.new(), epoch=1 << 20)
+        before = Path(copy).read_bytes()
+        with mirror_of(backend, copy) as mirror:
+            with pytest.raises(HandshakeFailed, match="earlier primary"):
+                mirror.wait_level(30)
+        assert Path(copy).read_bytes() == before
+
+
+def test_a_copy_with_a_damaged_header_is_mended_by_its_catch_up() -> None:
+    for damaged in (100, 4096 + 100):
+        with two_paths() as (path, copy), open_primary(path) as backend:
+            with rnvm.connect(backend.address) as fe, mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+                Sample(fe, "s").add(1)
+                replicated(backend)
+            content = bytearray(Path(copy).read_bytes())
+            whole = bytes(content[:256])
+            content[damaged] ^= 1
+            Path(copy).write_bytes(content)
+            with rnvm.connect(backend.address) as fe:
+                Sample(fe, "s").add(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(30)
+            assert Path(copy).read_bytes()[:256] == whole
+            assert Path(copy).read_bytes()[4096 : 4096 + 256] == whole
+            assert numbers(copy) == (2, 2)
 
 
 def test_a_disk_is_refused_for_a_pool_without_write_ahead_area_unless_allowed() -> None:

@@ -418,6 +418,24 @@ def test_in_a_group_a_mirror_whose_stream_is_full_stays_required_until_it_is_rem
     assert pair.replication.acked == pair.replication.published
 
 
+def test_a_copying_mirror_that_takes_a_little_now_and_then_costs_no_more_than_the_patience():
+    pair = Pair(patience=1000)
+    while pair.replication.has_room:
+        pair.primary.write(DATA, bytes(50_000))
+        pair.primary.drain()
+    lost = None
+    for now in range(0, 10_000, 100):
+        pair.follower.step(1)
+        pair.link.acknowledge(pair.follower.applied, pair.follower.received, now // 100 * 64)
+        pair.replication.poll(now)
+        if pair.replication.slot(0)["state"] == "gone":
+            lost = now
+            break
+    assert lost is not None
+    assert lost <= 1200
+    assert pair.replication.has_room
+
+
 def test_the_time_of_what_was_acknowledged_is_never_later_than_its_publication():
     pair = Pair()
     times = {pair.replication.published: 0}
