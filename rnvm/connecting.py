@@ -20,7 +20,7 @@ from rnvm.group import registered, state
 from rnvm.group.state import Listed
 
 LOCKS = ("sticky", "each", "cas")
-TIMEOUT_S = 5.0
+CALL_S = 5.0
 GROUP_TIMEOUT_S = 15.0  # a failover takes some seconds
 
 
@@ -172,7 +172,7 @@ def connect(
     credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
     in_group = is_coordinator(address)
     if timeout is None:
-        timeout = GROUP_TIMEOUT_S if in_group else TIMEOUT_S
+        timeout = GROUP_TIMEOUT_S if in_group else CALL_S
     if durability is None:
         durability = "replicated" if in_group else "persistent"
     opener: Opener | GroupOpener

@@ -35,6 +35,13 @@ cdef extern from "<signal.h>" nogil:
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t n)
 
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
+
+cdef extern from "<time.h>" nogil:
+    enum:
+        CLOCK_BOOTTIME
+
 cdef extern from "<unistd.h>" nogil:
     enum:
         SEEK_DATA

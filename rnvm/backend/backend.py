@@ -22,11 +22,11 @@ from rfp.protocol.server.server_base import ServerBase
 from rnvm import pools
 from rnvm.backend.service import PoolService
 from rnvm.frontend.session import DEATH_NOTICE_S
+from rnvm.group.state import MIRRORS_MAX
 from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
-MIRRORS_MAX = 8
 
 ACTIVITY_WORD_BYTES = 8  # bytes: the activity word of a front-end for one structure
 SESSION_WORD_BYTES = 16  # bytes: that word, and the word of the oldest version that it uses

@@ -4,10 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-cdef extern from "<sys/random.h>" nogil:
-    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
-
 from rfp.core.core cimport rfp_store64
+from rfp.core.system cimport getrandom
 from rnvm.backend.events cimport FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_RETURNED
 from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
 from rnvm.backend.mirrors cimport mirrors_left

@@ -21,7 +21,7 @@ from rnvm.pool.state cimport pool
 from rnvm.replication.replicator cimport replicator
 
 cdef enum:
-    PLACES = 8                 # RNVM_MIRRORS_MAX
+    MIRROR_PLACES = 8                 # RNVM_MIRRORS_MAX
 
 cdef enum:                     # mirror_place.phase
     PLACE_FREE = 0
@@ -72,7 +72,7 @@ cdef struct mirror_list:
     uint64_t patience          # ns
     uint64_t stream            # bytes of a stream's ring unless a mirror requests more
     uint64_t now
-    mirror_place[8] each       # PLACES
+    mirror_place[8] each       # MIRROR_PLACES
     bint policy                # a group decides which mirrors are required, and which are in sync
     uint8_t[16] group
     group_slot[8] slots        # by the replicator's slot

@@ -3,12 +3,10 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-cdef extern from "<sys/random.h>" nogil:
-    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
-
 from rfp.core.core cimport (
     rfp_compare_swap64, rfp_copy_out, rfp_load64_acquire, rfp_store64_release,
 )
+from rfp.core.system cimport getrandom
 from rnvm.backend.events cimport (
     EVENT_MIRROR_BEGAN, EVENT_MIRROR_JOINED, EVENT_MIRROR_LEFT, event_put,
 )
@@ -110,7 +108,7 @@ cdef void mirrors_end(mirror_list *l) noexcept nogil:
 
 cdef mirror_place *place_of(mirror_list *l, uint64_t ticket, const void *client) noexcept nogil:
     cdef uint32_t i
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         if (l.each[i].client == client and l.each[i].ticket == ticket and ticket
                 and rfp_load64_acquire(&l.each[i].phase) != PLACE_FREE):
             return &l.each[i]
@@ -123,7 +121,7 @@ cdef mirror_place *reserve(mirror_list *l, const rnvm_mirror *question, const vo
     cdef mirror_place *free = NULL
     cdef uint64_t phase, ticket = 0
     cdef uint32_t i
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         phase = rfp_load64_acquire(&l.each[i].phase)
         if phase == PLACE_FREE:
             free = &l.each[i]
@@ -270,7 +268,7 @@ cdef void free_slot(mirror_list *l, int slot, uint32_t reason) noexcept nogil:
 
 cdef mirror_place *place_in(mirror_list *l, int slot) noexcept nogil:
     cdef uint32_t i
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         if rfp_load64_acquire(&l.each[i].phase) == PLACE_RUNNING and l.each[i].slot == slot:
             return &l.each[i]
     return NULL
@@ -284,7 +282,7 @@ cdef void take_over(mirror_list *l) noexcept nogil:
     cdef int i
     if asked == l.done:
         return
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         state = l.r.slots[i].state
         wanted = l.slots[i].wanted
         if (state == RNVM_SLOT_FREE or l.slots[i].wanted_ticket != l.slots[i].ticket
@@ -311,7 +309,7 @@ cdef void mirrors_left(mirror_list *l, const void *client) noexcept nogil:
     cdef uint64_t phase
     cdef uint32_t i
     cdef mirror_place *place
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         place = &l.each[i]
         phase = rfp_load64_acquire(&place.phase)
         if phase == PLACE_FREE or phase == PLACE_ENDED or place.client != client:
@@ -337,7 +335,7 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
     if l.policy:
         take_over(l)
     replicator_poll(&l.r, now)
-    for i in range(PLACES):
+    for i in range(MIRROR_PLACES):
         place = &l.each[i]
         if rfp_load64_acquire(&place.phase) != PLACE_RUNNING or place.slot < 0:
             continue

@@ -33,8 +33,9 @@ from rnvm.backend.lock_manager cimport (
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.mirrors cimport (
-    PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, WANT_GONE,
-    WANT_IN_SYNC, WANT_NOTHING, WANT_REQUIRED, call_level, call_mirror, group_slot, mirror_place, mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
+    MIRROR_PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, WANT_GONE,
+    WANT_IN_SYNC, WANT_NOTHING, WANT_REQUIRED, call_level, call_mirror, group_slot, mirror_place,
+    mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
 )
 from rnvm.backend.promises cimport (
     promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
@@ -55,7 +56,8 @@ from rnvm.format.layout cimport (
 )
 from rnvm.format.messages cimport *
 from rnvm.format.replication cimport (
-    RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED, RNVM_LOST_LIE,
+    RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED,
+    RNVM_LOST_LIE,
     RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_STREAM_RING, rnvm_ack,
 )
 from rnvm.media.medium cimport replicated
@@ -293,7 +295,7 @@ cdef class PoolService(Service):
         cdef uint32_t i
         with self.giving:
             self.reap(False)
-            for i in range(PLACES):
+            for i in range(MIRROR_PLACES):
                 place = &self.b.mirrors.each[i]
                 phase = rfp_load64_acquire(&place.phase)
                 if (phase == PLACE_RESERVED or phase == PLACE_GIVEN) \
@@ -325,7 +327,7 @@ cdef class PoolService(Service):
         """Free the memory of mirrors whose connections have ended."""
         cdef mirror_place *place
         cdef uint32_t i
-        for i in range(PLACES):
+        for i in range(MIRROR_PLACES):
             place = &self.b.mirrors.each[i]
             if all or rfp_load64_acquire(&place.phase) == PLACE_ENDED:
                 for region in reversed(self.streams.pop(i, ())):
@@ -380,7 +382,7 @@ cdef class PoolService(Service):
         cdef uint32_t i
         cdef int number
         mirrors = []
-        for i in range(PLACES):
+        for i in range(MIRROR_PLACES):
             place = &self.b.mirrors.each[i]
             if rfp_load64_acquire(&place.phase) != PLACE_RUNNING:
                 continue
@@ -461,7 +463,7 @@ cdef class PoolService(Service):
         cdef uint64_t ticket
         cdef uint32_t i, state
         found = []
-        for i in range(PLACES):
+        for i in range(MIRROR_PLACES):
             each = &self.b.mirrors.slots[i]
             ticket = rfp_load64_acquire(&each.ticket)
             if not ticket:
@@ -487,7 +489,7 @@ cdef class PoolService(Service):
         cdef group_slot *each
         cdef uint32_t i
         names = {"required": WANT_REQUIRED, "in sync": WANT_IN_SYNC, "gone": WANT_GONE}
-        for i in range(PLACES):
+        for i in range(MIRROR_PLACES):
             each = &self.b.mirrors.slots[i]
             each.wanted_ticket = rfp_load64_acquire(&each.ticket)
             each.wanted = names.get(wanted.get(each.wanted_ticket), WANT_NOTHING)

@@ -18,7 +18,7 @@ COORDINATOR = click.option(
     metavar="ADDRESS",
     help="etcd://HOST:PORT[,...] or zk://HOST:PORT[,...], if GROUP is a name alone.",
 )
-POOL = click.option(
+POOL_OPTION = click.option(
     "--pool", type=click.Path(), required=True, help="A pool that no process has open."
 )
 
@@ -39,7 +39,7 @@ def group() -> None:
 @group.command()
 @GROUP
 @COORDINATOR
-@POOL
+@POOL_OPTION
 @click.option("--member", required=True, help="Name of the member that has this pool.")
 @click.option(
     "--min-mirrors",
@@ -50,7 +50,7 @@ def group() -> None:
     "on alone.  There is no default.",
 )
 def create(group: str, coordinator: str | None, pool: str, member: str, min_mirrors: int) -> None:
-    """Create a group.  Its first copy is POOL.
+    """Create a group.  Its first copy is POOL_OPTION.
 
     \b
     Example:

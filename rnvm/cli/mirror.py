@@ -19,12 +19,12 @@ from rfp.control import Credentials
 from rfp.core import clock as clocks
 from rfp.protocol.client.opener import Opener
 from rnvm.cli.create import POOL
+from rnvm.cli.serve import POLL_S
 from rnvm.connecting import _find
 from rnvm.mirror.mirror import Mirror
 from rnvm.mirror.mirror import backup as make_backup
 
-POLL_S = 0.2  # seconds between two polls of a mirror's state
-PROGRESS_S = 2.0  # seconds between two lines of progress
+LINE_S = 2.0  # seconds between two lines of progress
 
 OF = click.option(
     "--of",
@@ -111,7 +111,7 @@ def report(following: Mirror) -> None:
             elif state == "copying":
                 click.echo("comparing and copying")
             shown = clocks.now()
-        elif state == "copying" and clocks.now() - shown > PROGRESS_S:
+        elif state == "copying" and clocks.now() - shown > LINE_S:
             shown = clocks.now()
             progress(*following.progress)
         time.sleep(POLL_S)
@@ -143,7 +143,7 @@ def backup(pool: str, of: str, in_place: bool, timeout: float, **access: Any) ->
     last = [clocks.now()]
 
     def tell(done: int, total: int) -> None:
-        if clocks.now() - last[0] > PROGRESS_S:
+        if clocks.now() - last[0] > LINE_S:
             last[0] = clocks.now()
             progress(done, total)
 
@@ -176,7 +176,7 @@ def status(
     opener = Opener(_find(address), "rnvm", credentials=credentials)
     try:
         while True:
-            deadline = clocks.now_ns() + int(timeout * 1e9)
+            deadline = clocks.deadline_in(timeout)
             connection = opener(deadline)
             try:
                 figures = connection.figures(deadline)

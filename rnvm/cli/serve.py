@@ -16,7 +16,7 @@ from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
 from rfp.core.choices import IDLES
 from rfp.protocol.server.shares import raise_open_files
-from rnvm.backend.backend import MIRRORS_MAX, Backend
+from rnvm.backend.backend import Backend
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
@@ -24,6 +24,7 @@ from rnvm.coordinator.address import CoordinatorAddress
 from rnvm.frontend.structure import kinds
 from rnvm.group import admin
 from rnvm.group.driver import GroupMember
+from rnvm.group.state import MIRRORS_MAX
 
 POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 

@@ -56,7 +56,7 @@ cdef enum:
     NOWHERE = 0xffffffff
     RECORD_LSN_OFFSET = 8      # rnvm_record.lsn
     MEMORY_HEAD_OFFSET = 24    # live.memory_head
-    FRAME_OFFSET = 48          # live.frame
+    SESSION_FRAME_AT = 48          # live.frame
 
 cdef uint32_t all_checks = OVERLAY_CHECK_CRC | OVERLAY_CHECK_EPOCH | OVERLAY_CHECK_ORDER | \
     OVERLAY_CHECK_HEAD | OVERLAY_CHECK_DURABLE | OVERLAY_CHECK_PUBLISHED
@@ -171,9 +171,9 @@ cdef int note_frame(frontend *fe, const source *from_) noexcept nogil:
     cdef uint64_t frame = 0
     cdef int status = OK
     if fe.link.mapped:
-        frame = rfp_load64_acquire(fe.link.pool.base + from_.live_at + FRAME_OFFSET)
+        frame = rfp_load64_acquire(fe.link.pool.base + from_.live_at + SESSION_FRAME_AT)
     else:
-        status = remote_read(fe, from_.live_at + FRAME_OFFSET, &frame, sizeof(frame))
+        status = remote_read(fe, from_.live_at + SESSION_FRAME_AT, &frame, sizeof(frame))
     if status == OK:
         promise_note(fe, frame)
     return status

@@ -4,13 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport clock_gettime, timespec
 
-cdef extern from "<time.h>" nogil:
-    enum: CLOCK_BOOTTIME
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
 from rfp.core.core cimport rfp_load64_acquire, rfp_now, rfp_pause
+from rfp.core.system cimport CLOCK_BOOTTIME, sched_yield
 from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm.format.messages cimport (
     RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)

@@ -49,7 +49,7 @@ from rnvm.mirror.mirror import STREAM_BYTES_MAX, Mirror
 log = Log("rnvm")
 
 TURN_S = 0.03  # between two looks at mirrors and at the back-end
-TICK_NS = 100_000_000
+TURN_NS = 100_000_000
 LEASE_S = 2.0  # of the registration
 FORMER = ".former"  # suffix of a copy that front-ends may still have mapped
 
@@ -258,7 +258,7 @@ class GroupMember:
                 if self._watch.wait(0):
                     self._take(ev.Hint())
                 self._look()
-                if boot_now() - ticked >= TICK_NS:
+                if boot_now() - ticked >= TURN_NS:
                     ticked = boot_now()
                     self._take(ev.Tick())
         except BaseException as error:  # noqa: BLE001 - kept for wait()

@@ -20,8 +20,8 @@ EPOCH_MAX = (1 << 31) - 1  # sessions get epochs of at least `epoch << 32`
 MIRRORS_MAX = 8  # of a group; as of the replicator
 MEMBER_MAX = 31  # characters of a member's name, which the pool contains too
 
-_ID = re.compile(r"[0-9a-f]{32}")
-_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+_HEX = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 _KEYS = ("epoch", "format", "group", "in_sync", "min_mirrors", "primary")
 
 
@@ -116,7 +116,7 @@ def checked_member(name: object) -> str:
     Raises:
         InvalidArgument: it is not valid.
     """
-    if not isinstance(name, str) or len(name) > MEMBER_MAX or not _MEMBER.fullmatch(name):
+    if not isinstance(name, str) or len(name) > MEMBER_MAX or not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"invalid member {errors.shown(name)} (expected letters, digits, '.', '_', ':' and "
             f"'-', {MEMBER_MAX} at most)"
@@ -170,4 +170,4 @@ def _is_int(value: object) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None

@@ -25,7 +25,7 @@ from rnvm.media.medium import Medium, VolatileMemory
 from rnvm.mirror.follower import put_head
 from rnvm.pool.inspect import Inspection
 
-READ_AT_ONCE = 1 << 20
+ZEROS_AT_ONCE = 1 << 20
 OTHER_PATH = "give another path, or remove the file if its content is not needed"
 
 
@@ -205,7 +205,7 @@ def _is_zero(fd: int, length: int) -> bool:
             at = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as error:
             return error.errno == errno.ENXIO  # only holes are left
-        data = os.pread(fd, READ_AT_ONCE, at)
+        data = os.pread(fd, ZEROS_AT_ONCE, at)
         if not data or data.count(0) != len(data):
             return False
         at += len(data)

@@ -4,9 +4,9 @@ from rfp.errors import ConnectionFailed
 from rfp.protocol.client.connection import Connection
 from rnvm.media.medium import Medium
 
-SAME_RELEASE: str
 ENDINGS: dict[int, str]
 OVERRUN: int
+PATIENCE: int
 
 class StreamEnded(ConnectionFailed):
     reason: int

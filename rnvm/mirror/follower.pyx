@@ -30,6 +30,7 @@ from rfp.core.core cimport (
     rfp_fence_full, rfp_futex_wait, rfp_futex_wake, rfp_load32, rfp_load64, rfp_load64_acquire,
     rfp_now, rfp_pause, rfp_store32, rfp_store64,
 )
+from rfp.core.system cimport CLOCK_BOOTTIME
 from rfp.fabric.fabric cimport (
     READ, REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY, Region, RemoteRegion, remote_region,
     work_request,
@@ -74,22 +75,20 @@ from rfp.errors import (
     StorageFailed, Unsupported,
 )
 
-cdef extern from "<time.h>" nogil:
-    enum: CLOCK_BOOTTIME
-
-
 cdef inline uint64_t boot_now() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_BOOTTIME, &now)
     return <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
 
 
+from rnvm.frontend.session import SAME_RELEASE
+
 cdef enum:
     SPIN_NS = 20000            # of polling before M sleeps
     SPINNERS = 2               # on the primary's host: its thread, and a front-end's
-    SLEEP_NS_MAX = 50000000    # on the futex: also the time between two polls for liveness
-    PAUSE_NS_MIN = 20000       # between two READs of the stream's first line, over a network
-    PAUSE_NS_MAX = 1000000
+    SLEPT_NS_MAX = 50000000    # on the futex: also the time between two polls for liveness
+    REST_NS_MIN = 20000       # between two READs of the stream's first line, over a network
+    REST_NS_MAX = 1000000
     TRANSFER_NS_MAX = 10000000000      # for one READ or WRITE
     # Bytes that catch-up may write between two drains.
     DRAIN_BYTES = 8 << 20
@@ -107,7 +106,6 @@ cdef enum:                     # results of the steps below 0
     STEP_BAD = -4              # the primary publishes what cannot be: applier.error
     STEP_FAILED = -5           # the mirror's own medium failed
 
-SAME_RELEASE = "check that both are of the same release"
 ENDINGS = {
     1: "the primary removed this mirror: it did not acknowledge in time",
     2: "the primary removed this mirror: its stream was full",
@@ -115,7 +113,7 @@ ENDINGS = {
     4: "the primary removed this mirror",
     5: "the primary was closed",
 }
-OVERRUN = 2
+PATIENCE, OVERRUN = 1, 2
 
 
 class StreamEnded(ConnectionFailed):
@@ -166,7 +164,7 @@ cdef class Follower:
     cdef uint64_t alive                # time of the last poll for liveness
     cdef uint64_t spin_ns              # of polling before M sleeps
     cdef uint32_t stopping
-    cdef readonly uint64_t promised_at # CLOCK_BOOTTIME, ns, before the last acknowledgement; or 0
+    cdef readonly uint64_t promised_at  # CLOCK_BOOTTIME, ns, before the last acknowledgement; or 0
     cdef readonly uint64_t copied      # bytes that catch-up has compared
     cdef readonly uint64_t changed     # bytes of them that it has written
 
@@ -610,7 +608,7 @@ cdef class Follower:
         self.raise_for(step)
 
     cdef int follow_until(self, uint64_t until) noexcept nogil:
-        cdef uint64_t now = rfp_now(), idle = now, pause = PAUSE_NS_MIN
+        cdef uint64_t now = rfp_now(), idle = now, pause = REST_NS_MIN
         cdef uint64_t state = self.line.state
         cdef int step
         while now < until and self.line.state == state:
@@ -623,10 +621,10 @@ cdef class Follower:
                 return step
             if step:
                 now = idle = rfp_now()
-                pause = PAUSE_NS_MIN
+                pause = REST_NS_MIN
                 continue
             now = rfp_now()
-            if now - self.alive > SLEEP_NS_MAX:
+            if now - self.alive > SLEPT_NS_MAX:
                 self.alive = now
                 if not client_ring_check_alive(self.ring, now):
                     return STEP_LOST
@@ -636,7 +634,7 @@ cdef class Follower:
                 self.sleep(until - now)
             else:
                 nap(min(pause, until - now))
-                pause = min(2 * pause, <uint64_t> PAUSE_NS_MAX)
+                pause = min(2 * pause, <uint64_t> REST_NS_MAX)
         return 0
 
     cdef void sleep(self, uint64_t ns) noexcept nogil:
@@ -649,7 +647,7 @@ cdef class Follower:
         rfp_fence_full()
         if rfp_load64(&there.tail) == self.line.tail and not rfp_load64(&there.ended) \
                 and not rfp_load32(&self.stopping):
-            rfp_futex_wait(&there.tail, <uint32_t> self.line.tail, min(ns, <uint64_t> SLEEP_NS_MAX))
+            rfp_futex_wait(&there.tail, <uint32_t> self.line.tail, min(ns, <uint64_t> SLEPT_NS_MAX))
         rfp_store64(&words.waits, 0)
 
     # For other threads

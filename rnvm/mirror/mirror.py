@@ -35,17 +35,17 @@ from rfp.protocol.server.real_thread import RealThread
 from rnvm.connecting import _find
 from rnvm.media import identity
 from rnvm.mirror.copy_file import CopyFile
-from rnvm.mirror.follower import OVERRUN, Follower, StreamEnded
+from rnvm.mirror.follower import OVERRUN, PATIENCE, Follower, StreamEnded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 log = Log("rnvm")
 
-CHUNK_BYTES = 1 << 18  # of one READ in catch-up; frames are applied between two of them
-STREAM_BYTES_MAX = 256 << 20
-PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # between two attempts to connect
-TURN_S = 3600.0  # for which the thread follows without Python, unless its state changes
+COMPARED_BYTES = 1 << 18  # of one READ in catch-up; frames are applied between two of them
+REQUESTED_BYTES_MAX = 256 << 20
+RETRY_S_MIN, RETRY_S_MAX = 0.05, 1.0  # between two attempts to connect
+FOLLOWED_S = 3600.0  # for which the thread follows without Python, unless its state changes
 
 
 class Mirror:
@@ -165,15 +165,15 @@ class Mirror:
             self._changed.notify_all()
 
     def _follow_primary(self) -> None:
-        pause, stream = PAUSE_S_MIN, 0
+        pause, stream = RETRY_S_MIN, 0
         while not self._closing:
             levels = self._levels
             try:
                 self._connect_and_follow(stream)
             except StreamEnded as error:
                 self._reason = error
-                if error.reason == OVERRUN and levels == self._levels:
-                    stream = min(2 * int(self._last["stream"]), STREAM_BYTES_MAX)
+                if error.reason in (OVERRUN, PATIENCE) and levels == self._levels:
+                    stream = min(2 * int(self._last["stream"]), REQUESTED_BYTES_MAX)
                     log.warning(
                         "the mirror %s copies again with a stream of %d bytes: the last one was "
                         "full before the copy was whole",
@@ -196,12 +196,12 @@ class Mirror:
             log.info("the mirror %s is not connected: %s", self.path, self._reason)
             self._set("waiting")
             if levels != self._levels:
-                pause = PAUSE_S_MIN
-            self._wait(lambda: self._closing, clock.now() + pause)
-            pause = min(2 * pause, PAUSE_S_MAX)
+                pause = RETRY_S_MIN
+            self._wait(lambda: self._closing, clock.deadline_in(pause))
+            pause = min(2 * pause, RETRY_S_MAX)
 
     def _deadline(self) -> int:
-        return clock.now_ns() + int(self.timeout * 1e9)
+        return clock.deadline_in(self.timeout)
 
     def _connect_and_follow(self, stream: int) -> None:
         follower = Follower(self._opener, self._deadline(), stream=stream, member=self.name)
@@ -225,8 +225,8 @@ class Mirror:
         self._size = follower.size
         self._set("copying")
         began = clock.now()
-        for at in range(0, follower.size, CHUNK_BYTES):
-            follower.copy(at, min(CHUNK_BYTES, follower.size - at), self._deadline())
+        for at in range(0, follower.size, COMPARED_BYTES):
+            follower.copy(at, min(COMPARED_BYTES, follower.size - at), self._deadline())
         follower.finish()
         self._whole(follower)
         log.info(
@@ -245,7 +245,7 @@ class Mirror:
                 self._set("level")
                 log.info("the mirror %s follows %s, epoch %d", self.path, self.address,
                          follower.epoch)  # fmt: skip
-            follower.follow(TURN_S)
+            follower.follow(FOLLOWED_S)
 
     def _begun(self, follower: Follower) -> None:
         """Called before anything is copied; for a member of a group."""
@@ -255,13 +255,13 @@ class Mirror:
 
     # For other threads
 
-    def _wait(self, until: Callable[[], bool], deadline: float) -> bool:
+    def _wait(self, until: Callable[[], bool], deadline: int) -> bool:
         with self._changed:
             while not until():
-                left = deadline - clock.now()
+                left = deadline - clock.now_ns()
                 if left <= 0:
                     return False
-                self._changed.wait(left)
+                self._changed.wait(left / 1e9)
         return True
 
     @property
@@ -286,7 +286,7 @@ class Mirror:
                 has ended for this reason.
         """
         over = ("level", "failed", "closed")
-        reached = self._wait(lambda: self._state in over, clock.now() + timeout)
+        reached = self._wait(lambda: self._state in over, clock.deadline_in(timeout))
         if self._error is not None:
             raise self._error
         if self._state == "closed":
@@ -465,14 +465,15 @@ def backup(
     ...     restored.recovered[:0]
     []
     """
-    deadline = clock.now() + timeout
+    deadline = clock.deadline_in(timeout)
     with Mirror(path, of=of, timeout=connect_timeout, _joins=False, **options) as mirror:
         while True:
             try:
-                mirror.wait_level(min(PROGRESS_S, max(0.0, deadline - clock.now())))
+                left = max(0, deadline - clock.now_ns()) / 1e9
+                mirror.wait_level(min(PROGRESS_S, left))
                 break
             except DeadlineExceeded:
-                if clock.now() >= deadline:
+                if clock.now_ns() >= deadline:
                     raise
                 # A back-end that is not there yet is waited for, but not for the whole time-out.
                 if mirror.state == "waiting" and not mirror.stats()["connections"] and mirror.error:

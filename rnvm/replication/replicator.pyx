@@ -20,6 +20,7 @@ from rfp.core.core cimport (
     RFP_ASSERT, rfp_copy_in, rfp_fence_full, rfp_futex_wake, rfp_load64, rfp_load64_acquire,
     rfp_store64, rfp_store64_release,
 )
+from rfp.core.system cimport CLOCK_BOOTTIME
 from rnvm.format.layout cimport RNVM_LINE, rnvm_geometry, rnvm_up
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
@@ -40,14 +41,12 @@ cdef enum:
     # Notes of more bytes are published before the drain, as the first pieces of its frame.
     EARLY_BYTES = 1 << 18
 
-cdef extern from "<time.h>" nogil:
-    enum: CLOCK_BOOTTIME
-
-# A mirror promises with each acknowledgement not to open its pool for a second after it has received
-# the frame.  Two clocks differ in rate by a thousandth at most.  rnvm/group/serving.py has the proof.
+# A mirror promises with each acknowledgement not to open its pool for a second after it has
+# received the frame.  Two clocks differ in rate by a thousandth at most.  rnvm/group/serving.py
+# has the proof.
 cdef uint64_t TRUSTED = 999_000_000    # ns
 cdef uint64_t MOMENT = 20_000_000      # ns between two moments
-cdef uint64_t SECOND = 1_000_000_000
+cdef uint64_t ONE_SECOND = 1_000_000_000
 
 
 cdef inline replicator *of(medium *m) noexcept nogil:
@@ -265,8 +264,8 @@ cdef int replicator_begin(replicator *r, medium *m, const rnvm_geometry *g, uint
     if r.before != NULL:
         r.numbers = r.before[0]
     r.numbers.epoch = epoch
-    r.patience = SECOND
-    r.empty = SECOND // 10
+    r.patience = ONE_SECOND
+    r.empty = ONE_SECOND // 10
     m.replication = &r.numbers
     m.ops = &replicating_operations
     return 0
@@ -416,7 +415,7 @@ cdef void keep_moment(replicator *r, uint64_t now) noexcept nogil:
 cdef inline uint64_t boot_now() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t> now.tv_sec * SECOND + <uint64_t> now.tv_nsec
+    return <uint64_t> now.tv_sec * ONE_SECOND + <uint64_t> now.tv_nsec
 
 
 cdef void extend(replicator *r) noexcept nogil:
