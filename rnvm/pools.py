@@ -360,7 +360,7 @@ def refuse_grouped(medium: Medium) -> None:
         PoolRefused: It does.
     """
     found = identity.read(medium)
-    if found is not None and any(found["group"]):  # type: ignore[call-overload]
+    if found is not None and any(found["group"]):
         raise PoolRefused(
             f"the pool belongs to a group, as member {found['member']}",
             hint="serve it as a member (rnvm serve --group), or make it leave: "

@@ -56,6 +56,7 @@ cdef extern from "rfp/core/crc32c_zeros.h" nogil:
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
+    uint64_t rfp_boot_now()
     uint64_t rfp_ticks()
     double rfp_tick_length(uint64_t now, uint64_t ticks)
 

@@ -38,10 +38,6 @@ cdef extern from "<stdlib.h>" nogil:
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_BOOTTIME
-
 cdef extern from "<unistd.h>" nogil:
     enum:
         SEEK_DATA

@@ -27,7 +27,6 @@ from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
-
 ACTIVITY_WORD_BYTES = 8  # bytes: the activity word of a front-end for one structure
 SESSION_WORD_BYTES = 16  # bytes: that word, and the word of the oldest version that it uses
 

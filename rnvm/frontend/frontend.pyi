@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
-from rfp.protocol.client.opener import Opener
+from rfp.protocol.client.connection import Connection
 from rnvm.frontend.scope import Batch as Batch
 from rnvm.frontend.scope import ReadTransaction as ReadTransaction
 from rnvm.frontend.scope import Transaction as Transaction
@@ -18,7 +18,7 @@ class FrontEnd(Session):
     durability: str
     def __init__(
         self,
-        opener: Opener,
+        opener: Callable[[int], Connection],
         *,
         durability: str = "persistent",
         timeout: float = 5.0,

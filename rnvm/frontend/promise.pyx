@@ -2,10 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport clock_gettime, timespec
 
-from rfp.core.core cimport rfp_load64_acquire, rfp_now, rfp_pause
-from rfp.core.system cimport CLOCK_BOOTTIME, sched_yield
+from rfp.core.core cimport rfp_boot_now, rfp_load64_acquire, rfp_now, rfp_pause
+from rfp.core.system cimport sched_yield
 from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm.format.messages cimport (
     RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)
@@ -189,12 +188,6 @@ cdef int await_frames(frontend *fe, bint own) noexcept nogil:
     return promise_serves(fe) if status == OK else status
 
 
-cdef inline uint64_t boot_now() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
-
-
 cdef int promise_serves(frontend *fe) noexcept nogil:
     cdef const rnvm_replication_line *line
     cdef uint64_t pause = 0, until
@@ -204,7 +197,7 @@ cdef int promise_serves(frontend *fe) noexcept nogil:
     line = <const rnvm_replication_line *> (fe.link.pool.base + RNVM_REPLICATION_LINE)
     for i in range(SERVES_TRIES):
         until = rfp_load64_acquire(&line.until)
-        if not until or boot_now() < until:
+        if not until or rfp_boot_now() < until:
             return OK
         # A back-end that was paused, or whose mirror does not answer; or another one is the
         # primary, and what was read here may be old.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rfp.core.log import Log
@@ -87,7 +87,8 @@ def create_group(
             bytes(found["group"]).hex(), int(found["epoch"]), None, (listed,), min_mirrors
         )
         try:
-            _until_known(lambda: coordinator.create(begun), begun := State.first(first.encode()))
+            begun = State.first(first.encode())
+            _until_known(lambda: coordinator.create(begun))
         except AlreadyExists:
             _, present = read_state(coordinator)
             if present.group != first.group:
@@ -96,7 +97,7 @@ def create_group(
         return first
 
 
-def _until_known(act, _state: State) -> None:  # type: ignore[no-untyped-def]
+def _until_known(act: Callable[[], object]) -> None:
     """Repeat a change once if its outcome is unknown: it takes effect at most once."""
     try:
         act()
@@ -182,12 +183,13 @@ def force_group(
             )
         group, epoch = bytes(found["group"]).hex(), int(found["epoch"])
         listed = Listed(str(found["member"]), bytes(found["identity"]).hex())
+        kept: State | None = None
+        old: GroupState | None = None
         try:
             kept, old = read_state(coordinator)
         except GroupNotFound:
             if min_mirrors is None:
                 raise
-            kept = old = None  # type: ignore[assignment]
         if old is not None and old.group != group:
             raise PoolRefused(
                 f"{os.fspath(path)} belongs to another group of this name",
@@ -198,7 +200,7 @@ def force_group(
         else:
             epoch += EPOCHS_SKIPPED
         if min_mirrors is None:
-            min_mirrors = old.min_mirrors
+            min_mirrors = 0 if old is None else old.min_mirrors
         new = GroupState(group, min(epoch, EPOCH_MAX), None, (listed,), min_mirrors)
         identity.write(
             medium,
@@ -210,10 +212,10 @@ def force_group(
         )
         if kept is None:
             begun = State.first(new.encode())
-            _until_known(lambda: coordinator.create(begun), begun)
+            _until_known(lambda: coordinator.create(begun))
         else:
-            after = kept.next(new.encode())
-            _until_known(lambda: coordinator.compare_and_set(kept, after), after)
+            before, after = kept, kept.next(new.encode())
+            _until_known(lambda: coordinator.compare_and_set(before, after))
         log.warning("group %s was forced to the copy of member %s, epoch %d",
                     coordinator.address.group, listed.member, new.epoch)  # fmt: skip
         return new

@@ -48,7 +48,7 @@ from rnvm.mirror.mirror import STREAM_BYTES_MAX, Mirror
 
 log = Log("rnvm")
 
-TURN_S = 0.03  # between two looks at mirrors and at the back-end
+TURN_S = 0.03  # between two polls of the mirrors and the back-end
 TURN_NS = 100_000_000
 LEASE_S = 2.0  # of the registration
 FORMER = ".former"  # suffix of a copy that front-ends may still have mapped
@@ -377,14 +377,14 @@ class GroupMember:
             return Copy("", self.name, "", 0)
         with pools.view(self.path) as (view, _):
             found = identity.read(view)
-        if found is None or not any(found["group"]):  # type: ignore[call-overload]
+        if found is None or not any(found["group"]):
             return Copy("", self.name, "", 0)
         whole = found["state"] == "whole" and found["member"] == self.name
         return Copy(
-            found["group"].hex(),  # type: ignore[attr-defined]
+            found["group"].hex(),
             self.name,
-            found["identity"].hex() if whole else "",  # type: ignore[attr-defined]
-            int(found["epoch"]),  # type: ignore[call-overload]
+            found["identity"].hex() if whole else "",
+            int(found["epoch"]),
         )
 
     def _do_keep(self, action: ev.Keep) -> None:
@@ -393,7 +393,7 @@ class GroupMember:
         with contextlib.closing(pools.open_medium(self.path)) as medium:
             found = identity.read(medium)
             assert found is not None
-            identity.write(medium, **{**found, "epoch": action.epoch})  # type: ignore[arg-type]
+            identity.write(medium, **{**found, "epoch": action.epoch})
 
     # A mirror
 

@@ -71,7 +71,7 @@ from rnvm.group.events import (
 )
 from rnvm.group.state import GroupState, Listed
 
-SECOND = 1_000_000_000
+SECOND_NS = 1_000_000_000
 
 
 class Role(enum.Enum):
@@ -102,11 +102,11 @@ class Times:
         poll: between two reads without a hint.
     """
 
-    promise: int = SECOND
-    patience: int = SECOND
-    absence: int = SECOND // 2
-    retry: int = SECOND // 4
-    poll: int = 5 * SECOND
+    promise: int = SECOND_NS
+    patience: int = SECOND_NS
+    absence: int = SECOND_NS // 2
+    retry: int = SECOND_NS // 4
+    poll: int = 5 * SECOND_NS
 
 
 class Stage(enum.Enum):

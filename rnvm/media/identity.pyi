@@ -1,10 +1,12 @@
+from typing import Any
+
 from rnvm.media.medium import Medium
 
 bugs: dict[str, int]
 IDENTITY_STATES: dict[int, str]
 
 def plant(*which: str) -> None: ...
-def read(on: Medium) -> dict[str, object] | None: ...
+def read(on: Medium) -> dict[str, Any] | None: ...
 def write(
     on: Medium,
     *,

@@ -24,13 +24,13 @@ again.  The READ, and the pair's liveness, show a primary that is gone.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport clock_gettime, nanosleep, timespec
+from posix.time cimport nanosleep, timespec
 
 from rfp.core.core cimport (
-    rfp_fence_full, rfp_futex_wait, rfp_futex_wake, rfp_load32, rfp_load64, rfp_load64_acquire,
+    rfp_boot_now, rfp_fence_full, rfp_futex_wait, rfp_futex_wake, rfp_load32, rfp_load64,
+    rfp_load64_acquire,
     rfp_now, rfp_pause, rfp_store32, rfp_store64,
 )
-from rfp.core.system cimport CLOCK_BOOTTIME
 from rfp.fabric.fabric cimport (
     READ, REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY, Region, RemoteRegion, remote_region,
     work_request,
@@ -74,13 +74,6 @@ from rfp.errors import (
     Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, PoolRefused, QuotaExceeded,
     StorageFailed, Unsupported,
 )
-
-cdef inline uint64_t boot_now() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t> now.tv_sec * 1000000000 + <uint64_t> now.tv_nsec
-
-
 from rnvm.frontend.session import SAME_RELEASE
 
 cdef enum:
@@ -395,7 +388,7 @@ cdef class Follower:
         """Store the acknowledgements in the primary's memory, and wake it."""
         cdef work_request work
         # The promise of a group's mirror counts from here: later than the frame was received.
-        rfp_store64(&self.promised_at, boot_now())
+        rfp_store64(&self.promised_at, rfp_boot_now())
         memcpy(self.buffer.c.base + ACK_AT, &self.ack, sizeof(self.ack))
         memset(&work, 0, sizeof(work))
         work.opcode = WRITE_NOTIFY

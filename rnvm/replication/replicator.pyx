@@ -15,12 +15,11 @@ Why a mirror can never hold less than what was acknowledged:
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.time cimport clock_gettime, timespec
 from rfp.core.core cimport (
-    RFP_ASSERT, rfp_copy_in, rfp_fence_full, rfp_futex_wake, rfp_load64, rfp_load64_acquire,
+    RFP_ASSERT, rfp_boot_now, rfp_copy_in, rfp_fence_full, rfp_futex_wake, rfp_load64,
+    rfp_load64_acquire,
     rfp_store64, rfp_store64_release,
 )
-from rfp.core.system cimport CLOCK_BOOTTIME
 from rnvm.format.layout cimport RNVM_LINE, rnvm_geometry, rnvm_up
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
@@ -412,15 +411,9 @@ cdef void keep_moment(replicator *r, uint64_t now) noexcept nogil:
     r.moment_count += 1
 
 
-cdef inline uint64_t boot_now() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t> now.tv_sec * ONE_SECOND + <uint64_t> now.tv_nsec
-
-
 cdef void extend(replicator *r) noexcept nogil:
     """Compute until when may be answered; it never falls, as a reader may keep what it has read."""
-    cdef uint64_t sent = boot_now()
+    cdef uint64_t sent = rfp_boot_now()
     cdef uint32_t i
     r.clock = sent
     for i in range(RNVM_MIRRORS_MAX):
@@ -514,7 +507,7 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
             rfp_store64(&slot.s.shown.acked, r.numbers.acked)
     if changed:
         count_slots(r)
-    keep_moment(r, boot_now() if r.policy else now)
+    keep_moment(r, rfp_boot_now() if r.policy else now)
     changed |= advance(r)
     if r.policy:
         extend(r)

@@ -8,7 +8,7 @@ import pytest
 
 from rnvm.group import events as ev
 from rnvm.group.events import Copy, Seen
-from rnvm.group.member import SECOND, Member, Role
+from rnvm.group.member import SECOND_NS, Member, Role
 from rnvm.group.state import GroupState, Listed
 
 GROUP = "a" * 32
@@ -19,7 +19,7 @@ class Play:
     """One member, and the test as everything around it."""
 
     def __init__(self, copy: Listed = A, epoch: int = 1, group: str = GROUP) -> None:
-        self.now = 100 * SECOND
+        self.now = 100 * SECOND_NS
         self.member = Member(Copy(group, copy.member, copy.identity, epoch), self.now)
         self.number = 0
         self.serial = 0  # of the read under way
@@ -32,7 +32,7 @@ class Play:
                 self.serial = each.serial
 
     def take(self, event: ev.Event, after: float = 0) -> list[ev.Action]:
-        self.now += int(after * SECOND)
+        self.now += int(after * SECOND_NS)
         self.note(self.member.take(event, self.now))
         return self.out
 
@@ -184,7 +184,7 @@ def test_a_candidate_stops_acknowledging_before_it_sends_its_change():
     play.read(state(A, B, epoch=2, primary="a"), (B,), after=1)
     assert play.out == [ev.Unfollow()]
     assert not play.changes()
-    promised = play.now + SECOND
+    promised = play.now + SECOND_NS
     assert [type(each) for each in play.take(ev.Unfollowed(promised))] == [ev.Read]
     (change,) = play.read(state(A, B, epoch=2, primary="a"), (B,))
     assert isinstance(change, ev.Change)
