@@ -1,6 +1,6 @@
 # What the classes of both kinds of B+tree share.
 
-from rnvm.frontend.structure cimport Structure
+from structures.ordered_mapping cimport OrderedMapping
 
-# Splits pages in operations of their own until a SET of this pair fits into the log.
-cdef int split_for(Structure tree, bytes key, bytes value, object timeout) except -1
+# Sets the queries of a tree, and the operation that splits its pages.
+cdef int tree_made(OrderedMapping tree) except -1

@@ -4,27 +4,21 @@ This file has the class.  bptree_operations has its operations, bptree_ranges th
 iterations, bptree_pages and bptree_leaf the nodes, bptree_walk the checks.
 """
 
-from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport Structure, register_kind
+from rnvm.frontend.structure cimport register_kind
 from structures.bptree_operations cimport SPLIT, find_first, find_key, tree_apply
-from structures.bptree_pages cimport MADE
 from structures.bptree_ranges cimport count_leaves, read_leaf, read_next_bound
 from structures.bptree_walk cimport tree_walk
-from structures.layout cimport SIZES, tree_root
-from structures.mapping_operations cimport SET, SET_DEFAULT, pair_header
+from structures.layout cimport tree_root
 from structures.ordered_mapping cimport OrderedMapping
 
-from rfp.errors import TooLarge
-
-cdef int split_for(Structure tree, bytes key, bytes value, object timeout) except -1:
-    cdef pair_header header
-    cdef bytes operation
-    header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
-    header.salt = 0
-    operation = (<const char *> &header)[:sizeof(header)] + key
-    while tree.execute(SPLIT, operation, <uint32_t> len(operation), timeout) == MADE:
-        pass
+cdef int tree_made(OrderedMapping tree) except -1:
+    tree.find = find_key
+    tree.any_item = find_first
+    tree.read_items = read_leaf
+    tree.next_bound = read_next_bound
+    tree.count_keys = count_leaves
+    tree.split = SPLIT
     return 0
 
 
@@ -69,21 +63,7 @@ cdef class BPlusTree(OrderedMapping):
     KIND = 3
 
     def __cinit__(self, *args, **options):
-        self.find = find_key
-        self.any_item = find_first
-        self.read_items = read_leaf
-        self.next_bound = read_next_bound
-        self.count_keys = count_leaves
-
-    cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
-        if code != SET and code != SET_DEFAULT:
-            return OrderedMapping.change(self, code, key, value, timeout)
-        try:
-            return OrderedMapping.change(self, code, key, value, timeout)
-        except TooLarge:
-            # All the splits together are too much for the log.
-            split_for(self, key, value, timeout)
-        return OrderedMapping.change(self, code, key, value, timeout)
+        tree_made(self)
 
 
 register_kind(&tree_kind, BPlusTree)

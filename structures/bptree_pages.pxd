@@ -24,11 +24,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport node_change
 from structures.layout cimport TYPE_PAGE
+from structures.mapping_operations cimport MORE
 from structures.page cimport PAGE_BYTES, page, page_entry
 
 cdef enum:
     LEVELS_MAX = 32
-    MADE = 3
+    MADE = MORE                # an operation that only splits pages is called again
 
 cdef struct path:              # from the top to a leaf
     uint32_t levels

@@ -17,6 +17,15 @@ bst_kind.number, bst_kind.format, bst_kind.root = 6, 1, sizeof(bst_root)
 bst_kind.apply, bst_kind.walk = bst_apply, bst_walk
 
 
+cdef int bst_made(OrderedMapping tree) except -1:
+    tree.find = find_key
+    tree.any_item = find_first
+    tree.read_items = read_nodes
+    tree.next_bound = read_next_bound
+    tree.count_keys = count_nodes
+    return 0
+
+
 cdef class BST(OrderedMapping):
     """A persistent binary search tree: a MutableMapping in the order of its keys (as bytes).
 
@@ -54,11 +63,7 @@ cdef class BST(OrderedMapping):
     KIND = 6
 
     def __cinit__(self, *args, **options):
-        self.find = find_key
-        self.any_item = find_first
-        self.read_items = read_nodes
-        self.next_bound = read_next_bound
-        self.count_keys = count_nodes
+        bst_made(self)
 
 
 register_kind(&bst_kind, BST)

@@ -4,18 +4,12 @@ This file has the class.  mvbptree_operations has what differs from a B+tree, mu
 versions of the root and the retire list, snapshot the snapshots.
 """
 
-from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport register_kind
-from structures.bptree cimport split_for
-from structures.bptree_operations cimport find_first, find_key
-from structures.bptree_ranges cimport count_leaves, read_leaf, read_next_bound
+from structures.bptree cimport tree_made
 from structures.layout cimport versioned_root
-from structures.mapping_operations cimport SET, SET_DEFAULT
 from structures.mvbptree_operations cimport versions_apply, versions_collect, versions_walk
 from structures.snapshot cimport VersionedMapping
-
-from rfp.errors import TooLarge
 
 cdef kind versions_kind
 versions_kind.number, versions_kind.format, versions_kind.root = 8, 1, sizeof(versioned_root)
@@ -60,21 +54,7 @@ cdef class MVBPlusTree(VersionedMapping):
     KIND = 8
 
     def __cinit__(self, *args, **options):
-        self.find = find_key
-        self.any_item = find_first
-        self.read_items = read_leaf
-        self.next_bound = read_next_bound
-        self.count_keys = count_leaves
-
-    cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
-        if code != SET and code != SET_DEFAULT:
-            return VersionedMapping.change(self, code, key, value, timeout)
-        try:
-            return VersionedMapping.change(self, code, key, value, timeout)
-        except TooLarge:
-            # All the splits together are too much for the log.
-            split_for(self, key, value, timeout)
-        return VersionedMapping.change(self, code, key, value, timeout)
+        tree_made(self)
 
 
 register_kind(&versions_kind, MVBPlusTree)

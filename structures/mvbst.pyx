@@ -6,8 +6,7 @@ of the root and the retire list, snapshot the snapshots.
 
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport register_kind
-from structures.bst_operations cimport find_first, find_key
-from structures.bst_ranges cimport count_nodes, read_next_bound, read_nodes
+from structures.bst cimport bst_made
 from structures.layout cimport versioned_root
 from structures.mvbst_operations cimport mvbst_apply, mvbst_collect, mvbst_walk
 from structures.snapshot cimport VersionedMapping
@@ -54,11 +53,7 @@ cdef class MVBST(VersionedMapping):
     KIND = 7
 
     def __cinit__(self, *args, **options):
-        self.find = find_key
-        self.any_item = find_first
-        self.read_items = read_nodes
-        self.next_bound = read_next_bound
-        self.count_keys = count_nodes
+        bst_made(self)
 
 
 register_kind(&mvbst_kind, MVBST)

@@ -11,6 +11,7 @@
 #             self.read_items = ...      # of this class, as are the next two
 #             self.next_bound = ...
 #             self.count_keys = ...
+#             self.split = ...           # optional
 #
 # The kind's apply passes all codes that it does not know itself to ordered_apply(), which executes
 # LOAD with the kind's `put`.  The class below provides all methods, iteration and salvage from
@@ -36,8 +37,10 @@
 #                called again, after this key.  It must do so after some hundred nodes, since it is
 #                called again from its beginning while others write.  It verifies that the key that
 #                it answers is above `low`.  NULL: the class counts what read_items answers.
+#   split        opcode of an operation on a pair without its value, which prepares a SET that does
+#                not fit into the log; MORE: it must be called again.  0: there is none.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.structure cimport query_function
 from structures.mapping cimport Mapping
 
@@ -47,6 +50,7 @@ cdef class OrderedMapping(Mapping):
     cdef query_function read_items
     cdef query_function next_bound
     cdef query_function count_keys
+    cdef uint32_t split
     # Returns a bound that a caller names, as bytes; bytes beyond the longest key are cut off.
     cdef bytes bound_argument(self, object key)
     # Returns (key, value) of the first item of a range, or None.
@@ -55,5 +59,7 @@ cdef class OrderedMapping(Mapping):
     # this partition.
     cdef int load(self, list pairs, object timeout) except -1
     cdef int load_all(self, list pairs, object timeout) except -1
+    # Calls `split` until a SET of this pair fits into the log.
+    cdef int split_for(self, bytes key, bytes value, object timeout) except -1
     cdef object pop_end(self, bint last, object timeout)
     cdef uint64_t count_range(self, bytes low, bytes high) except? 0xffffffffffffffff

@@ -13,7 +13,7 @@ from rnvm.frontend.structure cimport OK
 from structures.arguments cimport bytes_argument, key_argument, value_argument
 from structures.layout cimport KEY_MAX, SIZES
 from structures.mapping cimport VANISHED, Mapping
-from structures.mapping_operations cimport MISSING, MORE, SET, pair_header
+from structures.mapping_operations cimport MISSING, MORE, SET, SET_DEFAULT, pair_header
 from structures.ordered_operations cimport LOAD, bound, stretch, tally
 
 from rfp.errors import StructureDamaged, TooLarge
@@ -41,6 +41,27 @@ cdef bytes prefix_end(bytes prefix):
 
 cdef class OrderedMapping(Mapping):
     """A persistent mapping in the order of its keys (as bytes): a complete MutableMapping."""
+
+    cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
+        # With partitions, the key's partition does it.
+        if not self.split or self.others is not None or code != SET and code != SET_DEFAULT:
+            return Mapping.change(self, code, key, value, timeout)
+        try:
+            return Mapping.change(self, code, key, value, timeout)
+        except TooLarge:
+            # All the splits together are too much for the log.
+            self.split_for(key, value, timeout)
+        return Mapping.change(self, code, key, value, timeout)
+
+    cdef int split_for(self, bytes key, bytes value, object timeout) except -1:
+        cdef pair_header header
+        cdef bytes operation
+        header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
+        header.salt = 0
+        operation = (<const char *> &header)[:sizeof(header)] + key
+        while self.execute(self.split, operation, <uint32_t> len(operation), timeout) == MORE:
+            pass
+        return 0
 
     cdef bytes bound_argument(self, object key):
         if key is None:
