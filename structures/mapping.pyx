@@ -89,10 +89,6 @@ cdef class Mapping(Structure):
             if not 1 <= partitions <= MAPPING_PARTS_MAX:
                 raise InvalidArgument(f"partitions must be between 1 and {MAPPING_PARTS_MAX}, "
                                       f"got {partitions}")
-            if hasattr(type(self), "snapshot"):
-                # A snapshot is of one structure.
-                raise InvalidArgument("a multi-version mapping has no partitions",
-                                      hint="open several mappings, and use a read transaction")
             widest = len(entry_name(name.encode(), partitions - 1, partitions))
             if widest > RNVM_NAME_MAX:
                 raise InvalidArgument(

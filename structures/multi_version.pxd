@@ -24,7 +24,7 @@
 #     value in a node of its own, subtree_retire() for a whole tree (clear)
 #   - a node may be changed in place only if unseen() says so
 #   - apply begins with retired_free(), and executes COLLECT; kind.collect calls retired_collect();
-#     walk calls retired_walk() as well
+#     kind.lists_row is retired_row(); walk calls retired_walk() as well
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport rnvm_node
@@ -74,6 +74,8 @@ cdef int retired_collect(instance *s, expand_function expand,
 # Frees some listed nodes that no reader uses.  expand_bytes: that one call of `expand` changes at
 # most.
 cdef int retired_free(instance *s, expand_function expand, uint64_t expand_bytes) noexcept nogil
+# kind.lists_row: whether so many blocks in a row are among the listed nodes, or may be.
+cdef bint retired_row(instance *s, uint64_t count, uint64_t block) noexcept nogil
 # type: of the nodes that node_retire() lists.
 cdef int retired_walk(instance *s, visitor visit, void *context, uint16_t type,
                       subtree_walk walk) noexcept nogil

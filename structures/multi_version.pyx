@@ -1,12 +1,13 @@
 """The retire list of a multi-version structure."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.format.node cimport RNVM_NODE, rnvm_node
+from libc.stdlib cimport free, malloc, qsort
+from rnvm.format.node cimport RNVM_CLASSES, RNVM_NODE, rnvm_class_of, rnvm_node
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
     AGAIN, DAMAGED, FULL, OK, fault, node_change, node_cost, node_free, node_glimpse, node_new,
-    node_read, node_renew, nodes_release, oldest_retained, record_room, room_for, root_change,
-    root_read, version_frozen, version_made, visitor,
+    node_read, node_renew, nodes_release, oldest_retained, pool_bytes, record_room, room_for,
+    root_change, root_read, version_frozen, version_made, visitor,
 )
 from structures.layout cimport (
     RETIRED, RETIRED_ADDRESS, RETIRED_ENTRIES, RETIRED_FIELDS, RETIRED_SIZE, RETIRED_SUBTREE,
@@ -343,6 +344,64 @@ cdef char *node_add(instance *s, uint32_t length, uint16_t type, uint64_t *addre
         if changed == NULL or spare_make(s, changed) != OK:
             return NULL
     return make(s, length, type, RETIRED_RESERVE, address)
+
+
+# Rows of blocks
+
+
+cdef struct extent:            # blocks of a listed node
+    uint64_t address
+    uint64_t count
+
+
+cdef int by_address(const void *a, const void *b) noexcept nogil:
+    cdef uint64_t first = (<const extent *> a).address, second = (<const extent *> b).address
+    return <int> (first > second) - <int> (first < second)
+
+
+cdef uint64_t longest_row(extent *found, uint64_t n, uint64_t block) noexcept nogil:
+    cdef uint64_t i, row = 0, longest = 0
+    qsort(found, n, sizeof(extent), by_address)
+    for i in range(n):
+        if i and found[i - 1].address + found[i - 1].count * block == found[i].address:
+            row += found[i].count
+        else:
+            row = found[i].count
+        longest = max(longest, row)
+    return longest
+
+
+cdef bint retired_row(instance *s, uint64_t count, uint64_t block) noexcept nogil:
+    cdef const versioned_root *root = root_of(s)
+    cdef uint64_t address, n = 0, seen = 0, most
+    cdef const retired_chunk *c
+    cdef extent *found
+    cdef uint32_t i, length
+    cdef bint enough = False
+    if root == NULL or not root.listed:
+        return False
+    address, most = root.first, root.listed
+    found = NULL
+    if most <= pool_bytes(s) // sizeof(retired_entry):
+        found = <extent *> malloc(most * sizeof(extent))
+    while found != NULL and address and not enough and seen <= most:
+        c = chunk_read(s, address)
+        if c == NULL:
+            break
+        seen += c.end - c.first
+        for i in range(c.first, c.end):
+            length = RETIRED_SIZE(c.entries[i].what) << 3
+            if is_subtree(&c.entries[i]):
+                enough = True              # nobody knows where its nodes are
+            elif n < most and rnvm_class_of(length, block) == RNVM_CLASSES:
+                found[n] = extent(RETIRED_ADDRESS(c.entries[i].node),
+                                  (length + block - 1) // block)
+                n += 1
+        address = c.next
+        nodes_release(s)
+    enough = enough or n and longest_row(found, n, block) >= count
+    free(found)
+    return enough
 
 
 # The walk

@@ -8,13 +8,14 @@ from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport register_kind
 from structures.bptree cimport tree_made
 from structures.layout cimport versioned_root
+from structures.multi_version cimport retired_row
 from structures.mvbptree_operations cimport versions_apply, versions_collect, versions_walk
 from structures.snapshot cimport VersionedMapping
 
 cdef kind versions_kind
 versions_kind.number, versions_kind.format, versions_kind.root = 8, 1, sizeof(versioned_root)
 versions_kind.apply, versions_kind.walk = versions_apply, versions_walk
-versions_kind.collect = versions_collect
+versions_kind.collect, versions_kind.lists_row = versions_collect, retired_row
 
 
 cdef class MVBPlusTree(VersionedMapping):
@@ -33,9 +34,12 @@ cdef class MVBPlusTree(VersionedMapping):
         name: Name of the tree in the pool; created if it does not exist.
         codec: How keys and values other than bytes are stored: "utf-8" (which keeps the order of
             strings), "json", "pickle", or an object with encode() and decode().
+        partitions: How many trees it consists of, 1 to 64, as of BPlusTree.  A snapshot is of all
+            of them at one moment.
 
     Raises:
-        WrongKind: The name belongs to another kind of structure.
+        WrongKind: The name belongs to another kind of structure, or has another number of
+            partitions.
 
     Cost:
         - `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).

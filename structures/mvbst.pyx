@@ -8,13 +8,14 @@ from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport register_kind
 from structures.bst cimport bst_made
 from structures.layout cimport versioned_root
+from structures.multi_version cimport retired_row
 from structures.mvbst_operations cimport mvbst_apply, mvbst_collect, mvbst_walk
 from structures.snapshot cimport VersionedMapping
 
 cdef kind mvbst_kind
 mvbst_kind.number, mvbst_kind.format, mvbst_kind.root = 7, 1, sizeof(versioned_root)
 mvbst_kind.apply, mvbst_kind.walk = mvbst_apply, mvbst_walk
-mvbst_kind.collect = mvbst_collect
+mvbst_kind.collect, mvbst_kind.lists_row = mvbst_collect, retired_row
 
 
 cdef class MVBST(VersionedMapping):
@@ -33,9 +34,12 @@ cdef class MVBST(VersionedMapping):
         name: Name of the tree in the pool; created if it does not exist.
         codec: How keys and values other than bytes are stored: "utf-8" (which keeps the order of
             strings), "json", "pickle", or an object with encode() and decode().
+        partitions: How many trees it consists of, 1 to 64, as of BPlusTree.  A snapshot is of all
+            of them at one moment.
 
     Raises:
-        WrongKind: The name belongs to another kind of structure.
+        WrongKind: The name belongs to another kind of structure, or has another number of
+            partitions.
 
     Cost:
         - `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).

@@ -15,6 +15,9 @@ cdef class VersionedMapping(OrderedMapping):
     # Of a structure: (version, session) of snapshots that were not closed.
     cdef list lapsed
     cdef int let_go(self, uint64_t version, uint64_t session) except -1
+    cdef int drop_lapsed(self) except -1
+    # Returns the mapping that reads this version.
+    cdef VersionedMapping at_version(self, const rnvm_version *at, uint64_t session)
 
 
 cdef class Snapshot:

@@ -8,20 +8,19 @@ version.  So a snapshot has the methods of its kind, and no code of its own for 
 from collections.abc import Mapping as AbstractMapping
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.format.layout cimport RNVM_OTHER_CHANGES_MAX, RNVM_VALUE_BYTES_MIN
+from rnvm.format.layout cimport RNVM_OTHER_CHANGES_MAX, RNVM_PARTS_MAX, RNVM_VALUE_BYTES_MIN
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.structure cimport (
-    close_version, open_version, query_function, query_version, record_room, state_read,
+    close_version, open_version, open_versions, query_function, query_version, record_room,
 )
 from structures.mapping_operations cimport MORE
 from structures.multi_version cimport COLLECT
 from structures.ordered_mapping cimport OrderedMapping
 
-from rfp.errors import CallerError, RfpError, not_copied
+from rfp.errors import CallerError, InvalidArgument, RfpError, not_copied
 from structures.views import Items, Keys, Values
 
 cdef enum:
-    TRIES_MAX = 16             # to open several snapshots of one moment without their locks
     COPIED_BYTES_MAX = 20480   # of nodes that an operation copies beside a long value
 
 
@@ -55,7 +54,8 @@ cdef class VersionedMapping(OrderedMapping):
         """Return the present version as a read-only mapping that never changes.
 
         Reading it needs no lock, and no writer disturbs it.  It contains every operation that was
-        acknowledged before the call, and the changes of this front-end's batch.  The back-end keeps
+        acknowledged before the call, and the changes of this front-end's batch; of a mapping with
+        partitions, all of them at one moment.  The back-end keeps
         its memory until it is closed, but not longer than `Backend(snapshot_lifetime=)` (60 s), and
         not if blocks run short.  It belongs to the front-end's session.
 
@@ -67,6 +67,7 @@ cdef class VersionedMapping(OrderedMapping):
 
         Cost:
             2 READs (over a network also 1 WRITE), and a call if operations are not applied yet.
+            With partitions: 1 READ (and 1 WRITE) for each, and a call.
 
         >>> index = structures.MVBPlusTree(fe, "index")
         >>> index[b"k"] = b"1"
@@ -75,20 +76,33 @@ cdef class VersionedMapping(OrderedMapping):
         ...     before[b"k"], index[b"k"]
         (b'1', b'2')
         """
-        cdef VersionedMapping mapping = type(self).__new__(type(self))
-        cdef Snapshot made = Snapshot.__new__(Snapshot)
+        cdef rnvm_version at
+        cdef uint64_t session
+        if self.others is not None:
+            return snapshots_of([self], timeout=timeout)[0]
+        self.drop_lapsed()
+        open_version(self, &at, &session, timeout)
+        return snapshot_of(self, &at, session)
+
+    cdef int drop_lapsed(self) except -1:
         while self.lapsed:
             version, session = self.lapsed.pop()
             self.let_go(version, session)
-        open_version(self, &mapping.at, &mapping.session, timeout)
+        return 0
+
+    cdef VersionedMapping at_version(self, const rnvm_version *at, uint64_t session):
+        cdef VersionedMapping mapping = type(self).__new__(type(self))
+        mapping.at = at[0]
+        mapping.session = session
         mapping.source = self
         mapping.fe = self.fe
         mapping.c.fe = self.c.fe
         mapping.c.kind = self.c.kind
         mapping.name = self.name
         mapping.codec = self.codec
-        made.mapping = mapping
-        return made
+        mapping.place = self.place
+        mapping.partitions = self.partitions
+        return mapping
 
     def clear(self, *, timeout=None):
         """Remove all keys in one operation, then free the memory that no reader uses.
@@ -98,13 +112,23 @@ cdef class VersionedMapping(OrderedMapping):
         Args:
             timeout: Seconds, of each operation.
         """
+        cdef VersionedMapping part
         OrderedMapping.clear(self, timeout=timeout)
-        while self.execute(COLLECT, b"", 0, timeout) == MORE:
-            pass
+        for part in self._parts():
+            while part.execute(COLLECT, b"", 0, timeout) == MORE:
+                pass
 
-    def _state(self, timeout):
-        """Return the sequence of the structure."""
-        return state_read(self, timeout)
+
+cdef Snapshot snapshot_of(VersionedMapping mapping, const rnvm_version *at, uint64_t session):
+    """Return a snapshot of these versions, one for each partition."""
+    cdef Snapshot made = Snapshot.__new__(Snapshot)
+    cdef VersionedMapping read = mapping.at_version(at, session)
+    cdef Py_ssize_t i
+    if mapping.others is not None:
+        read.others = tuple([(<VersionedMapping> mapping.others[i]).at_version(&at[i + 1], session)
+                             for i in range(len(mapping.others))])
+    made.mapping = read
+    return made
 
 
 def snapshots_of(structures, *, timeout=None):
@@ -113,23 +137,31 @@ def snapshots_of(structures, *, timeout=None):
     No transaction over them is in one of the snapshots and not in another.
 
     Args:
-        structures: Multi-version structures.
-        timeout: Seconds, of each call.
+        structures: Multi-version structures; up to 64, each partition counted.
+        timeout: Seconds.
+
+    Cost:
+        1 READ for each structure and partition (over a network also 1 WRITE), and a call.
     """
-    cdef int i
+    cdef rnvm_version at[RNVM_PARTS_MAX]
+    cdef uint64_t session
+    cdef VersionedMapping each
+    cdef list parts = []
+    cdef list opened = []
+    cdef Py_ssize_t first = 0
     structures = list(structures)
-    for i in range(TRIES_MAX):
-        before = [each._state(timeout) for each in structures]
-        opened = [each.snapshot(timeout=timeout) for each in structures]
-        # The sequences of all structures of a transaction are odd while it is applied.  So between
-        # the last of these reads above and the first one here no structure was being changed.
-        after = [each._state(timeout) for each in structures]
-        if before == after and not any(state & 1 for state in after):
-            return opened
-        for each in opened:
-            each.close()
-    with structures[0].fe.transaction(*structures):
-        return [each.snapshot(timeout=timeout) for each in structures]
+    for each in structures:
+        parts += each._parts()
+    if not 1 <= len(parts) <= RNVM_PARTS_MAX:
+        raise InvalidArgument(f"snapshots of one moment must be of 1 to {RNVM_PARTS_MAX} "
+                              f"structures, each partition counted, got {len(parts)}")
+    for each in parts:
+        each.drop_lapsed()
+    open_versions(parts, at, &session, timeout)
+    for each in structures:
+        opened.append(snapshot_of(each, &at[first], session))
+        first += len(each._parts())
+    return opened
 
 
 cdef class Snapshot:
@@ -147,17 +179,27 @@ cdef class Snapshot:
 
     def __del__(self):
         cdef VersionedMapping mapping = self.mapping
-        if mapping is not None and not mapping.closed:
-            mapping.closed = True
-            # Not now: a finalizer may run inside another call.
-            if mapping.source.lapsed is None:
-                mapping.source.lapsed = []
-            mapping.source.lapsed.append((mapping.at.version, mapping.session))
+        if mapping is None:
+            return
+        for mapping in mapping._parts():
+            if not mapping.closed:
+                mapping.closed = True
+                # Not now: a finalizer may run inside another call.
+                if mapping.source.lapsed is None:
+                    mapping.source.lapsed = []
+                mapping.source.lapsed.append((mapping.at.version, mapping.session))
 
     @property
     def version(self):
-        """Return the number of the transaction that wrote this version of the structure."""
-        return self.mapping.at.version
+        """Return the number of the transaction that wrote this version of the structure.
+
+        Of a mapping with partitions, the sum of their numbers: it grows with each transaction.
+        """
+        cdef VersionedMapping part
+        cdef uint64_t total = 0
+        for part in self.mapping._parts():
+            total += part.at.version
+        return total
 
     @property
     def structure(self):
@@ -173,16 +215,17 @@ cdef class Snapshot:
         """Let the memory of the version go.  May be called again, also after its front-end closed.
 
         Cost:
-            Over a network 1 WRITE.
+            Over a network 1 WRITE for each partition.
         """
-        cdef VersionedMapping mapping = self.mapping
-        if mapping.closed:
-            return
-        mapping.closed = True
-        try:
-            mapping.source.let_go(mapping.at.version, mapping.session)
-        except RfpError:
-            pass                           # the session has ended, or ends: nothing is kept for it
+        cdef VersionedMapping mapping
+        for mapping in self.mapping._parts():
+            if mapping.closed:
+                continue
+            mapping.closed = True
+            try:
+                mapping.source.let_go(mapping.at.version, mapping.session)
+            except RfpError:
+                pass                       # the session has ended, or ends: nothing is kept for it
 
     def __enter__(self):
         return self

@@ -1,8 +1,11 @@
-"""Find the oldest version of a structure that a session uses.
+"""Find the oldest version of a structure that a session uses, and versions of one moment.
 
 Each session publishes a word for each structure (rnvm/format/version.h), beside its activity word.
 rnvm/frontend/version_use.pyx shows why the number of the last transaction is read before the words.
 A word is not trusted for ever: its session may be stopped.
+
+Versions of one moment need no agreement: this thread alone applies transactions, so between two of
+them all structures are whole.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -14,8 +17,14 @@ from rfp.protocol.server.service cimport request, response
 from rnvm.backend.lock_manager cimport lock_manager_catch_up, locks_publish
 from rnvm.backend.rpc_handlers cimport index_of
 from rnvm.backend.state cimport backend, fail, reply, version_use
-from rnvm.format.messages cimport RNVM_ABSENT, RNVM_BAD_REQUEST, rnvm_number, rnvm_retain
-from rnvm.format.version cimport RNVM_USES_SNAPSHOT, rnvm_uses_version
+from rnvm.format.layout cimport RNVM_PARTS_MAX, rnvm_name, rnvm_name_at, rnvm_offset
+from rnvm.format.messages cimport (
+    RNVM_ABSENT, RNVM_BAD_REQUEST, RNVM_QUEUED, rnvm_number, rnvm_retain,
+)
+from rnvm.format.node cimport rnvm_slabs
+from rnvm.format.version cimport (
+    RNVM_USES_SNAPSHOT, rnvm_uses_version, rnvm_version, rnvm_version_newest, rnvm_versions,
+)
 from rnvm.pool.replay cimport pool_replay
 
 cdef enum:
@@ -53,9 +62,10 @@ cdef uint64_t oldest(backend *s, uint32_t index, uint64_t now) noexcept nogil:
     cdef uint32_t i
     for i in range(s.g.p.g.sessions):
         word = word_of(s, index, i)
-        if not word:
-            continue
         use = &s.uses[index][i]
+        if not word:
+            use.word = 0                   # the same version may be used again, from then on
+            continue
         note(use, word, s.g.p.sessions[i].epoch, now)
         if not use.given_up and now - use.since <= (
                 s.snapshot_ns if word & RNVM_USES_SNAPSHOT else <uint64_t> QUERY_NS):
@@ -101,3 +111,45 @@ cdef void call_retained(backend *s, const request *asked, response *answer) noex
         found = oldest(s, <uint32_t> index, now)
     done.number = min(applied, found)
     reply(answer, &done, sizeof(done))
+
+
+cdef int newest_version(backend *s, uint32_t index, rnvm_version *found) noexcept nogil:
+    """Copy the newest version in the pool.  Below 0: there is none."""
+    cdef const rnvm_name *entry = <const rnvm_name *> (
+        s.g.p.m.base + rnvm_name_at(&s.g.p.g, index))
+    cdef uint64_t at = rnvm_offset(entry.root)
+    cdef rnvm_versions root
+    cdef int which
+    if at > s.g.p.g.size or s.g.p.g.size - at < sizeof(rnvm_slabs) + sizeof(root):
+        return -1
+    memcpy(&root, s.g.p.m.base + at + sizeof(rnvm_slabs), sizeof(root))
+    which = rnvm_version_newest(s.g.p.g.seed, entry.root + sizeof(rnvm_slabs), root.halves,
+                                NO_VERSION)
+    if which >= 0:
+        found[0] = root.halves[which]
+    return which
+
+
+cdef void call_moment(backend *s, const request *asked, response *answer) noexcept nogil:
+    cdef rnvm_version[RNVM_PARTS_MAX] found
+    cdef uint64_t[RNVM_PARTS_MAX] wanted
+    cdef uint32_t count = asked.length // sizeof(uint64_t), i
+    cdef int64_t index
+    if (not 1 <= count <= RNVM_PARTS_MAX or asked.length != count * sizeof(uint64_t)
+            or count * sizeof(rnvm_version) > answer.capacity):
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(wanted, asked.payload, asked.length)
+    # All that was acknowledged before, of every session.
+    if lock_manager_catch_up(&s.g):
+        fail(s, answer)
+        return
+    for i in range(count):
+        index = index_of(s, wanted[i])
+        if index < 0 or newest_version(s, <uint32_t> index, &found[i]) < 0:
+            answer.status = RNVM_ABSENT
+            return
+        if s.g.locks[index].orphans > s.g.p.structures[index].covers:
+            answer.status = RNVM_QUEUED
+            return
+    reply(answer, found, <uint32_t> (count * sizeof(rnvm_version)))

@@ -45,7 +45,7 @@ from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
 )
 from rnvm.backend.openings cimport openings_add, openings_hold, openings_refresh
-from rnvm.backend.retained cimport call_retained
+from rnvm.backend.retained cimport call_moment, call_retained
 from rnvm.backend.state cimport (
     backend, backend_checkpoint, backend_locks, fail, reply, version_use,
 )
@@ -786,6 +786,8 @@ cdef void execute_once(backend *s, client *c, const request *asked,
             call_leave(s, number, answer, c)
     elif asked.opcode == RNVM_RETAINED:
         call_retained(s, asked, answer)
+    elif asked.opcode == RNVM_MOMENT:
+        call_moment(s, asked, answer)
     elif asked.opcode == RNVM_SHARE:
         call_share(s, asked, answer, c)
     elif asked.opcode == RNVM_SYNC:

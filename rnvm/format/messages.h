@@ -44,6 +44,9 @@ enum rnvm_opcode {              /* request payload                    -> respons
                                  * does not know the call answers RNVM_BAD_REQUEST */
     RNVM_MIRROR = 33,           /* a mirror's calls: rnvm/format/replication.h */
     RNVM_LEVEL = 34,
+    RNVM_MOMENT = 40,           /* rnvm_number (structure), many      -> rnvm_version, as many: the
+                                 * versions of multi-version structures at one moment, all applied;
+                                 * RNVM_QUEUED: pending operations must be executed first */
 };
 
 enum rnvm_status {

@@ -22,6 +22,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_WATCH
         RNVM_MIRROR
         RNVM_LEVEL
+        RNVM_MOMENT
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED

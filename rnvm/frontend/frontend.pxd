@@ -16,5 +16,6 @@ cdef class FrontEnd(Session):
     cdef int look_up(self, object structure, instance *s, bint create,
                      rnvm_opened *opened) except -1
     cdef int raise_not_found(self, object structure, bytes codec) except -1
+    cdef list entries(self)
     cdef int make_first_nodes(self, object structure, instance *s) except -1
     cdef void forget(self, instance *s) noexcept

@@ -4,6 +4,7 @@ states its guarantees; scope.pyx has its batches and transactions."""
 
 import os
 import weakref
+from collections import namedtuple
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -43,6 +44,8 @@ cdef enum:
 DURABILITIES = ("volatile", "persistent", "replicated")
 GOODBYE_S = 0.5                # for what close() still has to write and call
 CONFLICTS_MAX = 8              # of a read() before it acquires the locks
+
+Entry = namedtuple("Entry", "name id kind format codec uuid created")   # of the catalog
 
 handles = weakref.WeakSet()
 
@@ -92,6 +95,7 @@ cdef class FrontEnd(Session):
     cdef int open_structure(self, object structure, instance *s, bint create,
                             object timeout) except -1:
         cdef int status
+        cdef bint made_room = False
         self.acquire_call(timeout)
         try:
             # Not before: another thread may be opening it, and two instances would share a lock.
@@ -118,6 +122,10 @@ cdef class FrontEnd(Session):
                     break
                 except ConnectionFailed:
                     self.raise_unless_lost()
+                except OutOfMemory:
+                    if made_room or in_transaction or not structure._make_room():
+                        raise
+                    made_room = True
                 except NotFound:
                     if not create or not in_transaction:
                         raise
@@ -283,46 +291,55 @@ cdef class FrontEnd(Session):
 
         Cost: one call for some dozens of structures
         """
-        cdef uint64_t first = 0, at
-        cdef uint32_t got = 0
-        cdef rnvm_listed item
-        cdef bytearray room = bytearray(LIST_BYTES)
-        cdef char *answer = room
         result = {}
         self.acquire_call(timeout)
         try:
             while True:
                 self.ensure_session()
                 try:
-                    self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LIST_BYTES,
-                                             &got))
+                    listed = self.entries()
+                    break
                 except ConnectionFailed:
                     self.raise_unless_lost()
-                    continue
-                if self.c.link.status == RNVM_UNREPLICATED:
-                    raise self.not_in_time(False)
-                if self.c.link.status != RNVM_GOOD:
-                    self.raise_for(LOST)
-                at = 0
-                while at + sizeof(item) <= got:
-                    memcpy(&item, answer + at, sizeof(item))
-                    at += sizeof(item)
-                    entry = <bytes> answer[at:at + item.name_length]
-                    at += rnvm_up(item.name_length, 8)
-                    codec = (<bytes> item.codec[:16]).rstrip(b"\0").decode(errors="replace")
-                    base, place, number = partitions.parsed(entry)
-                    name = base.decode(errors="replace")
-                    first = rnvm_structure_index(item.structure) + 1
-                    if place:                   # partition 0 is listed, unless it was dropped
-                        continue
-                    result[name] = {"kind": item.kind, "format": item.format,
-                                    "uuid": (<bytes> (<char *> item.uuid)[:16]).hex(),
-                                    "codec": codec, "created": item.created,
-                                    **({"partitions": number} if number else {})}
-                if not at:
-                    return result
         finally:
             self.release_call()
+        for each in listed:
+            base, place, number = partitions.parsed(each.name)
+            if place:                           # partition 0 is listed, unless it was dropped
+                continue
+            result[base.decode(errors="replace")] = {
+                "kind": each.kind, "format": each.format, "uuid": each.uuid,
+                "codec": each.codec.decode(errors="replace"), "created": each.created,
+                **({"partitions": number} if number else {})}
+        return result
+
+    cdef list entries(self):
+        """Returns the naming entries, in a call."""
+        cdef uint64_t first = 0, at
+        cdef uint32_t got = 0
+        cdef rnvm_listed item
+        cdef bytearray room = bytearray(LIST_BYTES)
+        cdef char *answer = room
+        cdef list found = []
+        while True:
+            self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LIST_BYTES, &got))
+            if self.c.link.status == RNVM_UNREPLICATED:
+                raise self.not_in_time(False)
+            if self.c.link.status != RNVM_GOOD:
+                self.raise_for(LOST)
+            at = 0
+            while at + sizeof(item) <= got:
+                memcpy(&item, answer + at, sizeof(item))
+                at += sizeof(item)
+                name = <bytes> answer[at:at + item.name_length]
+                at += rnvm_up(item.name_length, 8)
+                first = rnvm_structure_index(item.structure) + 1
+                found.append(Entry(
+                    name, item.structure, item.kind, item.format,
+                    (<bytes> item.codec[:16]).rstrip(b"\0"),
+                    (<bytes> (<char *> item.uuid)[:16]).hex(), item.created))
+            if not at:
+                return found
 
     def drop(self, str name not None, *, timeout=None):
         """Free a structure and everything in it.  The changes of a batch are written first.

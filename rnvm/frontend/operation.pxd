@@ -11,6 +11,8 @@ cdef inline void scope_set_batching(frontend *fe, bint on) noexcept nogil:
     fe.scope.batching = on
 cdef inline void scope_set_transacting(frontend *fe, bint on) noexcept nogil:
     fe.scope.transacting = on
+cdef inline void scope_set_sparing(frontend *fe, bint on) noexcept nogil:
+    fe.scope.sparing = on
 
 # Executes one operation; below 0 nothing of it is left, unless fe.in_doubt names records of it.
 cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
@@ -21,6 +23,9 @@ cdef int transaction_commit(frontend *fe) noexcept nogil
 # Acquires the structure's writer lock, for a transaction (in the order of their naming entries) or
 # for the calls that follow, and first re-executes the pending operations of dead writers.
 cdef int structure_acquire(instance *s) noexcept nogil
+# Frees the nodes of a multi-version structure that are listed as replaced and that no reader uses.
+# Above 0: there were some.  Not within a transaction.
+cdef int structure_collect(instance *s) noexcept nogil
 # Releases all structures that were acquired: their locks are kept, unless others wait for them.  A
 # batch that could not be written ends the session: its operations are durable, and the next holder
 # of the lock executes them.

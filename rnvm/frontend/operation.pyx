@@ -43,10 +43,14 @@ from rnvm.frontend.writer_lock cimport (
     locks_confirm)
 
 
+cdef enum:
+    SPARE_SHARE = 64           # part of a record that an operation leaves to its re-execution
+
+
 cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
                            uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe
-    cdef uint64_t mark, operations, before
+    cdef uint64_t mark, operations, before, spare = 0
     cdef bint last = False
     cdef int result, status = structure_acquire(s)
     if status == OK and fe.scope.batching and not fe.scope.transacting \
@@ -61,31 +65,29 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
     mark = fe.write_set.undo_count
     operations = s.operations
     s.operations += 1
+    if s.kind.collect != NULL and not fe.scope.transacting:
+        # If it is executed again, other nodes may be free: their slabs may take more of the record.
+        spare = log_room(fe, REDO_LOG) // SPARE_SHARE
     result = TOO_LONG
     fe.scope.record_bytes = 0
     if sizeof(rnvm_record) + operation_bytes(length) \
             <= rnvm_longest_record(fe.log[OPERATION_LOG].size):
-        result = apply(s, code, bytes, length)
-    while result == FULL and s.kind.collect != NULL and (not before or fe.scope.transacting):
+        result = apply_that_fits(s, code, bytes, length, spare)
+    while s.kind.collect != NULL and (result == FULL or result == TOO_LONG) \
+            and (not before or fe.scope.transacting):
         s.operations = operations
-        result = collect_retired(s)
+        result = collect_for(s, result)
         in_doubt_clear(fe)
         # The last resort needs no memory for copies; readers may begin again.  A snapshot of this
         # session could read changes that are not written yet.
-        last = result == FULL and s.frozen and not s.kept_count
+        last = result == FULL and s.frozen and not s.kept_count and not fe.scope.sparing
         if result != OK and not last:
             break
         mark = fe.write_set.undo_count
         s.operations += 1
-        result = apply(s, code, bytes, length, last)
+        result = apply_that_fits(s, code, bytes, length, spare, last)
         if last:
             break
-    if result >= 0:
-        status = fits_one_record(fe)
-        if status != OK:
-            fe.scope.record_bytes = fe.write_set.record_bytes if status == TOO_LONG else 0
-            write_set_undo(fe, mark)
-            result = status
     if result < 0 and before and not fe.scope.transacting and may_succeed_alone(s, result):
         s.operations = operations
         status = transaction_commit(fe)
@@ -226,22 +228,20 @@ cdef int read_pending(frontend *fe, const rnvm_pending *pending,
 
 cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record) noexcept nogil:
     cdef frontend *fe = s.fe
-    cdef uint64_t mark = fe.write_set.undo_count
     cdef bint known
     cdef int status
     s.operations = pending.number
-    status = apply(s, pending.code, record + pending.at, pending.length)
-    while status == FULL and s.kind.collect != NULL:
+    status = apply_that_fits(s, pending.code, record + pending.at, pending.length, 0)
+    while s.kind.collect != NULL and (status == FULL or status == TOO_LONG):
         s.operations = pending.number - 1       # the record of a collection does not cover it
-        status = collect_retired(s)
+        status = collect_for(s, status)
         s.operations = pending.number
         if status != OK:
             break
-        status = apply(s, pending.code, record + pending.at, pending.length)
-    if status == FULL and s.frozen or status >= 0 and s.frozen and fits_one_record(fe) != OK:
+        status = apply_that_fits(s, pending.code, record + pending.at, pending.length, 0)
+    if (status == FULL or status == TOO_LONG) and s.frozen:
         # Its writer may have been alone, and have needed no room for copies.
-        write_set_undo(fe, mark)
-        status = apply(s, pending.code, record + pending.at, pending.length, True)
+        status = apply_that_fits(s, pending.code, record + pending.at, pending.length, 0, True)
     known = status != ALIEN
     if not known:
         status = OK                             # it was never acknowledged: pass over it for good
@@ -273,16 +273,33 @@ cdef int reexecute(instance *s, const rnvm_pending *pending, const char *record)
 # Collect
 
 
+cdef int collect_for(instance *s, int lacking) noexcept nogil:
+    """Frees listed nodes, so that an operation finds blocks (FULL) or room in a record (TOO_LONG).
+
+    OK: apply it again.  Otherwise the same status, or that of a failure.
+    """
+    cdef int result
+    if lacking == FULL:
+        return collect_retired(s)
+    # Apply frees nodes on its way, which takes a part of the record.
+    if s.fe.scope.transacting and s.fe.write_set.record_bytes:
+        return lacking
+    result = collect_once(s)
+    return lacking if result == OK else min(result, OK)
+
+
 cdef int collect_retired(instance *s) noexcept nogil:
     """Blocks have run short: frees nodes of a multi-version structure that no reader uses.
 
     Then those of the oldest versions in use: their readers are given up.  FULL: there are none.
     """
     cdef frontend *fe = s.fe
-    cdef uint64_t retained = s.retained, mark
+    cdef uint64_t retained = s.retained
     cdef uint32_t attempt
     cdef int result, status
     for attempt in range(2):
+        if attempt and (fe.scope.sparing or not may_help(s)):
+            break
         status = version_renew(s, attempt != 0)
         if status != OK:
             return status
@@ -290,24 +307,62 @@ cdef int collect_retired(instance *s) noexcept nogil:
             return OK                           # apply can use the memory of more nodes
         if fe.write_set.record_bytes:
             continue                            # of a transaction: written at its end
-        mark = fe.write_set.undo_count
-        operation_begin(fe)
-        s.steps = s.fault_at = 0
-        s.error = AGAIN
-        result = s.kind.collect(s)
-        if result >= 0 and fe.write_set.undo_count != mark and version_touch(s) != OK:
-            result = s.error
-        if result < 0:
-            write_set_undo(fe, mark)
-            return result
-        if fe.write_set.undo_count != mark:
-            status = write_redo_record(fe)
-            if status == OK:
-                status = logs_await_durable(fe)
-            if status != OK and not fe.in_doubt.any and not fe.link.error:
-                write_set_undo(fe, mark)
-            return status
+        result = collect_once(s)
+        if result != OK:
+            return min(result, OK)
     return FULL
+
+
+cdef bint may_help(instance *s) noexcept nogil:
+    """Whether the memory of earlier versions may contain the blocks that were lacking.
+
+    Otherwise one long value would end all snapshots, and not be stored either.
+    """
+    operation_begin(s.fe)
+    s.steps = 0
+    s.error = AGAIN
+    return s.fe.space.lacking <= 1 or s.kind.lists_row(s, s.fe.space.lacking, s.fe.g.block)
+
+
+cdef int collect_once(instance *s) noexcept nogil:
+    """Frees as many listed nodes as one record takes.  Above 0: there were some."""
+    cdef frontend *fe = s.fe
+    cdef uint64_t mark = fe.write_set.undo_count
+    cdef int result, status
+    operation_begin(fe)
+    s.steps = s.fault_at = 0
+    s.error = AGAIN
+    result = s.kind.collect(s)
+    if result >= 0 and fe.write_set.undo_count != mark and version_touch(s) != OK:
+        result = s.error
+    if result < 0:
+        write_set_undo(fe, mark)
+        return result
+    if fe.write_set.undo_count == mark:
+        return OK
+    status = write_redo_record(fe)
+    if status == OK:
+        status = logs_await_durable(fe)
+    if status != OK and not fe.in_doubt.any and not fe.link.error:
+        write_set_undo(fe, mark)
+    return 1 if status == OK else status
+
+
+cdef int structure_collect(instance *s) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef int result = transaction_commit(fe), freed = OK
+    if result == OK:
+        result = structure_acquire(s)
+    if result != OK:
+        return result
+    result = 1
+    while result > 0:
+        result = collect_once(s)
+        freed = max(freed, result)
+    in_doubt_clear(fe)
+    structures_release(fe)
+    cache_trim(fe)
+    return freed if result == OK else result
 
 
 # Apply
@@ -338,9 +393,28 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length,
     return result
 
 
-cdef inline int fits_one_record(const frontend *fe) noexcept nogil:
+cdef int apply_that_fits(instance *s, uint32_t code, const char *bytes,
+                         uint32_t length, uint64_t spare,
+                         bint in_place=False) noexcept nogil:
+    """The same; TOO_LONG or TOO_MANY: all changes together do not fit into one record.
+
+    spare: bytes of the record that must be left.
+    """
+    cdef frontend *fe = s.fe
+    cdef uint64_t mark = fe.write_set.undo_count
+    cdef int status, result = apply(s, code, bytes, length, in_place)
+    if result < 0:
+        return result
+    status = fits_one_record(fe, spare)
+    if status != OK:
+        fe.scope.record_bytes = fe.write_set.record_bytes if status == TOO_LONG else 0
+        write_set_undo(fe, mark)
+    return result if status == OK else status
+
+
+cdef inline int fits_one_record(const frontend *fe, uint64_t spare) noexcept nogil:
     """Whether the write set fits into one redo record: OK, TOO_LONG or TOO_MANY."""
-    if fe.write_set.record_bytes > log_room(fe, REDO_LOG):
+    if fe.write_set.record_bytes + spare > log_room(fe, REDO_LOG):
         return TOO_LONG
     return TOO_MANY if fe.write_set.structures > RNVM_PARTS_MAX else OK
 

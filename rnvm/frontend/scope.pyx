@@ -119,6 +119,11 @@ cdef class NamedScope:
                     status = transaction_commit(&fe.c)
                     if status == OK:
                         structures_release(&fe.c)
+                if status == OK and fe.crowded:
+                    # Before it holds a lock: other structures' locks are acquired for that.
+                    fe.crowded = False
+                    self.structures[0]._make_room()
+                    continue
                 if status == OK:
                     status = self.begin()
                 if status == OK:

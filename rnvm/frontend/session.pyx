@@ -193,6 +193,7 @@ cdef class Session:
         logs_init(&self.c)
         self.lock = FairLock.__new__(FairLock)
         self.sleepers = []
+        self.collected = {}
         self.is_closed = True
 
     def __dealloc__(self):
@@ -393,6 +394,7 @@ cdef class Session:
         write_set_abandon(&self.c)
         in_doubt_clear(&self.c)
         cache_clear(&self.c, NULL)
+        self.collected.clear()
         for i in range(self.c.open.count):
             s = self.c.open.items[i]
             s.holds = s.entered = False
@@ -608,12 +610,17 @@ cdef class Session:
                      "front-end keeps a lock")
         if status == FULL:
             blocks, block = self.c.space.lacking, self.c.g.block
+            # Other structures' locks cannot be acquired within a transaction, in any order.
+            hint = "repeat the transaction, which begins with freeing nodes of earlier versions; " \
+                if self.c.scope.transacting else ""
             if blocks > 1:
                 raise OutOfMemory(
                     f"no {blocks} blocks in a row ({blocks * block} bytes) are free in the pool",
-                    hint="free something, use smaller values, or grow the pool: rnvm grow")
+                    hint=f"{hint}free something, close snapshots, use smaller values, or grow the "
+                         "pool: rnvm grow")
             raise OutOfMemory("no block is free in the pool",
-                              hint="free something, or grow the pool: rnvm grow")
+                              hint=f"{hint}free something, close snapshots, or grow the pool: "
+                                   "rnvm grow")
         if status == TOO_LONG and self.c.scope.transacting:
             longest = rnvm_longest_record(self.c.log[REDO_LOG].size)
             needed = self.c.scope.record_bytes
@@ -682,11 +689,14 @@ cdef class Session:
     # Open instances
 
     cdef int add_instance(self, instance *s) except -1:
+        cdef uint32_t i
         cdef instance **grown = <instance **> realloc(
             self.c.open.items, (self.c.open.count + 1) * sizeof(instance *))
         if grown == NULL:
             raise MemoryError()
         self.c.open.items = grown
+        for i in range(self.c.open.count):
+            grown[i].replaced |= grown[i].index == s.index
         grown[self.c.open.count] = s
         self.c.open.count += 1
         return 0

@@ -260,6 +260,7 @@ cdef struct cas_words:         # owner: cas_lock
 cdef struct call_scope:        # owner: operation
     bint batching
     bint transacting
+    bint sparing               # operations give up no reader of an earlier version
     int result                 # of the last operation whose record was written: valid if it counts
     uint64_t record_bytes      # that the last operation would have needed, if it was TOO_LONG; or 0
 
@@ -323,6 +324,7 @@ cdef struct instance:          # an open structure.  Its memory may outlive the 
     uint64_t slabs             # address of its first node
     uint64_t root              # and of its root node
     bint gone                  # it has no object any more: close it at the end of the present call
+    bint replaced              # it was dropped, and a later structure has its naming entry
     # the writer lock
     bint holds
     uint64_t word              # its status line contains this word while we hold the lock
@@ -385,3 +387,5 @@ cdef struct kind:
     # Of a multi-version structure, else NULL: frees listed nodes that no reader uses, as many as
     # one record takes.  Above 0: more are left.
     int (*collect)(instance *s) noexcept nogil
+    # With collect: whether so many blocks in a row, of so many bytes, may be among its listed nodes.
+    bint (*lists_row)(instance *s, uint64_t count, uint64_t block) noexcept nogil

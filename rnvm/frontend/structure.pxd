@@ -36,6 +36,7 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 #   collect  of a multi-version structure, otherwise NULL: frees nodes that it has listed as
 #            replaced (retired_at()), as many as one record takes.  Its nodes do not change once
 #            their transaction is written; its root begins with an rnvm_versions.
+#   lists_row  with collect: whether so many blocks in a row may be among the listed nodes
 
 
 # Nodes
@@ -120,8 +121,10 @@ cdef const kind *kind_of(uint32_t number) noexcept
 # Opens a snapshot: *at is its version, *session names the session that it belongs to.
 cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
                       object timeout) except -1
-# The sequence of a structure: odd while the back-end applies a transaction to it.
-cdef uint64_t state_read(object structure, object timeout) except? 0
+# Opens snapshots of several structures of one front-end, all at one moment: at most
+# RNVM_PARTS_MAX.
+cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
+                       object timeout) except -1
 # Closes it: nothing is kept for it any more.
 cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
 # A query of a snapshot.  SnapshotTooOld: its memory was used again, or its session has ended.

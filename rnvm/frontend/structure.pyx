@@ -1,14 +1,18 @@
 """The base of structures: their nodes, kinds, codecs and calls (docs/rnvm-structures.md)."""
 
+from contextlib import suppress
+
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from rfp.core.core cimport rfp_now
 from rfp.protocol.client.client_base cimport wait_seconds_of
 from rnvm.format.layout cimport (
-    RNVM_OPERATION_HEAD_MAX, RNVM_OTHER_CHANGES_MAX, RNVM_VALUE_BYTES_MIN, rnvm_longest_record,
+    RNVM_OPERATION_HEAD_MAX, RNVM_OTHER_CHANGES_MAX, RNVM_PARTS_MAX, RNVM_VALUE_BYTES_MIN,
+    rnvm_longest_record, rnvm_structure_index,
 )
 from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE
 from rnvm.frontend.leak_check cimport reach
@@ -17,16 +21,17 @@ from rnvm.frontend.frontend cimport FrontEnd
 from rnvm.frontend.log_writer cimport in_doubt_clear, log_record_room
 from rnvm.frontend.moment cimport moment_query
 from rnvm.frontend.node_cache cimport cache_follow, cache_get, cache_peek, cache_trim, node_bytes
-from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
+from rnvm.frontend.operation cimport (
+    operation_execute, scope_set_sparing, structure_acquire, structure_collect, structures_release)
 from rnvm.frontend.query cimport query_execute, query_under_lock
 from rnvm.frontend.promise cimport promise_await, promise_gone
+from rnvm.frontend.remote cimport link_set_deadline
 from rnvm.frontend.session cimport HOLDS
 from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
 from rnvm.frontend.status cimport GONE
-from rnvm.frontend.status_line cimport status_line, status_read
 from rnvm.frontend.version_query cimport (
-    query_newest, query_snapshot, snapshot_open)
+    query_newest, query_snapshot, snapshot_open, snapshots_open)
 from rnvm.frontend.version_root cimport version_find, version_store
 from rnvm.frontend.version_use cimport version_release, version_renew, version_unpublish
 from rnvm.frontend.watch cimport Watch, watch_of
@@ -38,7 +43,7 @@ from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument,
-    NotFound, SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
+    NotFound, RfpError, SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
 from rnvm.format.partitions import SEPARATOR
 
 ROOT = 1                       # type of a root
@@ -349,11 +354,125 @@ cdef int await_replication(frontend *fe, const job *j, int status) noexcept nogi
     return promise_gone(fe) if status == GONE else OK
 
 
+# Listed nodes of other structures
+
+
+class Listed:
+    """A structure as the catalog names it."""
+
+    def __init__(self, name, codec):
+        self.entry, self.codec = name, codec
+        self.name = name.decode(errors="replace")
+
+    def _entry_name(self):
+        return self.entry
+
+    def _codec_bytes(self):
+        return self.codec
+
+
+cdef bint may_collect(FrontEnd fe, instance *s) except -1:
+    """Whether there may be listed nodes that no reader uses, since the last time.
+
+    No lock is needed to find that out: nodes that are listed later have a later number.
+    """
+    cdef int status
+    with nogil:
+        status = version_renew(s, False)
+    if status != OK:
+        fe.raise_for(status)
+    if fe.collected.get(s.id) == s.retained:
+        return False
+    fe.collected[s.id] = s.retained
+    return True
+
+
+cdef bint collect_open(FrontEnd fe, instance *s) except -1:
+    cdef int status
+    if not may_collect(fe, s):
+        return False
+    with nogil:
+        status = structure_collect(s)
+    if status < 0:
+        del fe.collected[s.id]
+        fe.raise_for(status)
+    return status > 0
+
+
+cdef bint collect_closed(FrontEnd fe, object entry) except -1:
+    """The same for a structure that is not open here: opens it for that."""
+    cdef instance *s = <instance *> calloc(1, sizeof(instance))
+    if s == NULL:
+        raise MemoryError()
+    s.fe = &fe.c
+    s.kind = kind_of(entry.kind)
+    s.id = entry.id
+    s.index = rnvm_structure_index(entry.id)
+    try:
+        if not may_collect(fe, s):
+            free(s)
+            return False
+        del fe.collected[s.id]
+        s.id = 0
+        fe.find(Listed(entry.name, entry.codec), s, False)
+        fe.add_instance(s)
+    except BaseException:
+        free(s)
+        raise
+    fe.mark_gone(s)                             # closed at the end of the present call
+    return s.number != 0 and collect_open(fe, s)
+
+
+cdef bint collect_listed(FrontEnd fe, object entry, const instance *own) except -1:
+    """The same for any structure of the pool but `own`."""
+    cdef const kind *known = kind_of(entry.kind)
+    cdef instance *s
+    cdef uint32_t i
+    if known == NULL or known.collect == NULL or known.format != entry.format:
+        return False
+    for i in range(fe.c.open.count):
+        s = fe.c.open.items[i]
+        if s.id == entry.id:
+            return s != own and not s.gone and collect_open(fe, s)
+    return collect_closed(fe, entry)
+
+
+cdef bint collect_others(FrontEnd fe, const instance *own) except -1:
+    """Blocks have run short: frees listed nodes of all other multi-version structures of the pool
+    that no reader uses; whether there were some.
+
+    Under their locks, for which it waits with half of the time that is left.
+    """
+    cdef uint64_t deadline = fe.c.link.deadline_ns, now = rfp_now()
+    cdef bint found = False
+    link_set_deadline(&fe.c, now + (deadline - now) // 2 if deadline > now else deadline)
+    try:
+        entries = fe.entries()
+        for entry in entries:
+            # What fails there is not what the caller must know.
+            with suppress(RfpError):
+                found |= collect_listed(fe, entry, own)
+    except RfpError:
+        pass
+    finally:
+        link_set_deadline(&fe.c, deadline)
+    return found
+
+
+cdef int refuse_changed(FrontEnd fe) except -1:
+    if fe.c.scope.transacting and fe.c.write_set.record_bytes:
+        raise CallerError(
+            "a snapshot cannot be taken within a transaction that has changed something",
+            hint="take it before, or read the structure itself")
+    return 0
+
+
 cdef int run(Structure s, const job *j, object timeout) except -1:
     """Runs the job until it has a result, also over lost sessions."""
     cdef FrontEnd fe = front_of(s)
     cdef uint64_t records
     cdef int status, waited, result = 0
+    cdef bint sparing = j.ask == NULL and j.opened == NULL
     fe.acquire_call(timeout)
     try:
         while True:
@@ -364,14 +483,19 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
                 if fe.ticket != j.session:
                     raise SnapshotTooOld("the session of the snapshot was lost",
                                          hint="take a new one")
-            if j.opened != NULL and fe.c.scope.transacting and fe.c.write_set.record_bytes:
-                raise CallerError(
-                    "a snapshot cannot be taken within a transaction that has changed something",
-                    hint="take it before, or read the structure itself")
+            if j.opened != NULL:
+                refuse_changed(fe)
+            scope_set_sparing(&fe.c, sparing and not fe.c.scope.transacting)
             records = fe.c.promise.records
             with nogil:
                 status = attempt(s.c, j)
                 waited = await_replication(&fe.c, j, status)
+            if status == FULL and fe.c.scope.sparing:
+                # First what nobody uses, of all structures; then readers may be given up.
+                sparing = False
+                if collect_others(fe, s.c) or s.c.kind.collect != NULL:
+                    continue
+            fe.crowded |= status == FULL and fe.c.scope.transacting
             if waited != OK:
                 # An operation counts here.  Whatever else was read is read again.
                 result = status
@@ -387,6 +511,7 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
                                  &result) == HOLDS:
                 return result
     finally:
+        scope_set_sparing(&fe.c, False)
         fe.release_call()
 
 
@@ -396,22 +521,33 @@ cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
     return run(structure, &j, timeout)
 
 
-cdef uint64_t state_read(object structure, object timeout) except? 0:
-    cdef Structure s = structure
-    cdef FrontEnd fe = front_of(s)
-    cdef status_line seen
+cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
+                       object timeout) except -1:
+    cdef instance *all[RNVM_PARTS_MAX]
+    cdef uint32_t count = <uint32_t> len(structures), i
+    cdef Structure first = structures[0]
+    cdef FrontEnd fe = front_of(first)
     cdef int status, unused = 0
+    for i in range(count):
+        if front_of(structures[i]) is not fe:
+            raise InvalidArgument("the structures must be of one front-end")
+        all[i] = (<Structure> structures[i]).c
     fe.acquire_call(timeout)
     try:
         while True:
-            fe.ensure_session()
+            for each in structures:
+                begin(each, fe, True)
+            refuse_changed(fe)
             with nogil:
-                status = status_read(s.c, &seen)
+                status = locks_poll_others(first.c)
+                if status == OK:
+                    status = snapshots_open(&fe.c, all, count, at)
                 if status == OK:
                     status = promise_await(&fe.c, True)
             if status == OK:
-                return seen.sequence
-            fe.raise_or_retry(s.c, status, False, &unused)
+                session[0] = fe.ticket
+                return 0
+            fe.raise_or_retry(first.c, status, False, &unused)
     finally:
         fe.release_call()
 
@@ -722,6 +858,10 @@ cdef class Structure:
 
     def _was_entered(self):
         return bool(self.c.entered)
+
+    def _make_room(self):
+        """Frees what other structures list and nobody uses; whether there was something."""
+        return collect_others(<FrontEnd> self.fe, NULL)
 
     def _mark(self):
         self.before = self.c.operations

@@ -24,22 +24,27 @@ applied), or the overlay completes it to v.
 
 A snapshot reads its version without status line, log and lock: when it was opened, everything up to
 it was applied.
+
+Snapshots of several structures are of one moment: the back-end, which applies transactions one
+after the other, answers one call with all their versions.  Reading the roots and then comparing
+sequences would not end while writers are busy.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from rfp.core.core cimport rfp_now
-from rnvm.format.layout cimport rnvm_transaction_of
-from rnvm.format.version cimport rnvm_version
+from rnvm.format.layout cimport RNVM_PARTS_MAX, rnvm_transaction_of
+from rnvm.format.messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_MOMENT, RNVM_QUEUED
+from rnvm.format.version cimport rnvm_version, rnvm_version_whole
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.operation cimport transaction_commit
 from rnvm.frontend.query cimport (
     RESTARTS_MAX, query_await_state, query_have_applied, query_run, query_run_and_release,
     query_under_lock)
 from rnvm.frontend.promise cimport promise_note_line
-from rnvm.frontend.remote cimport remote_wait
+from rnvm.frontend.remote cimport remote_call, remote_wait, session_fail
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
-from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK, TOO_OLD
+from rnvm.frontend.status cimport AGAIN, GONE, LATE, LOST, NO_MEMORY, OK, TOO_OLD
 from rnvm.frontend.status_line cimport session_validate, status_line, status_read
 from rnvm.frontend.version_root cimport read_applied, read_newest, version_find
 from rnvm.frontend.version_use cimport (
@@ -163,6 +168,87 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
     version_release(s, earlier)
     if status == OK:
         version_keep(s, at.version)
+    return status
+
+
+cdef int keep_earlier(instance *s, uint64_t *earlier) noexcept nogil:
+    """Keeps and publishes a version that is not later than the one that will be read."""
+    cdef status_line seen
+    cdef uint64_t pause = 0
+    cdef int status = status_read(s, &seen)
+    while status == OK and seen.orphans:
+        status = query_under_lock(s, check_root, NULL)      # which executes them
+        if status == OK:
+            status = remote_wait(s.fe, &pause)
+        if status == OK:
+            status = status_read(s, &seen)
+    if status != OK:
+        return status
+    if not versions_reserve(s):
+        return NO_MEMORY
+    if s.kept_count:
+        # An earlier one that was given up must not name the version of all in the word.
+        status = version_renew(s, False)
+        if status != OK:
+            return status
+    earlier[0] = rnvm_transaction_of(seen.sequence)
+    version_keep(s, earlier[0])
+    status = version_publish_now(s, earlier[0])
+    if status != OK:
+        version_release(s, earlier[0])
+    return status
+
+
+cdef int call_moment(frontend *fe, instance **all, uint32_t count,
+                     rnvm_version *at) noexcept nogil:
+    """The versions at one moment.  AGAIN: operations of a dead writer must be executed first."""
+    cdef uint64_t[RNVM_PARTS_MAX] wanted
+    cdef uint32_t i, got = 0
+    cdef uint32_t length = <uint32_t> (count * sizeof(rnvm_version))
+    cdef int status
+    for i in range(count):
+        wanted[i] = all[i].id
+    status = remote_call(fe, RNVM_MOMENT, wanted, <uint32_t> (count * sizeof(uint64_t)), at, length,
+                         &got)
+    if status != OK:
+        return status
+    if fe.link.status == RNVM_QUEUED:
+        return AGAIN
+    if fe.link.status == RNVM_ABSENT:
+        return GONE
+    if fe.link.status != RNVM_GOOD or got != length:
+        return session_fail(fe, LOST)
+    for i in range(count):
+        if not at[i].version or not rnvm_version_whole(fe.g.seed, all[i].root, &at[i]):
+            return session_fail(fe, LOST)
+    return OK
+
+
+cdef int snapshots_open(frontend *fe, instance **all, uint32_t count,
+                        rnvm_version *at) noexcept nogil:
+    cdef uint64_t[RNVM_PARTS_MAX] earlier
+    cdef uint64_t pause = 0
+    cdef uint32_t i, kept
+    cdef int status = transaction_commit(fe) if fe.write_set.record_bytes else OK
+    while status == OK:
+        kept = 0
+        while status == OK and kept < count:
+            status = keep_earlier(all[kept], &earlier[kept])
+            kept += status == OK
+        if status == OK:
+            status = call_moment(fe, all, count, at)
+        for i in range(kept):
+            version_release(all[i], earlier[i])
+        if status == OK:
+            for i in range(count):
+                # Each has room: an earlier version has just left its place.
+                version_keep(all[i], at[i].version)
+            for i in range(count):
+                if status == OK:
+                    status = promise_note_line(all[i])
+            return status
+        if status == AGAIN:
+            status = remote_wait(fe, &pause)
     return status
 
 

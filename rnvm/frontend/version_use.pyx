@@ -84,8 +84,8 @@ cdef int publish(instance *s, uint64_t word) noexcept nogil:
     cdef work_request work
     cdef uint64_t at = 8 * (<uint64_t> fe.g.names + s.index)
     s.published = word
-    if not publishes:
-        return OK
+    if not publishes or s.replaced:
+        return OK                               # the word is of the later structure
     if fe.link.mapped:
         rfp_store64_release(fe.activity.words.base + at, word)
         rfp_fence_full()

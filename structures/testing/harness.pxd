@@ -52,7 +52,8 @@ cdef int register_kind(const kind *k, object cls) except -1
 
 cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
                       object timeout) except -1
-cdef uint64_t state_read(object structure, object timeout) except? 0
+cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
+                       object timeout) except -1
 cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
 cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
                        int (*ask)(instance *s, void *context) noexcept nogil, void *context,

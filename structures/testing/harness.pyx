@@ -369,9 +369,12 @@ cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
     return 0
 
 
-cdef uint64_t state_read(object structure, object timeout) except? 0:
-    cdef Structure s = structure
-    return 2 * arena_of(s.c).number
+cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
+                       object timeout) except -1:
+    cdef Py_ssize_t i
+    for i in range(len(structures)):
+        open_version(structures[i], &at[i], session, timeout)
+    return 0
 
 
 cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:

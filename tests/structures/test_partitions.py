@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from structure_kinds import MAPPINGS, ORDERED, each_of
+from structure_kinds import MAPPINGS, ORDERED, VERSIONED, each_of
 
 import rnvm
 from rfp.errors import (
@@ -33,9 +33,6 @@ from rnvm.format import partitions
 from structures import HashTable, Queue
 
 MEMORY = os.environ["TESTS_MEMORY"]
-MULTI_VERSION = [kind for kind in MAPPINGS if hasattr(kind, "snapshot")]
-SPLIT = [kind for kind in MAPPINGS if kind not in MULTI_VERSION]
-SPLIT_ORDERED = [kind for kind in ORDERED if kind in SPLIT]
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def test_a_key_in_the_wrong_partition_is_damage(tmp_path: Path, kind: Any) -> No
 # --- The whole interface
 
 
-@each_of(SPLIT)
+@each_of(MAPPINGS)
 @pytest.mark.parametrize("number", [1, 3, 8])
 def test_a_mapping_with_partitions_agrees_with_a_dict(
     fe: rnvm.FrontEnd, kind: Any, number: int, rng: random.Random
@@ -128,7 +125,7 @@ def test_a_mapping_with_partitions_agrees_with_a_dict(
         mapping.popitem()
 
 
-@each_of(SPLIT_ORDERED)
+@each_of(ORDERED)
 def test_an_ordered_mapping_with_partitions_keeps_the_order(
     fe: rnvm.FrontEnd, kind: Any, rng: random.Random
 ) -> None:
@@ -157,7 +154,7 @@ def test_an_ordered_mapping_with_partitions_keeps_the_order(
 
 
 def test_long_values_and_undecodable_ones_are_found_in_their_partition(fe: rnvm.FrontEnd) -> None:
-    for kind in SPLIT:
+    for kind in MAPPINGS:
         mapping = kind(fe, kind.__name__, partitions=3)
         values = {b"%d" % n: bytes([n]) * 9000 for n in range(12)}
         mapping.update(values)
@@ -180,7 +177,7 @@ def test_the_number_of_partitions_is_stored_and_checked(
         with pytest.raises(WrongKind, match="'plain' has no partitions"):
             HashTable(other, "plain", partitions=1)
         with pytest.raises(WrongKind, match="another kind"):
-            SPLIT_ORDERED[0](other, "split", partitions=8)
+            ORDERED[0](other, "split", partitions=8)
         for wrong in (0, 65, -1):
             with pytest.raises((InvalidArgument, OverflowError)):
                 HashTable(other, "new", partitions=wrong)
@@ -202,13 +199,6 @@ def test_a_name_that_is_too_long_for_one_partition_makes_none(fe: rnvm.FrontEnd)
     assert fe.names() == {}
     mapping = HashTable(fe, "x" * 154, partitions=12)
     mapping[b"k"] = b"v"
-
-
-def test_a_multi_version_mapping_has_no_partitions(fe: rnvm.FrontEnd) -> None:
-    for kind in MULTI_VERSION:
-        with pytest.raises(InvalidArgument, match="multi-version"):
-            kind(fe, "m", partitions=2)
-    assert fe.names() == {}
 
 
 def test_an_open_mapping_is_not_opened_once_more_with_partitions(fe: rnvm.FrontEnd) -> None:
@@ -440,13 +430,16 @@ def test_writers_of_different_partitions_do_not_wait_for_each_other(
     assert backend.figures()["pool"]["fenced"] <= 1
 
 
-def test_several_front_ends_write_to_their_own_partitions_at_once(backend: rnvm.Backend) -> None:
+@each_of([HashTable, *VERSIONED])
+def test_several_front_ends_write_to_their_own_partitions_at_once(
+    backend: rnvm.Backend, kind: Any
+) -> None:
     errors: list[BaseException] = []
 
     def write(place: int) -> None:
         try:
             with rnvm.connect(backend.address, timeout=20) as fe:
-                mapping = HashTable(fe, "m", partitions=4)
+                mapping = kind(fe, "m", partitions=4)
                 keys = keys_of_partitions(mapping, 20)[place]
                 calls = 0
                 for turn in range(10):
@@ -466,7 +459,7 @@ def test_several_front_ends_write_to_their_own_partitions_at_once(backend: rnvm.
         thread.join()
     assert not errors, errors
     with rnvm.connect(backend.address) as fe:
-        mapping = HashTable(fe, "m", partitions=4)
+        mapping = kind(fe, "m", partitions=4)
         assert len(mapping) == 80
         assert set(mapping.values()) == {b"9"}
         mapping.check()
@@ -478,7 +471,7 @@ def test_a_transaction_covers_all_partitions_or_those_that_it_names(
     class Discarded(Exception):
         pass
 
-    mapping, tree = HashTable(fe, "m", partitions=3), SPLIT_ORDERED[0](fe, "t", partitions=3)
+    mapping, tree = HashTable(fe, "m", partitions=3), ORDERED[0](fe, "t", partitions=3)
     keys = [b"%d" % n for n in range(30)]
     with rnvm.connect(backend.address) as other:
         theirs = HashTable(other, "m", partitions=3)
@@ -537,6 +530,106 @@ def test_a_read_transaction_sees_all_partitions_at_one_moment(
     finally:
         over.set()
         writer.join()
+
+
+# --- Snapshots
+
+
+@each_of(VERSIONED)
+def test_a_snapshot_has_all_partitions_and_none_of_the_later_changes(
+    fe: rnvm.FrontEnd, kind: Any, rng: random.Random
+) -> None:
+    tree = kind(fe, "m", codec="utf-8", partitions=4)
+    then = {f"{rng.randrange(10_000):04}": "x" * rng.choice((1, 60, 5000)) for _ in range(150)}
+    tree.update(then)
+    keys = sorted(then)
+    with tree.snapshot() as before:
+        version = before.version
+        tree.clear()
+        tree["0"] = "new"
+        assert dict(before) == then and list(before) == keys
+        assert list(reversed(before)) == keys[::-1]
+        assert len(before) == len(then) == before.count()
+        low, high = keys[20], keys[120]
+        wanted = [(key, then[key]) for key in keys if low <= key < high]
+        assert list(before.range(low, high)) == wanted
+        assert before.count(low, high) == len(wanted)
+        assert before.first() == (keys[0], then[keys[0]])
+        assert before.last() == (keys[-1], then[keys[-1]])
+        assert before.floor(keys[7] + "~") == (keys[7], then[keys[7]])
+        assert all(before[key] == then[key] for key in keys)
+        assert "0" not in before and before.get("0", "none") == "none"
+        assert before.structure is tree
+        with tree.snapshot() as later:
+            assert dict(later) == {"0": "new"} and later.version > version
+    with pytest.raises(CallerError, match="closed"):
+        before[keys[0]]
+    tree.check()
+
+
+@each_of(VERSIONED)
+def test_a_snapshot_of_partitions_waits_for_no_writer(
+    backend: rnvm.Backend, fe: rnvm.FrontEnd, kind: Any
+) -> None:
+    tree = kind(fe, "m", partitions=4)
+    keys = [key for place in keys_of_partitions(tree, 2) for key in place]
+    tree.update(dict.fromkeys(keys, b"old"))
+    with rnvm.connect(backend.address, timeout=2) as other:
+        theirs = kind(other, "m", partitions=4)
+        with fe.transaction(tree):
+            tree.update(dict.fromkeys(keys, b"new"))
+            calls = other.figures["calls"]
+            with theirs.snapshot() as before:
+                assert other.figures["calls"] == calls + 1
+                assert set(before.values()) == {b"old"}
+        with theirs.snapshot() as after:
+            assert set(after.values()) == {b"new"}
+
+
+@each_of(VERSIONED)
+@pytest.mark.parametrize("careless", [False, True], ids=["snapshot", "one after the other"])
+def test_a_snapshot_is_of_one_moment_over_its_partitions(
+    backend: rnvm.Backend, kind: Any, careless: bool
+) -> None:
+    """Two keys count in turn; snapshots of the partitions, taken one by one, are caught."""
+    over, ready = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with rnvm.connect(backend.address, timeout=20) as other:
+                theirs, turn = kind(other, "m", partitions=3), 0
+                while not over.is_set():
+                    turn += 1
+                    theirs[first] = theirs[second] = b"%d" % turn
+                    ready.set()
+        except BaseException as error:
+            errors.append(error)
+            ready.set()
+
+    def seen() -> tuple[int, int]:
+        if not careless:
+            with tree.snapshot() as before:
+                return int(before[first]), int(before[second])
+        with tree.partition(first).structure.snapshot() as one:
+            with tree.partition(second).structure.snapshot() as two:
+                return int(one[first]), int(two[second])
+
+    with rnvm.connect(backend.address, timeout=20) as fe:
+        tree = kind(fe, "m", partitions=3)
+        _, (first, *_), (second, *_) = keys_of_partitions(tree, 1)
+        tree[first] = tree[second] = b"0"
+        fe.release()
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            assert ready.wait(20)
+            ahead = {mine - theirs for mine, theirs in (seen() for _ in range(200))}
+        finally:
+            over.set()
+            writer.join()
+        assert not errors, errors
+        assert (ahead <= {0, 1}) is not careless
 
 
 # --- The file of names
