@@ -21,6 +21,7 @@ cdef enum:
     RETIRED_RESERVE = 32       # of which this many are left for copies when blocks run short
     PASSED_MAX = 8             # listed nodes of other lengths that node_make() frees on its way
     FREED_MAX = 64             # that one operation frees, beside those whose memory it uses
+    RESERVED_BYTES_MAX = 8192  # of a node in the reserve
     POP_BYTES = 240            # that taking an entry out of the list changes
     RETIRED_SHARE = 4          # part of the log's record that one operation uses to free nodes
 
@@ -235,8 +236,15 @@ cdef int free_entry(instance *s, const retired_entry *entry,
     return node_free(s, RETIRED_ADDRESS(entry.node), RETIRED_SIZE(entry.what) << 3)
 
 
-cdef bint tree_listed(instance *s) noexcept nogil:
-    """Return whether a tree that no reader uses is among the listed nodes, which are few."""
+cdef inline bint is_reserve(const retired_entry *entry) noexcept nogil:
+    """Return whether a copy may need the memory: not that of a tree, or of a long value."""
+    return not is_subtree(entry) and not (
+        entry.node & RETIRED_VALUE and RETIRED_SIZE(entry.what) << 3 > RESERVED_BYTES_MAX)
+
+
+cdef bint more_listed(instance *s) noexcept nogil:
+    """Return whether something that no reader uses and that is no reserve is among the listed nodes,
+    which are few."""
     cdef const versioned_root *root = root_of(s)
     cdef uint64_t address = 0 if root == NULL else root.first
     cdef uint64_t retained = oldest_retained(s, 0)
@@ -247,7 +255,7 @@ cdef bint tree_listed(instance *s) noexcept nogil:
         if c == NULL:
             return False
         for i in range(c.first, c.end):
-            if is_subtree(&c.entries[i]) and RETIRED_VERSION(c.entries[i].what) <= retained:
+            if not is_reserve(&c.entries[i]) and RETIRED_VERSION(c.entries[i].what) <= retained:
                 return True
         address = c.next
         chunks += 1
@@ -268,9 +276,9 @@ cdef int free_entries(instance *s, uint64_t most, uint64_t bytes, uint64_t keep,
         if not listed:
             return OK
         spent += POP_BYTES + node_cost(s, sizeof(retired_chunk))
-        if listed <= keep and not is_subtree(&entry):
-            # The reserve; but a tree behind it is no part of it.
-            if keep != RETIRED_RESERVE or spent > bytes or not tree_listed(s):
+        if listed <= keep and is_reserve(&entry):
+            # The reserve; but a tree or a long value behind it is no part of it.
+            if keep != RETIRED_RESERVE or spent > bytes or not more_listed(s):
                 return OK
             if pop(s) != OK or retired_add(s, entry.node, entry.what) != OK:
                 return s.error

@@ -8,6 +8,7 @@ import os
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -447,8 +448,9 @@ def test_several_front_ends_write_to_their_own_partitions_at_once(
                         mapping[key] = b"%d" % turn
                     if turn == 1:
                         calls = fe.figures["calls"]
-                # Its lock is never taken away, so it needs no call.
-                assert fe.figures["calls"] - calls <= 2
+                # Its lock is never taken away, so it needs no call; but for blocks, and for the
+                # oldest retained version.
+                assert fe.figures["calls"] - calls <= (2 if kind is HashTable else 30)
         except BaseException as error:
             errors.append(error)
 
@@ -615,6 +617,9 @@ def test_a_snapshot_is_of_one_moment_over_its_partitions(
             with tree.partition(second).structure.snapshot() as two:
                 return int(one[first]), int(two[second])
 
+    def ahead(states: set[tuple[int, int]]) -> set[int]:
+        return {mine - theirs for mine, theirs in states}
+
     with rnvm.connect(backend.address, timeout=20) as fe:
         tree = kind(fe, "m", partitions=3)
         _, (first, *_), (second, *_) = keys_of_partitions(tree, 1)
@@ -624,12 +629,16 @@ def test_a_snapshot_is_of_one_moment_over_its_partitions(
         writer.start()
         try:
             assert ready.wait(20)
-            ahead = {mine - theirs for mine, theirs in (seen() for _ in range(200))}
+            states = {seen()}
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline and len(states) < 60 and ahead(states) <= {0, 1}:
+                states.add(seen())
         finally:
             over.set()
             writer.join()
         assert not errors, errors
-        assert (ahead <= {0, 1}) is not careless
+        assert len(states) > 1
+        assert (ahead(states) <= {0, 1}) is not careless
 
 
 # --- The file of names
