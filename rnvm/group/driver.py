@@ -44,7 +44,7 @@ from rnvm.group.registered import Registered
 from rnvm.group.state import Listed, checked_member
 from rnvm.media import identity
 from rnvm.mirror.follower import OVERRUN, Follower, StreamEnded
-from rnvm.mirror.mirror import STREAM_BYTES_MAX, Mirror
+from rnvm.mirror.mirror import REQUESTED_BYTES_MAX, Mirror
 
 log = Log("rnvm")
 
@@ -96,7 +96,7 @@ class _GroupMirror(Mirror):
             self._reason = error
         except (ConnectionFailed, DeadlineExceeded, QuotaExceeded) as error:
             if isinstance(error, StreamEnded) and error.reason == OVERRUN:
-                self._stream = min(2 * int(self._last["stream"]), STREAM_BYTES_MAX)
+                self._stream = min(2 * int(self._last["stream"]), REQUESTED_BYTES_MAX)
             self._reason = error
         if not self._closing:
             self._set("waiting")
