@@ -206,13 +206,18 @@ def test_a_forked_child_neither_follows_nor_keeps_the_copy_locked() -> None:
         with mirror_of(backend, copy) as mirror:
             mirror.wait_level(SOON)
             reader, writer = os.pipe()
+            forked, ready = os.pipe()
             child = os.fork()
             if not child:
                 os.close(writer)
                 mirror.close()
+                os.write(ready, b"!")
                 os.read(reader, 1)
                 os._exit(0)
             os.close(reader)
+            os.close(ready)
+            assert os.read(forked, 1) == b"!"
+            os.close(forked)
             mirror.wait_level(1)
         rnvm.Backend(copy).close()
         os.close(writer)
