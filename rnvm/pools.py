@@ -99,6 +99,7 @@ def length(fd: int) -> int:
     """Return the bytes of a file or device."""
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
+        media(fd)  # no other character device has a size
         with open(
             f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/size"
         ) as file:
