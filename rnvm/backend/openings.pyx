@@ -17,7 +17,7 @@ from rnvm.backend.watches cimport show_alone
 from rnvm.format.layout cimport RNVM_ATTACHED
 
 cdef enum:
-    LEAVE_NS = 500000          # to wait for an operation; a batch or a transaction takes longer
+    LEAVE_NS = 250000000       # to wait for an operation, a batch or a transaction
 
 
 cdef void show(backend *s, uint32_t index) noexcept nogil:
@@ -42,9 +42,9 @@ cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) n
 
 
 cdef bint openings_hold(backend *s, client *c) noexcept nogil:
-    cdef uint32_t index = s.opened_index
+    cdef bint began = c.leaving_until != 0
+    cdef uint32_t index = c.leaving_index if began else s.opened_index
     cdef uint64_t word = 0, now
-    cdef bint began = c.leaving_until != 0 and c.leaving_index == index
     if not began:
         rfp_fence_full()
     if not lock_occupied(&s.g, index, <uint32_t> c.session, &word):

@@ -743,6 +743,7 @@ cdef inline uint64_t number_asked(const request *asked) noexcept nogil:
 cdef void execute_once(backend *s, client *c, const request *asked,
                        response *answer) noexcept nogil:
     cdef uint64_t number = 0
+    cdef bint waited
     if asked.opcode == RNVM_ATTACH:
         client_attach(s, asked, answer, c)
         if answer.status:
@@ -762,8 +763,12 @@ cdef void execute_once(backend *s, client *c, const request *asked,
         answer.status = RNVM_NOT_ATTACHED
         return
     if asked.opcode == RNVM_FIND or asked.opcode == RNVM_DROP or asked.opcode == RNVM_LIST:
+        waited = asked.opcode == RNVM_FIND and c.leaving_until != 0
+        if waited and openings_hold(s, c):
+            answer.retry_later = True
+            return
         cold(s, asked, answer, c.session)
-        if asked.opcode == RNVM_FIND and not answer.status and not s.stopped:
+        if asked.opcode == RNVM_FIND and not waited and not answer.status and not s.stopped:
             answer.retry_later = openings_hold(s, c)
         return
     if asked.opcode == RNVM_PENDING:

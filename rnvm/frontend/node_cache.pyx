@@ -10,7 +10,6 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp
 
 from rfp.core.core cimport RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
-from rfp.core.limits cimport RFP_LINE
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
     rnvm_transaction_of)
@@ -307,13 +306,6 @@ cdef inline bint is_at(const node *n, uint64_t address) noexcept nogil:
     return n.address == address and not n.freed and not n.removed
 
 
-cdef inline void expect(uint64_t successor) noexcept nogil:
-    cdef const char *at = <const char *> successor_node(successor)
-    if at != NULL:
-        rfp_prefetch(at + RFP_LINE)             # the fields of a lookup, then its first bytes
-        rfp_prefetch(at + 2 * RFP_LINE)
-
-
 cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
                         uint16_t type) noexcept nogil:
     cdef frontend *fe = s.fe
@@ -336,9 +328,6 @@ cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
         last.successors[1] = last.successors[0]
         last.successors[0] = successor_of(n)
     fe.cache.last = n
-    # One of them is probably next: its miss begins before its caller has compared keys.
-    expect(n.successors[0])
-    expect(n.successors[1])
     return n
 
 
