@@ -4,6 +4,7 @@ from rfp.errors import ConnectionFailed
 from rfp.protocol.client.connection import Connection
 from rnvm.media.medium import Medium
 
+SAME_RELEASE: str
 ENDINGS: dict[int, str]
 OVERRUN: int
 PATIENCE: int
