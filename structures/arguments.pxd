@@ -7,6 +7,9 @@ from structures.layout cimport KEY_MAX
 cdef enum:
     GUARANTEED_BYTES = 256     # bytes of a value that every pool accepts
 
+# In place of a default that the caller left out.
+cdef object RAISE
+
 # Raises TooLarge if no operation can take a value of this length.
 cdef int check_length(Structure s, bytes raw) except -1
 # Raises InvalidArgument for a key of this length.

@@ -6,6 +6,8 @@ from structures.layout cimport KEY_MAX, VALUE_MAX
 
 from rfp.errors import InvalidArgument, TooLarge
 
+RAISE = object()
+
 
 cdef int check_length(Structure s, bytes raw) except -1:
     cdef uint64_t most = s.longest(VALUE_MAX)

@@ -31,9 +31,9 @@ from structures.values cimport stored_free, value_change, value_fits, value_new
 # Maximum bytes that operations change, without nodes allocated or freed; the other parts of the
 # operation must fit beside them.
 cdef enum:
-    REMOVE_BYTES = 2300
-    STEP_BYTES = 2500          # of a step of clear()
-    DROP_BYTES = 64            # a value, without its node
+    TREE_REMOVE_BYTES = 2300
+    TREE_STEP_BYTES = 2500     # of a step of clear()
+    TREE_DROP_BYTES = 64       # a value, without its node
     UNLINK_BYTES = 1700        # a leaf: its entry in the page above
     FREE_PAGE_BYTES = 100      # a page that is freed, without its node
 
@@ -133,7 +133,7 @@ cdef int tree_put(instance *s, const pair *p, bint keep) noexcept nogil:
 
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
     # On each level a page may become empty and be freed.
-    cdef uint64_t beside = (REMOVE_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+    cdef uint64_t beside = (TREE_REMOVE_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
                             + where.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES)))
     cdef int outcome
     if multi_version(s):
@@ -190,7 +190,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
             return fault(s, address, b"an entry extends beyond its page")
         if VALUE_OF(e.sizes) <= PAGE_INLINE:
             continue
-        cost = DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+        cost = TREE_DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
         if any and spent[0] + cost > most:
             return MORE
         any = True
@@ -215,7 +215,8 @@ cdef int clear(instance *s) noexcept nogil:
     cdef tree_top root
     cdef const page *leaf
     cdef path where
-    cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
+    cdef uint64_t spent = TREE_STEP_BYTES, cost
+    cdef uint64_t most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX)
     cdef int outcome
     while True:
         if top_read(s, &root) != OK:
@@ -223,13 +224,13 @@ cdef int clear(instance *s) noexcept nogil:
         if not root.levels:
             return OK
         cost = UNLINK_BYTES + root.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES))
-        if spent > STEP_BYTES and spent + cost > most:
+        if spent > TREE_STEP_BYTES and spent + cost > most:
             return MORE
         outcome = tree_descend(s, &root, b"", 0, &where)
         if outcome == OK:
             # Reserve room for freeing the leaf itself: once its last value is freed, the leaf must
             # be freed too.
-            outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > STEP_BYTES)
+            outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > TREE_STEP_BYTES)
             spent += cost
         if outcome == OK:
             outcome = leaf_of(s, &where, &leaf)

@@ -23,7 +23,7 @@ from structures.page cimport (
 
 cdef enum:
     # a page with less content is joined with its neighbour
-    SPARSE_BYTES = PAGE_ROOM // 3
+    PAGE_SPARSE_BYTES = PAGE_ROOM // 3
     JOINED_BYTES_MAX = PAGE_ROOM // 4 * 3  # if both together have at most this
     JOIN_BYTES = 6600                      # that a join changes at most, less the freed page
     SEPARATOR_BYTES_MAX = 4 + KEY_MAX + 8 + 2  # room for any entry of an inner page
@@ -438,7 +438,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         beside += JOIN_BYTES + node_cost(s, PAGE_BYTES)
         if multi_version(s):
             beside += PAGE_BYTES           # the neighbour is copied
-        if page_used(changed) >= SPARSE_BYTES or not room_for(s, beside):
+        if page_used(changed) >= PAGE_SPARSE_BYTES or not room_for(s, beside):
             return OK
         parent = <const page *> node_read(s, p.pages[at - 1], PAGE_BYTES, TYPE_PAGE)
         if parent == NULL:

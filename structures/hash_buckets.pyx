@@ -21,10 +21,10 @@ from structures.values cimport value_bytes, value_change, value_fits
 cdef enum:
     HEADER_AT = BUCKET_FIRST - 8           # changed when an entry is added or removed
     FULL_BYTES = BUCKET_ROOM * 2 // 3      # bytes of entries per bucket: above it the table grows
-    SPARSE_BYTES = BUCKET_ROOM // 6        # below it, it shrinks
+    BUCKET_SPARSE_BYTES = BUCKET_ROOM // 6 # below it, it shrinks
     ENTRY_BYTES_MAX = 272                  # bytes: sizes, key and value inside
     SPLIT_BYTES = 1500                     # bytes that a split changes in root and directory
-    MERGE_BYTES = 700                      # the same of a merge
+    BUCKET_MERGE_BYTES = 700               # the same of a merge
     KEPT_NODES = 2                         # a split reuses the nodes of a chain of so many
 
 
@@ -473,7 +473,7 @@ cdef bint buckets_short(const hash_root *root) noexcept nogil:
 
 
 cdef bint buckets_idle(const hash_root *root) noexcept nogil:
-    return root.buckets > 1 and root.bytes < <uint64_t> root.buckets * SPARSE_BYTES
+    return root.buckets > 1 and root.bytes < <uint64_t> root.buckets * BUCKET_SPARSE_BYTES
 
 
 cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil:
@@ -552,7 +552,7 @@ cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *don
     if chain_measure(s, root, into, &nodes, &bytes) != OK:
         return s.error
     # Never create a chain that could not be split again.
-    cost = MERGE_BYTES + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))
+    cost = BUCKET_MERGE_BYTES + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))
     if not room_for(s, split_cost(s, nodes + moved, bytes)) or not room_for(s, beside + cost):
         return OK
     done[0] = True

@@ -26,13 +26,13 @@ from structures.values cimport value_free
 # operation must fit beside them.
 cdef enum:
     PUT_BYTES = 4500
-    REMOVE_BYTES = 1200
-    STEP_BYTES = 2500          # of a step of clear() or popitem()
-    DROP_BYTES = 200           # an entry or a bucket, without its node
+    HASH_REMOVE_BYTES = 1200
+    HASH_STEP_BYTES = 2500     # of a step of clear() or popitem()
+    HASH_DROP_BYTES = 200      # an entry or a bucket, without its node
 
 cdef enum:
     # maximum bytes that one merge changes, without those of the last buckets' nodes
-    MERGE_BYTES = 9000
+    REMOVE_MERGE_BYTES = 9000
     SHRINKS_MAX = 2            # merges per removal: if some were left for later, several are due
 
 
@@ -132,14 +132,14 @@ cdef int remove_at(instance *s, const hash_root *root, uint32_t index, const pla
         return s.error
     changed.count -= 1
     changed.bytes -= hash_entry_size(sizes)
-    beside += REMOVE_BYTES + node_cost(s, BUCKET_BYTES)
+    beside += HASH_REMOVE_BYTES + node_cost(s, BUCKET_BYTES)
     beside += node_cost(s, VALUE_NODE(hash_outside(sizes)))
     while done and shrinks < SHRINKS_MAX and buckets_idle(changed):
         # Shrinking is not part of the request: a step that does not fit is left for later.
         changed = change_root(s)
         if changed == NULL or buckets_shrink(s, changed, beside, &done) != OK:
             return s.error
-        beside += MERGE_BYTES
+        beside += REMOVE_MERGE_BYTES
         shrinks += 1
     return OK
 
@@ -195,7 +195,7 @@ cdef int pop_any(instance *s) noexcept nogil:
     """
     cdef hash_root *root = <hash_root *> root_of(s)
     cdef place where
-    cdef uint64_t spent = STEP_BYTES, each = DROP_BYTES + node_cost(s, BUCKET_BYTES)
+    cdef uint64_t spent = HASH_STEP_BYTES, each = HASH_DROP_BYTES + node_cost(s, BUCKET_BYTES)
     cdef uint32_t last
     cdef int outcome
     if root == NULL:
@@ -213,7 +213,7 @@ cdef int pop_any(instance *s) noexcept nogil:
             return remove_at(s, root, last, &where, spent)
         if last == 0 or where.previous:
             return fault(s, where.address, b"the table's key count exceeds the keys found")
-        if spent > STEP_BYTES and spent + each > record_room(s):
+        if spent > HASH_STEP_BYTES and spent + each > record_room(s):
             return MORE
         spent += each
         root = change_root(s)
@@ -253,8 +253,8 @@ cdef int clear_node(instance *s, uint32_t index, uint64_t address, uint64_t *spe
         if not KEY_OF(sizes) or HASH_INSIDE(sizes):
             where.at += hash_entry_size(sizes)
             continue
-        cost = DROP_BYTES + node_cost(s, VALUE_NODE(hash_outside(sizes)))
-        if spent[0] > STEP_BYTES and spent[0] + cost > most:
+        cost = HASH_DROP_BYTES + node_cost(s, VALUE_NODE(hash_outside(sizes)))
+        if spent[0] > HASH_STEP_BYTES and spent[0] + cost > most:
             return MORE
         spent[0] += cost
         if value_free(s, node_of(entry), hash_outside(sizes)) != OK:
@@ -274,14 +274,14 @@ cdef int clear(instance *s) noexcept nogil:
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
     cdef uint64_t most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX)
-    cdef uint64_t cost = DROP_BYTES + node_cost(s, BUCKET_BYTES), spent = STEP_BYTES
+    cdef uint64_t cost = HASH_DROP_BYTES + node_cost(s, BUCKET_BYTES), spent = HASH_STEP_BYTES
     cdef uint64_t address, next
     cdef uint32_t at, last
     cdef int outcome
     if root == NULL:
         return s.error
     while root.buckets:
-        if spent > STEP_BYTES and spent + cost > most:
+        if spent > HASH_STEP_BYTES and spent + cost > most:
             return MORE
         last = root.buckets - 1
         address = directory_get(s, root.directory, root.depth, last)
@@ -290,7 +290,7 @@ cdef int clear(instance *s) noexcept nogil:
         outcome = clear_node(s, last, address, &spent, most)
         if outcome != OK:
             return outcome
-        if spent > STEP_BYTES and spent + cost > most:
+        if spent > HASH_STEP_BYTES and spent + cost > most:
             return MORE
         spent += cost
         bucket = bucket_read(s, address, last)

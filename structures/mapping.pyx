@@ -21,7 +21,7 @@ from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
     OK, Structure, fault, pool_bytes, root_read, version_read,
 )
-from structures.arguments cimport key_argument, key_or_none, value_argument
+from structures.arguments cimport RAISE, key_argument, key_or_none, value_argument
 from structures.key_partition cimport partition_of_key
 from structures.layout cimport KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
 from structures.mapping_operations cimport (
@@ -37,7 +37,6 @@ cdef enum:
     STACK_BYTES = 1024         # operations up to this size are built on the stack
     ENTRY_BYTES_MIN = 7        # of a key in a page, with its offset
 
-cdef object RAISE = object()
 VANISHED = object()
 
 

@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 from rfp.protocol.client.client_base cimport number_of, wait_seconds_of
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport OK, register_kind, room_for
-from structures.arguments cimport value_argument
+from structures.arguments cimport RAISE, value_argument
 from structures.layout cimport LEASE_NEVER, queue_root
 from structures.queue_contents cimport QueueContents
 from structures.queue_operations cimport (

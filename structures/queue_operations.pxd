@@ -19,7 +19,7 @@ cdef enum:                     # operations, and their bytes
 
 cdef enum:                     # answers, beside EMPTY
     NOT_YOURS = 2
-    ANOTHER = 3                # of GET: the next entry is not the expected one
+    OTHER_ENTRY = 3            # of GET: the next entry is not the expected one
     # of RESERVE and NACK: the entry was delivered so often that it must go to the dead-letter
     # queue.  RESERVE answers with the entry, an upcoming
     EXHAUSTED = 4

@@ -8,7 +8,7 @@ from structures.layout cimport (
     LEASE_NEVER, SLOT_AT, SLOT_INSIDE, SLOT_LENGTH, VALUE_MAX, queue_root, queue_slot,
 )
 from structures.queue_reservations cimport (
-    NO_SLOT, give_back, lease_end, next_ended_slot, reclaim, reservations_provide, search,
+    NO_QUEUE_SLOT, give_back, lease_end, next_ended_slot, reclaim, reservations_provide, search,
     search_ended, slot_change, slot_find, slot_new, slot_note, slot_read, slot_vacate,
 )
 from structures.queue_segments cimport (
@@ -75,7 +75,7 @@ cdef int take(instance *s, uint64_t now, const meant *only, uint64_t most,
         if outcome != OK:
             return outcome
         if next.number != only.next.number or next.slot != only.next.slot:
-            return ANOTHER
+            return OTHER_ENTRY
     if not seen.first:
         return segments_take(s, t)
     root = change_root(s)
@@ -191,7 +191,7 @@ cdef int leased(instance *s, const ticket *t) noexcept nogil:
     outcome = slot_find(s, root, t.slot, &slot)
     if outcome < OK:
         return outcome
-    if outcome == NO_SLOT or not t.number or slot.ticket != t.number or not slot.deadline:
+    if outcome == NO_QUEUE_SLOT or not t.number or slot.ticket != t.number or not slot.deadline:
         return NOT_YOURS
     return OK
 

@@ -9,7 +9,7 @@ from structures.layout cimport (
 )
 from structures.queue_operations cimport NOT_YOURS, find_next, meant, ticket
 from structures.queue_reservations cimport (
-    NO_SLOT, next_ended_slot, search, search_ended, slot_bytes, slot_find, slot_read,
+    NO_QUEUE_SLOT, next_ended_slot, search, search_ended, slot_bytes, slot_find, slot_read,
 )
 from structures.queue_segments cimport (
     EMPTY, entry_at, entry_length, entry_value, root_of, segment_read, segments_count,
@@ -108,7 +108,7 @@ cdef int read_returned(instance *s, void *context) noexcept nogil:
     outcome = slot_find(s, root, wanted.t.slot, &slot)
     if outcome < OK:
         return outcome
-    if outcome == NO_SLOT or slot.ticket != wanted.t.number or slot.deadline > wanted.now:
+    if outcome == NO_QUEUE_SLOT or slot.ticket != wanted.t.number or slot.deadline > wanted.now:
         return NOT_YOURS
     bytes = slot_bytes(s, slot)
     return s.error if bytes == NULL else answer_put(s, bytes, SLOT_LENGTH(slot.length))

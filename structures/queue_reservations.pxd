@@ -25,7 +25,7 @@ from structures.layout cimport queue_place, queue_root, queue_shelf, queue_slot,
 
 cdef enum:
     SHELVES_MAX = 6            # levels: 46,656,000,000 tables
-    NO_SLOT = 1                # there is no such slot, or table
+    NO_QUEUE_SLOT = 1          # there is no such slot, or table
 
 cdef struct search:            # through the tables, in order
     uint64_t now
@@ -43,7 +43,7 @@ cdef inline bint slot_ended(const queue_slot *slot, uint64_t now) noexcept nogil
     """Return whether the slot has a reservation whose lease has ended by now."""
     return slot.ticket and slot.deadline and slot.deadline <= now
 
-# Returns a slot, for reading only.  OK, or NO_SLOT: no slot has this number.
+# Returns a slot, for reading only.  OK, or NO_QUEUE_SLOT: no slot has this number.
 cdef int slot_find(instance *s, const queue_root *root, uint64_t number,
                    queue_slot **slot) noexcept nogil
 # Returns a slot that must exist; NULL: see s.error.
@@ -52,7 +52,7 @@ cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil
 # Begins a search for the leases that have ended by now.  The tables must not change during it.
 cdef void search_ended(search *f, uint64_t now) noexcept nogil
 # Steps through the tables in which a lease has ended, or through the slots: f.slot and
-# f.slot_number.  Return NO_SLOT after the last one.
+# f.slot_number.  Return NO_QUEUE_SLOT after the last one.
 cdef int next_ended_table(instance *s, const queue_root *root, search *f) noexcept nogil
 cdef int next_ended_slot(instance *s, const queue_root *root, search *f) noexcept nogil
 # The functions below work in apply, with the root as it is being changed.

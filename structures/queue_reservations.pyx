@@ -47,7 +47,7 @@ cdef queue_place *place_change(instance *s, uint64_t shelf, uint32_t place) noex
 
 
 cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w) noexcept nogil:
-    """Return OK and the way to it, or NO_SLOT."""
+    """Return OK and the way to it, or NO_QUEUE_SLOT."""
     cdef const queue_shelf *shelf
     cdef uint64_t span
     cdef uint32_t level
@@ -55,7 +55,7 @@ cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w)
         return fault(s, root.top, b"the reservations have too many shelves")
     span = span_of(SHELF_FAN, root.depth)
     if table >= span:
-        return NO_SLOT
+        return NO_QUEUE_SLOT
     w.table = root.top
     for level in range(root.depth):
         shelf = shelf_read(s, w.table)
@@ -66,8 +66,8 @@ cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w)
         w.places[level] = <uint32_t> (table // span % SHELF_FAN)
         w.table = PLACE_ADDRESS(shelf.places[w.places[level]].child)
         if not w.table:
-            return NO_SLOT
-    return OK if w.table else NO_SLOT
+            return NO_QUEUE_SLOT
+    return OK if w.table else NO_QUEUE_SLOT
 
 
 cdef int slot_find(instance *s, const queue_root *root, uint64_t number,
@@ -86,7 +86,7 @@ cdef int slot_find(instance *s, const queue_root *root, uint64_t number,
 
 cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil:
     cdef queue_slot *slot = NULL
-    if slot_find(s, root, number, &slot) == NO_SLOT:
+    if slot_find(s, root, number, &slot) == NO_QUEUE_SLOT:
         s.error = fault(s, root.node.address, b"a slot number is out of range")
     return slot
 
@@ -110,7 +110,7 @@ cdef int next_ended_table(instance *s, const queue_root *root, search *f) noexce
         if f.depth > SHELVES_MAX:
             return fault(s, root.top, b"the reservations have too many shelves")
         if not root.reserved or root.earliest > f.now or not root.top:
-            return NO_SLOT
+            return NO_QUEUE_SLOT
         if not f.depth:
             f.number = 0
             f.table = table_read(s, root.top)
@@ -120,14 +120,14 @@ cdef int next_ended_table(instance *s, const queue_root *root, search *f) noexce
             return s.error
         f.places[0] = level = 0
     elif not f.depth:
-        return NO_SLOT
+        return NO_QUEUE_SLOT
     else:
         level = f.depth - 1
         f.places[level] += 1
     while True:
         if f.places[level] == SHELF_FAN:
             if not level:
-                return NO_SLOT
+                return NO_QUEUE_SLOT
             level -= 1
             f.places[level] += 1
             continue
@@ -172,7 +172,7 @@ cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t numbe
     cdef char *table
     cdef way w
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
-    if outcome == NO_SLOT:
+    if outcome == NO_QUEUE_SLOT:
         s.error = fault(s, root.node.address, b"a slot number is out of range")
     if outcome != OK:
         return NULL
@@ -252,7 +252,7 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     cdef uint32_t level = root.depth, wanted = 0, used = root.reserved + root.requeued, i
     cdef bint gone = False
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
-    if outcome == NO_SLOT:
+    if outcome == NO_QUEUE_SLOT:
         return fault(s, root.node.address, b"a slot number is out of range")
     if outcome != OK:
         return outcome
@@ -466,7 +466,7 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
     while tables < most and root.reserved and root.earliest <= now:
         search_ended(&f, now)
         outcome = next_ended_table(s, root, &f)
-        if outcome == NO_SLOT:
+        if outcome == NO_QUEUE_SLOT:
             return fault(s, root.top, b"no lease ends at the queue's next deadline")
         if outcome != OK:
             return outcome

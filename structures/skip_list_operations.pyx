@@ -25,8 +25,8 @@ from structures.values cimport stored_free, value_change, value_fits, value_new
 
 cdef enum:
     # Maximum bytes that a clear() changes beside freed nodes: the root, and a link back.
-    STEP_BYTES = 2500
-    DROP_BYTES = 64            # a node that is freed, without its space
+    SKIP_STEP_BYTES = 2500
+    SKIP_DROP_BYTES = 64       # a node that is freed, without its space
 
 cdef enum:                     # a step of an iteration ends after
     ITEMS_PER_STEP = 64
@@ -172,7 +172,8 @@ cdef int clear(instance *s) noexcept nogil:
     cdef const skip_root *root = root_of(s)
     cdef const skip_tower *node
     cdef skip_link at, none
-    cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
+    cdef uint64_t spent = SKIP_STEP_BYTES, cost
+    cdef uint64_t most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX)
     cdef uint32_t level, top = 0
     cdef int64_t freed = 0
     if root == NULL:
@@ -183,9 +184,9 @@ cdef int clear(instance *s) noexcept nogil:
         node = tower_read(s, &at, 0)
         if node == NULL:
             return s.error
-        cost = DROP_BYTES + node_cost(s, at.length)
+        cost = SKIP_DROP_BYTES + node_cost(s, at.length)
         if VALUE_OF(node.sizes) > SKIP_INLINE:
-            cost += DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(node.sizes)))
+            cost += SKIP_DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(node.sizes)))
         if freed and spent + cost > most:
             break
         for level in range(node.levels):

@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport OK, register_kind
-from structures.arguments cimport value_argument
+from structures.arguments cimport RAISE, value_argument
 from structures.layout cimport stack_root
 from structures.stack_operations cimport (
     CLEAR_TOP, POP_TOP, PUSH, PUSH_MANY, REMAINING, descent, pass_layer,

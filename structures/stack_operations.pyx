@@ -21,8 +21,8 @@ from structures.values cimport value_free
 
 cdef enum:
     # Maximum bytes that a clear() changes beside freed nodes: the root, and a layer's header.
-    STEP_BYTES = 500
-    DROP_BYTES = 64            # a node that is freed, without its space
+    STACK_STEP_BYTES = 500
+    STACK_DROP_BYTES = 64      # a node that is freed, without its space
     ANSWER_BYTES = 65536       # after which a step of an iteration ends
 
 
@@ -84,8 +84,8 @@ cdef int clear_layer(instance *s, const stack_layer *layer, uint64_t *spent,
         if item_before(s, layer, end, number - 1, &e) != OK:
             return s.error
         if e.value:
-            cost = DROP_BYTES + node_cost(s, VALUE_NODE(e.length))
-            full = spent[0] > STEP_BYTES and spent[0] + cost > most
+            cost = STACK_DROP_BYTES + node_cost(s, VALUE_NODE(e.length))
+            full = spent[0] > STACK_STEP_BYTES and spent[0] + cost > most
             if full:
                 break
             spent[0] += cost
@@ -112,8 +112,8 @@ cdef int clear(instance *s) noexcept nogil:
     cdef const stack_root *root = root_of(s)
     cdef const stack_layer *layer
     cdef stack_root *changed
-    cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX)
-    cdef uint64_t cost = DROP_BYTES + node_cost(s, LAYER_BYTES), address, below, first
+    cdef uint64_t spent = STACK_STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX)
+    cdef uint64_t cost = STACK_DROP_BYTES + node_cost(s, LAYER_BYTES), address, below, first
     cdef int outcome
     if root == NULL:
         return s.error
@@ -128,7 +128,7 @@ cdef int clear(instance *s) noexcept nogil:
         layer = layer_read(s, address)
         if layer == NULL or layer.depth and layer_below(s, layer) == NULL:
             return s.error
-        if spent > STEP_BYTES and spent + cost > most:
+        if spent > STACK_STEP_BYTES and spent + cost > most:
             return REMAINING
         outcome = clear_layer(s, layer, &spent, most - min(most, cost))
         if outcome != OK:

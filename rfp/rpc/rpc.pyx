@@ -29,7 +29,7 @@ cdef enum:
     ANSWERED = 0
     FAILED = 1            # the handler raised; the payload contains the exception
     NOT_BYTES = 2         # the handler returned something else
-    TOO_LONG = 3          # its response does not fit; result: the length of it
+    RESPONSE_TOO_LONG = 3 # its response does not fit; result: the length of it
     NO_SUCH_CALL = 4
 
 
@@ -63,7 +63,7 @@ cdef class HandlerService(Service):
         except BaseException as error:
             text = explained(error, answer.capacity)
         if <uint64_t> PyBytes_GET_SIZE(text) > answer.capacity:
-            answer.status = TOO_LONG
+            answer.status = RESPONSE_TOO_LONG
             answer.result = PyBytes_GET_SIZE(text)
             return
         answer.length = <uint32_t> PyBytes_GET_SIZE(text)
@@ -133,7 +133,7 @@ cdef object finish_message(ClientBase client, client_call *c, const rfp_response
         raise HandlerFailed(
             f"the handler returned a {text[:header.length].decode(errors='replace')}",
             hint="return bytes from the handler")
-    if header.status == TOO_LONG:
+    if header.status == RESPONSE_TOO_LONG:
         raise TooLarge(f"the response of {header.result} bytes exceeds the server's limit",
                        hint="start the server with a larger max_message=")
     raise Unsupported("the server does not support calls")

@@ -5,14 +5,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance, kind
-
-cdef enum:
-    OK = 0
-    AGAIN = -1
-    DAMAGED = -2
-    FULL = -3
-    TOO_LONG = -4
-    NO_MEMORY = -5
+from rnvm.frontend.status cimport AGAIN, DAMAGED, FULL, NO_MEMORY, OK, TOO_LONG
 
 ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
 

@@ -21,7 +21,7 @@ from rnvm.format.version cimport (
 )
 from rnvm.frontend.state cimport frontend, instance, kind
 from structures.testing.undo_memory cimport (
-    CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies,
+    CELL_CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies,
     failing, find, more, release, remember, roll_back,
 )
 
@@ -111,7 +111,7 @@ cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t 
         s.error = fault(s, address, b"a change is outside its node")
         return NULL
     if c.touched != a.operation:
-        if not remember(a, CHANGED, number, True):
+        if not remember(a, CELL_CHANGED, number, True):
             s.error = NO_MEMORY
             return NULL
         c.touched = a.operation
@@ -230,7 +230,7 @@ cdef char *node_renew(instance *s, uint64_t address, uint32_t length,
     if failing(a, &a.fail_changes):
         s.error = a.fail_code
         return NULL
-    if not remember(a, CHANGED, c - a.cells, True):
+    if not remember(a, CELL_CHANGED, c - a.cells, True):
         s.error = NO_MEMORY
         return NULL
     memset(a.steps[a.step_count - 1].named, 1, rounded)

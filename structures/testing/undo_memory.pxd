@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
     UNIT = 64                  # distance of addresses
-    CHANGED = 1
+    CELL_CHANGED = 1
     NEW = 2
     FREED = 3
 

@@ -88,7 +88,7 @@ cdef void roll_back(arena *a, uint64_t mark) noexcept nogil:
         a.step_count -= 1
         last = &a.steps[a.step_count]
         c = &a.cells[last.number]
-        if last.what == CHANGED:
+        if last.what == CELL_CHANGED:
             memcpy(c.bytes, last.bytes, c.length)
             free(last.bytes)
             free(last.named)
@@ -112,7 +112,7 @@ cdef bint all_named(arena *a, uint64_t mark) noexcept nogil:
     for i in range(mark, a.step_count):
         s = &a.steps[i]
         c = &a.cells[s.number]
-        if s.what == CHANGED and c.taken:
+        if s.what == CELL_CHANGED and c.taken:
             for at in range(c.length):
                 if not s.named[at] and c.bytes[at] != s.bytes[at]:
                     return False
@@ -128,7 +128,7 @@ cdef void commit(arena *a) noexcept nogil:
     for i in range(a.step_count):
         last = &a.steps[i]
         c = &a.cells[last.number]
-        if last.what == CHANGED:
+        if last.what == CELL_CHANGED:
             free(c.older)
             c.older = last.bytes
             c.older_length = c.length
