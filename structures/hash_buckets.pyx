@@ -21,7 +21,7 @@ from structures.values cimport value_bytes, value_change, value_fits
 cdef enum:
     HEADER_AT = BUCKET_FIRST - 8           # changed when an entry is added or removed
     FULL_BYTES = BUCKET_ROOM * 2 // 3      # bytes of entries per bucket: above it the table grows
-    BUCKET_SPARSE_BYTES = BUCKET_ROOM // 6 # below it, it shrinks
+    BUCKET_SPARSE_BYTES = BUCKET_ROOM // 6  # below it, it shrinks
     ENTRY_BYTES_MAX = 272                  # bytes: sizes, key and value inside
     SPLIT_BYTES = 1500                     # bytes that a split changes in root and directory
     BUCKET_MERGE_BYTES = 700               # the same of a merge

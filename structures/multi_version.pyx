@@ -243,8 +243,8 @@ cdef inline bint is_reserve(const retired_entry *entry) noexcept nogil:
 
 
 cdef bint more_listed(instance *s) noexcept nogil:
-    """Return whether something that no reader uses and that is no reserve is among the listed nodes,
-    which are few."""
+    """Return whether the listed nodes, which are few, contain one that no reader uses and that is no
+    reserve."""
     cdef const versioned_root *root = root_of(s)
     cdef uint64_t address = 0 if root == NULL else root.first
     cdef uint64_t retained = oldest_retained(s, 0)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import rnvm
+from bench.databases.rnvm import MEMORY
 from bench.experiments import pool
 from bench.experiments.keys import drawn
 from bench.experiments.other_process import OtherProcess
@@ -39,7 +40,7 @@ with rnvm.Mirror(sys.argv[1], of=sys.argv[2]) as mirror:
 def mirrored(backend: Backend) -> Iterator[None]:
     """Have a mirror in a process of its own follow the back-end."""
     with (
-        pool.folder_on(pool.MEMORY) as folder,
+        pool.folder_on(MEMORY) as folder,
         OtherProcess(MIRROR, str(folder / "mirror"), str(backend.address)) as mirror,
     ):
         mirror.hear()

@@ -29,7 +29,7 @@ cdef enum:
     ANSWERED = 0
     FAILED = 1            # the handler raised; the payload contains the exception
     NOT_BYTES = 2         # the handler returned something else
-    RESPONSE_TOO_LONG = 3 # its response does not fit; result: the length of it
+    RESPONSE_TOO_LONG = 3  # its response does not fit; result: the length of it
     NO_SUCH_CALL = 4
 
 

@@ -8,8 +8,8 @@ from rnvm.backend.state cimport backend
 # A session opens a structure, made: which is new.  The structure's line shows it.
 cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) noexcept nogil
 # Whether the answer must be put off, because an operation, batch or transaction that began before
-# is under way.  For LEAVE_NS at most: the writer may be stopped.  The first call of a FIND is for the
-# structure that was opened last; c.leaving_until shows that others follow.
+# is under way.  For LEAVE_NS at most: the writer may be stopped.  The first call of a FIND is for
+# the structure that was opened last; c.leaving_until shows that others follow.
 cdef bint openings_hold(backend *s, client *c) noexcept nogil
 # Counts again if sessions have ended since the last call.
 cdef void openings_refresh(backend *s) noexcept nogil

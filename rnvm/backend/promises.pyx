@@ -1,6 +1,6 @@
 """Put responses off until they are replicated; refuse changes with too few mirrors."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from rfp.core.core cimport rfp_load64_acquire, rfp_store64_release

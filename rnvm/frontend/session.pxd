@@ -61,8 +61,8 @@ cdef class Session:
     cdef object open_batch                 # or None
     cdef object open_transaction           # or None; it keeps its structures alive
     cdef bint wants_operation_log          # c.session.logs_operations: whether this session has it
-    cdef dict collected                    # structure -> oldest retained version, when nothing
-                                           # was listed up to it
+    # structure -> oldest retained version, when nothing was listed up to it
+    cdef dict collected
     cdef bint crowded                      # a transaction has found no free block
     cdef bint forgetful                    # the pool's medium does not survive the machine's crash
 

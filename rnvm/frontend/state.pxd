@@ -387,5 +387,5 @@ cdef struct kind:
     # Of a multi-version structure, else NULL: frees listed nodes that no reader uses, as many as
     # one record takes.  Above 0: more are left.
     int (*collect)(instance *s) noexcept nogil
-    # With collect: whether so many blocks in a row, of so many bytes, may be among its listed nodes.
+    # With collect: whether so many blocks in a row, of so many bytes, may be among listed nodes.
     bint (*lists_row)(instance *s, uint64_t count, uint64_t block) noexcept nogil

@@ -357,7 +357,7 @@ cdef int await_replication(frontend *fe, const job *j, int status) noexcept nogi
 # Listed nodes of other structures
 
 
-class Listed:
+class _Listed:
     """A structure as the catalog names it."""
 
     def __init__(self, name, codec):
@@ -414,7 +414,7 @@ cdef bint collect_closed(FrontEnd fe, object entry) except -1:
             return False
         del fe.collected[s.id]
         s.id = 0
-        fe.find(Listed(entry.name, entry.codec), s, False)
+        fe.find(_Listed(entry.name, entry.codec), s, False)
         fe.add_instance(s)
     except BaseException:
         free(s)

@@ -166,7 +166,7 @@ class Mirror:
 
     def _follow_primary(self) -> None:
         pause, stream = RETRY_S_MIN, 0
-        while not self._closing:
+        while not self._is_ending():
             levels = self._levels
             try:
                 self._connect_and_follow(stream)
@@ -368,13 +368,16 @@ class Mirror:
         """
         self._end(erase=False)
 
+    def _is_ending(self) -> bool:
+        return self._closing
+
     def _end(self, *, erase: bool) -> None:
         notice()
         if self._closed or os.getpid() != self._pid:
             self._closed = True
             return
         with self._ended:
-            if self._closed:
+            if self.closed:
                 return
             with self._changed:
                 self._closing = True

@@ -36,7 +36,7 @@ cdef struct mirror_slot:
     uint64_t acked             # checked copies
     uint64_t received
     uint64_t joined            # published when JOINING began
-    # what it acknowledged last was sent after this time (ns; of CLOCK_BOOTTIME if there is a policy)
+    # what it acknowledged last was sent after this time (ns; with a policy: of CLOCK_BOOTTIME)
     uint64_t sent
     # patience: it must have acknowledged `target`, which was published at `since`
     uint64_t target

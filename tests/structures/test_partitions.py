@@ -64,7 +64,7 @@ def keys_of_partitions(mapping: Any, count: int) -> list[list[bytes]]:
     return list(found.values())
 
 
-@each_of(SPLIT)
+@each_of(MAPPINGS)
 def test_a_key_in_the_wrong_partition_is_damage(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "pool"
     with rnvm.Backend(path, size="16MiB", assume_persistent=True) as backend:
