@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 from rfp.protocol.client.client_base cimport number_of, wait_seconds_of
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport OK, register_kind, room_for
-from structures.arguments cimport RAISE, value_argument
+from structures.arguments cimport RAISE, RAISE, value_argument
 from structures.layout cimport LEASE_NEVER, queue_root
 from structures.queue_contents cimport QueueContents
 from structures.queue_operations cimport (
@@ -28,7 +28,6 @@ from structures.queue_queries cimport (
 )
 from structures.queue_segments cimport EMPTY
 from structures.queue_walk cimport queue_walk
-from structures.value_structure cimport RAISE
 from structures.wall_clock cimport wall_clock_ns
 
 from rfp.core import clock

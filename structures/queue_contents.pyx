@@ -6,13 +6,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from rnvm.frontend.structure cimport OK, structure_identity
+from structures.arguments cimport RAISE
 from structures.layout cimport LEASE_NEVER, VALUE_MAX
 from structures.queue_operations cimport ticket
 from structures.queue_queries cimport (
     cursor, list_reserved, list_returned, measure, next_query, pass_damaged, read_next,
     read_returned, read_segment, reservation, sizes, slot_query,
 )
-from structures.value_structure cimport RAISE, ValueStructure
+from structures.value_structure cimport ValueStructure
 from structures.values cimport values_in
 from structures.wall_clock cimport wall_clock_ns
 

@@ -8,14 +8,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport kind
 from rnvm.frontend.structure cimport OK, register_kind
-from structures.arguments cimport RAISE, value_argument
+from structures.arguments cimport RAISE, RAISE, value_argument
 from structures.layout cimport stack_root
 from structures.stack_operations cimport (
     CLEAR_TOP, POP_TOP, PUSH, PUSH_MANY, REMAINING, descent, pass_layer,
     read_layers, read_top, stack_apply, stack_count, top_value,
 )
 from structures.stack_walk cimport stack_walk
-from structures.value_structure cimport RAISE, ValueStructure
+from structures.value_structure cimport ValueStructure
 from structures.values cimport values_in
 
 from rfp.errors import StructureDamaged

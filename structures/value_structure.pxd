@@ -3,8 +3,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.structure cimport Structure
 
-cdef object RAISE              # in place of a default that the caller did not give
-
 
 cdef class ValueStructure(Structure):
     cdef str noun              # of its kind, in messages

@@ -3,15 +3,13 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.structure cimport Structure
-from structures.arguments cimport value_argument
+from structures.arguments cimport RAISE, value_argument
 from structures.layout cimport VALUE_MAX
 
 from rfp.errors import Empty, TooLarge, Undecodable
 
 cdef Py_ssize_t MANY_BYTES = 16384     # of the values that one operation adds
 cdef Py_ssize_t OVERHEAD_BYTES = 16       # beside each value
-
-RAISE = object()
 
 
 cdef class ValueStructure(Structure):

@@ -175,6 +175,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
     each.activity = c.activity
     each.process = process
     each.attached = True
+    each.maps = question.flags & RNVM_MAPS != 0
     each.quiet = False
     while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or ticket <= RNVM_LOCK_WORDS:
         pass

@@ -24,6 +24,7 @@ cdef struct client_session:    # per session
     const char *activity
     uint64_t process           # pid | start time << 22; 0: not of this host; UNNAMED
     bint attached              # its front-end is connected
+    bint maps                  # it maps the pool
     bint quiet                 # no process stores into its rings any more
     uint64_t ticket            # under which its rings are shared, or 0; read by another thread
     # the ticket, kept after fencing: proves a claim to the session; 0: from before this back-end

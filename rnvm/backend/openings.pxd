@@ -5,8 +5,10 @@ from libc.stdint cimport int64_t, uint32_t
 from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
 
-# A session opens a structure, made: which is new.  The structure's line shows it.
-cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) noexcept nogil
+# A session opens a structure, made: which is new.  The structure's line shows it, and
+# s.opened_by_another whether one session that maps the pool had it alone until now.
+cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made,
+                       bint versioned) noexcept nogil
 # Whether the answer must be put off, because an operation, batch or transaction that began before
 # is under way.  For LEAVE_NS at most: the writer may be stopped.  The first call of a FIND is for
 # the structure that was opened last; c.leaving_until shows that others follow.

@@ -20,23 +20,41 @@ cdef enum:
     LEAVE_NS = 250000000       # to wait for an operation, a batch or a transaction
 
 
+cdef inline bint opened(const backend *s, uint32_t index, uint32_t session) noexcept nogil:
+    return (s.opened[index][session] != 0
+            and s.g.p.sessions[session].epoch == s.opened[index][session]
+            and s.g.p.sessions[session].state == RNVM_ATTACHED)
+
+
 cdef void show(backend *s, uint32_t index) noexcept nogil:
     cdef uint32_t i, count = 0
     for i in range(s.g.p.g.sessions):
-        count += (s.opened[index][i] != 0 and s.g.p.sessions[i].epoch == s.opened[index][i]
-                  and s.g.p.sessions[i].state == RNVM_ATTACHED)
+        count += opened(s, index, i)
     show_alone(&s.g, index, count == 1)
 
 
-cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made) noexcept nogil:
+cdef bint by_another(const backend *s, uint32_t index, int64_t session) noexcept nogil:
+    cdef uint32_t i, count = 0
+    cdef bint maps = False
+    for i in range(s.g.p.g.sessions):
+        if i != session and opened(s, index, i):
+            count += 1
+            maps = s.g.each[i].maps
+    return count == 1 and maps
+
+
+cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made,
+                       bint versioned) noexcept nogil:
     s.opened_index = index
+    s.opened_by_another = False
     if s.opened[index] == NULL:
         s.opened[index] = <uint64_t *> calloc(s.g.p.g.sessions, sizeof(uint64_t))
     elif made:
         memset(s.opened[index], 0, s.g.p.g.sessions * sizeof(uint64_t))
     if s.opened[index] == NULL:
-        show_alone(&s.g, index, False)          # nobody knows: as if there were several
+        show_alone(&s.g, index, False)          # not known: as if there were several
         return
+    s.opened_by_another = versioned and by_another(s, index, session)
     s.opened[index][session] = s.g.p.sessions[session].epoch
     show(s, index)
 

@@ -546,7 +546,7 @@ cdef class PoolService(Service):
                 answer.length = len(others)
                 rfp_copy_out(answer.payload, PyBytes_AS_STRING(others), len(others))
                 return 0
-            if not question.create:
+            if not question.flags & RNVM_CREATE:
                 answer.status = RNVM_ABSENT
                 return 0
             if self.few_mirrors(asked, answer):
@@ -581,7 +581,7 @@ cdef class PoolService(Service):
             answer.length = len(theirs)
             rfp_copy_out(answer.payload, PyBytes_AS_STRING(theirs), len(theirs))
             return 0
-        openings_add(&self.b, index, user, fresh)
+        openings_add(&self.b, index, user, fresh, question.flags & RNVM_VERSIONED != 0)
         found.structure = self.b.g.p.structures[index].id
         found.kind = entry.kind
         found.root = entry.root
@@ -769,7 +769,7 @@ cdef void execute_once(backend *s, client *c, const request *asked,
             return
         cold(s, asked, answer, c.session)
         if asked.opcode == RNVM_FIND and not waited and not answer.status and not s.stopped:
-            answer.retry_later = openings_hold(s, c)
+            answer.retry_later = s.opened_by_another and openings_hold(s, c)
         return
     if asked.opcode == RNVM_PENDING:
         call_pending(s, asked, answer)

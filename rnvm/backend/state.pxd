@@ -35,6 +35,7 @@ cdef struct backend:
     # per structure, for each session: its epoch when it opened the structure; or NULL
     uint64_t **opened
     uint32_t opened_index              # of the structure that was opened last
+    bint opened_by_another     # by one session alone that maps the pool, before
     uint64_t opened_as_of              # number of sessions fenced when openings were last counted
     watch_list watched
     mirror_list mirrors

@@ -118,9 +118,12 @@ struct rnvm_open {
     uint32_t kind;
     uint32_t format;
     uint32_t root;              /* bytes of its first nodes */
-    uint32_t create;            /* 0: it must exist; 1: create it unless it exists */
+    uint32_t flags;
     char codec[16];
 };
+
+#define RNVM_CREATE 1           /* unless it exists */
+#define RNVM_VERSIONED 2        /* its kind is a multi-version one */
 
 struct rnvm_opened {
     uint32_t structure;         /* rnvm_structure() */

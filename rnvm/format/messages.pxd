@@ -60,6 +60,8 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_LIVE_FLAGS
         RNVM_WATCHED
         RNVM_ALONE
+        RNVM_CREATE
+        RNVM_VERSIONED
         RNVM_LIVE_FRAME
         RNVM_SHARED
         RNVM_LOCK_WORDS
@@ -94,7 +96,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         uint32_t kind
         uint32_t format
         uint32_t root
-        uint32_t create
+        uint32_t flags
         char *codec
 
     struct rnvm_opened:

@@ -214,7 +214,8 @@ cdef class FrontEnd(Session):
         question.kind = s.kind.number
         question.format = s.kind.format
         question.root = <uint32_t> sizeof(rnvm_slabs) + s.kind.root
-        question.create = create
+        question.flags = (RNVM_CREATE if create else 0) \
+            | (RNVM_VERSIONED if s.kind.collect != NULL else 0)
         memcpy(question.codec, <const char *> codec, len(codec))
         memcpy(text, &question, sizeof(question))
         memcpy(text + sizeof(question), <const char *> name, len(name))

@@ -860,8 +860,9 @@ cdef class Structure:
         return bool(self.c.entered)
 
     def _make_room(self):
-        """Frees what other structures list and nobody uses; whether there was something."""
-        return collect_others(<FrontEnd> self.fe, NULL)
+        """Free what other structures list and no reader uses; return whether there was any."""
+        # Also while it is being opened: it has its front-end then.
+        return self.fe is not None and collect_others(<FrontEnd> self.fe, NULL)
 
     def _mark(self):
         self.before = self.c.operations

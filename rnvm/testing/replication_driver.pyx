@@ -147,9 +147,9 @@ cdef class Replication:
     cdef Pool pool
     cdef list links
 
-    def __init__(self, Pool pool not None, *, uint64_t epoch=1, bytes opening=None,
-                 bytes group=bytes(16), uint32_t min_mirrors=0, bint policy=False,
-                 uint64_t patience=1_000_000_000, uint64_t empty=0):
+    def __cinit__(self, Pool pool not None, *, uint64_t epoch=1, bytes opening=None,
+                  bytes group=bytes(16), uint32_t min_mirrors=0, bint policy=False,
+                  uint64_t patience=1_000_000_000, uint64_t empty=0):
         cdef bytes start = opening or os.urandom(16)
         if replicator_begin(&self.r, pool.c.m, &pool.c.g, epoch, <const uint8_t *> <char *> start,
                             <const uint8_t *> <char *> group,
@@ -280,8 +280,8 @@ cdef class Follower:
     cdef rnvm_identity identity
     cdef readonly uint64_t consumed
 
-    def __init__(self, Medium on not None, Link link not None, Geometry parts not None, *,
-                 first=None, epoch=None):
+    def __cinit__(self, Medium on not None, Link link not None, Geometry parts not None, *,
+                  first=None, epoch=None):
         cdef rnvm_stream *shown = link.shown()
         self.medium = on
         self.link = link

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import server_addresses
+from polling import until
 from slower import SLOWER
 
 import rnvm
@@ -66,6 +68,17 @@ class Process:
 
     def signal(self, number: int) -> None:
         self.running.send_signal(number)
+
+    def stop(self) -> None:
+        """Send SIGSTOP, and wait until it has taken effect on all threads."""
+        self.signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.running.pid}/task")
+        until(
+            lambda: all(
+                (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+                for task in tasks.iterdir()
+            )
+        )
 
     def printed(self) -> bytes:
         """Return all whole lines that it has printed."""

@@ -134,7 +134,7 @@ def test_a_stopped_mirror_leaves_after_the_patience_and_comes_back() -> None:
         ):
             sample = Sample(fe, "s")
             sample.add(1)
-            mirror.signal(signal.SIGSTOP)
+            mirror.stop()
             began = time.monotonic()
             sample.add(1)
             assert time.monotonic() - began >= 0.2

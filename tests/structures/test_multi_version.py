@@ -541,6 +541,13 @@ def test_a_long_value_in_a_transaction_uses_the_memory_of_earlier_versions(kind:
 # A reader that is stopped
 
 
+def fill_pool(other: Any) -> None:
+    """Use all memory, also that of versions whose readers have had their time."""
+    with contextlib.suppress(OutOfMemory):
+        for i in range(100_000):
+            other[b"%06d" % i] = b"f" * 900
+
+
 def stopped_reader(kind: Any, size: str, rounds: int) -> list[str]:
     """Stop a reader with an open snapshot, change everything many times; return its reports."""
     with (
@@ -558,6 +565,8 @@ def stopped_reader(kind: Any, size: str, rounds: int) -> list[str]:
                 with fe.batch():
                     for i in range(200):
                         tree[b"%04d" % i] = b"%d" % (turn % 10) * 20
+            if rounds:
+                fill_pool(structures.BPlusTree(fe, "other"))
             tree.check()
             fe.release()
             os.kill(reader.pid, signal.SIGCONT)

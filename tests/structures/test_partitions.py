@@ -637,7 +637,7 @@ def test_a_snapshot_is_of_one_moment_over_its_partitions(
             over.set()
             writer.join()
         assert not errors, errors
-        assert len(states) > 1
+        assert careless or len(states) > 1
         assert (ahead(states) <= {0, 1}) is not careless
 
 
