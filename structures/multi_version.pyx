@@ -245,7 +245,8 @@ cdef inline bint is_reserve(const retired_entry *entry) noexcept nogil:
 cdef bint more_listed(instance *s) noexcept nogil:
     """Return whether the listed nodes contain one that no reader uses and that is no reserve.
 
-    The listed nodes are few."""
+    The listed nodes are few.
+    """
     cdef const versioned_root *root = root_of(s)
     cdef uint64_t address = 0 if root == NULL else root.first
     cdef uint64_t retained = oldest_retained(s, 0)
