@@ -202,7 +202,8 @@ cdef void call_mirror(mirror_list *l, const request *asked, response *answer, co
         if place == NULL:
             answer.status = RNVM_NOT_ATTACHED
             return
-        if not run(l, place, answer):
+        # A mirror asks again before its copy counts as whole: whether this is still its primary.
+        if place.slot < 0 and not run(l, place, answer):
             return
     else:
         place = reserve(l, &question, client, peer)

@@ -25,10 +25,11 @@ from rnvm.format.node cimport rnvm_slabs
 from rnvm.format.version cimport (
     RNVM_USES_SNAPSHOT, rnvm_uses_version, rnvm_version, rnvm_version_newest, rnvm_versions,
 )
-from rnvm.pool.replay cimport pool_replay
+from rnvm.pool.replay cimport pool_replay, pool_settled
 
 cdef enum:
     QUERY_NS = 300000000       # for which a word without a snapshot counts after its last change
+    MOMENT_TRIES = 100         # before other requests have their turn
 
 cdef int64_t REPLAY_ALL = <int64_t> 1 << 62
 
@@ -130,6 +131,29 @@ cdef int newest_version(backend *s, uint32_t index, rnvm_version *found) noexcep
     return which
 
 
+cdef bint caught_up(backend *s, response *answer) noexcept nogil:
+    """Apply all that was acknowledged before, of every session.
+
+    The rings are collected one after the other, and a session that maps its rings acknowledges its
+    records itself: one that was collected late may follow from one that was stored meanwhile in a
+    ring that was collected early.  So all rings are polled again, until none has anything new.
+    """
+    cdef uint32_t i, tries
+    cdef bint news
+    for tries in range(MOMENT_TRIES):
+        if lock_manager_catch_up(&s.g):
+            fail(s, answer)
+            return False
+        news = False
+        for i in range(s.g.p.g.sessions):
+            if s.g.p.operations[i].epoch and not news:
+                news = not pool_settled(s.g.p, i)
+        if not news:
+            return True
+    answer.retry_later = True                   # other requests have their turn
+    return False
+
+
 cdef void call_moment(backend *s, const request *asked, response *answer) noexcept nogil:
     cdef rnvm_version[RNVM_PARTS_MAX] found
     cdef uint64_t[RNVM_PARTS_MAX] wanted
@@ -140,9 +164,7 @@ cdef void call_moment(backend *s, const request *asked, response *answer) noexce
         answer.status = RNVM_BAD_REQUEST
         return
     memcpy(wanted, asked.payload, asked.length)
-    # All that was acknowledged before, of every session.
-    if lock_manager_catch_up(&s.g):
-        fail(s, answer)
+    if not caught_up(s, answer):
         return
     for i in range(count):
         index = index_of(s, wanted[i])

@@ -48,8 +48,8 @@ from rnvm.frontend.status cimport AGAIN, GONE, LATE, LOST, NO_MEMORY, OK, TOO_OL
 from rnvm.frontend.status_line cimport session_validate, status_line, status_read
 from rnvm.frontend.version_root cimport read_applied, read_newest, version_find
 from rnvm.frontend.version_use cimport (
-    version_keep, version_keep_published, version_publish, version_publish_now, version_release,
-    version_renew, version_unpublish, versions_reserve)
+    version_is_kept, version_keep, version_keep_published, version_publish, version_publish_now,
+    version_release, version_renew, version_unpublish, versions_reserve)
 from rnvm.frontend.writer_lock cimport lock_acquire_kept
 
 cdef enum:
@@ -260,6 +260,10 @@ cdef int query_snapshot(instance *s, const rnvm_version *at,
     cdef int result = OK, status = version_keep_published(s)
     if status != OK:
         return status
+    if not version_is_kept(s, at.version):
+        # It was given up before: since then this session may have changed its nodes in place, and
+        # what is not written yet has no new version.
+        return TOO_OLD
     for tries in range(SNAPSHOT_TRIES):
         s.at = at
         s.version = at.version

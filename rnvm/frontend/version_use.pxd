@@ -17,6 +17,7 @@ cdef int version_keep_published(instance *s) noexcept nogil
 cdef bint versions_reserve(instance *s) noexcept nogil
 cdef void version_keep(instance *s, uint64_t version) noexcept nogil
 cdef void version_release(instance *s, uint64_t version) noexcept nogil
+cdef bint version_is_kept(const instance *s, uint64_t version) noexcept nogil
 # The newest version that a reader may use.  Nodes of later versions may be changed in place.
 cdef uint64_t version_frozen_at(const instance *s) noexcept nogil
 # Asks the back-end for the oldest version that any session uses; the result is in s.retained.

@@ -119,6 +119,14 @@ cdef void version_keep(instance *s, uint64_t version) noexcept nogil:
     s.kept_count += 1
 
 
+cdef bint version_is_kept(const instance *s, uint64_t version) noexcept nogil:
+    cdef uint32_t i
+    for i in range(s.kept_count):
+        if s.kept[i].version == version:
+            return True
+    return False
+
+
 cdef void version_release(instance *s, uint64_t version) noexcept nogil:
     cdef uint32_t i
     for i in range(s.kept_count):

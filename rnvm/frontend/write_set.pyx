@@ -188,6 +188,7 @@ cdef void undo_log_clear(frontend *fe) noexcept nogil:
 
 
 cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
+    cdef rnvm_node *header
     cdef undo *u
     while fe.write_set.undo_count > to:
         fe.write_set.undo_count -= 1
@@ -207,6 +208,10 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
             fe.write_set.nodes = u.subject.next_changed    # it was added last, so it is the first
             u.subject.listed = False
             u.subject.unsummed = True   # a record that was not written may have stamped it
+            if u.kind == UNDO_LISTED:
+                header = <rnvm_node *> node_bytes(u.subject)
+                header.version = u.first
+                header.crc = <uint32_t> u.count
             if u.kind == UNDO_ADDED:
                 cache_remove(fe, u.subject)
         elif u.kind == UNDO_FREED:
@@ -253,9 +258,10 @@ cdef inline void list_node(frontend *fe, node *n) noexcept nogil:
 
 
 cdef bint add_to_write_set(instance *s, node *n) noexcept nogil:
+    cdef const rnvm_node *header = <const rnvm_node *> node_bytes(n)
     if n.listed:
         return True
-    if not add_structure(s) or undo_push(s, UNDO_LISTED, n, 0, 0) == NULL:
+    if not add_structure(s) or undo_push(s, UNDO_LISTED, n, header.version, header.crc) == NULL:
         return False
     list_node(s.fe, n)
     return True

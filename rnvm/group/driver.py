@@ -91,7 +91,7 @@ class _GroupMirror(Mirror):
         try:
             self._connect_and_follow(self._stream)
         except StorageFailed as error:
-            if self._file.medium is not None and self._file.medium.failed:
+            if self._file.failed:
                 raise
             self._reason = error
         except (ConnectionFailed, DeadlineExceeded, QuotaExceeded) as error:

@@ -68,6 +68,18 @@ class CopyFile:
         """Whether nothing was ever copied here: the file is new, or without any bytes."""
         return stat.S_ISREG(os.fstat(self.fd).st_mode) and pools.length(self.fd) == 0
 
+    @property
+    def regular(self) -> int:
+        """Return the descriptor of a regular file; -1: it is a device."""
+        return self.fd if stat.S_ISREG(os.fstat(self.fd).st_mode) else -1
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the medium has failed, or the file was removed or replaced."""
+        if self.medium is not None and self.medium.failed:
+            return True
+        return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
+
     def open(self, head: bytes, size: int, *, in_place: bool = False) -> Medium:
         """Return the medium of the copy, of this size and with this header.
 

@@ -24,6 +24,7 @@ again.  The READ, and the pair's liveness, show a primary that is gone.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+from posix.stat cimport fstat, struct_stat
 from posix.time cimport nanosleep, timespec
 
 from rfp.core.core cimport (
@@ -98,6 +99,7 @@ cdef enum:                     # results of the steps below 0
     STEP_ENDED = -3            # the primary ended the stream
     STEP_BAD = -4              # the primary publishes what cannot be: applier.error
     STEP_FAILED = -5           # the mirror's own medium failed
+    STEP_REMOVED = -6          # the copy's file was removed or replaced
 
 ENDINGS = {
     1: "the primary removed this mirror: it did not acknowledge in time",
@@ -157,6 +159,7 @@ cdef class Follower:
     cdef uint64_t alive                # time of the last poll for liveness
     cdef uint64_t spin_ns              # of polling before M sleeps
     cdef uint32_t stopping
+    cdef int file                          # the copy's, or -1
     cdef readonly uint64_t promised_at  # CLOCK_BOOTTIME, ns, before the last acknowledgement; or 0
     cdef readonly uint64_t copied      # bytes that catch-up has compared
     cdef readonly uint64_t changed     # bytes of them that it has written
@@ -324,6 +327,9 @@ cdef class Follower:
             raise HandshakeFailed(f"the primary's stream is invalid: {reason}", hint=SAME_RELEASE)
         if step == STEP_FAILED:
             raise_failed(&self.medium.c)
+        if step == STEP_REMOVED:
+            raise StorageFailed("the copy's file was removed or replaced",
+                                hint="start a mirror on a new file")
         raise ConnectionFailed("the connection to the primary is lost")
 
     # READs and WRITEs
@@ -458,8 +464,11 @@ cdef class Follower:
 
     # Catch-up
 
-    def begin(self, Medium copy not None, uint64_t deadline):
+    def begin(self, Medium copy not None, uint64_t deadline, int file=-1):
         """Make the primary publish frames from now on, for the copy on this medium.
+
+        Args:
+            file: Descriptor of the copy's file, which must not be removed; -1: none.
 
         Raises:
             ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary's answer.
@@ -467,6 +476,7 @@ cdef class Follower:
         cdef rnvm_mirror question
         cdef int step
         self.medium = copy
+        self.file = file
         copy.check(0, self.superblock.size)
         identity_read(&copy.c, &self.identity)
         self.marked = self.identity.state == RNVM_CATCHING_UP
@@ -543,7 +553,7 @@ cdef class Follower:
         """Return whether a chunk differs from the copy, in any line (also in those of its own)."""
         return memcmp(self.medium.c.base + at, self.buffer.c.base, n) != 0
 
-    def finish(self):
+    def finish(self, uint64_t deadline):
         """Apply what was published before the last READ; from now on the copy is whole.
 
         Raises:
@@ -551,9 +561,10 @@ cdef class Follower:
         """
         cdef int step, tries = FINISH_TRIES
         cdef bytes random = os.urandom(sizeof(self.identity.identity))
-        memcpy(self.identity.identity, <const char *> random, sizeof(self.identity.identity))
-        memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
-        memcpy(self.identity.member, self.member, sizeof(self.member))
+        cdef const char *fresh = random
+        # On one host, READs go on after the primary has died, in memory that the next back-end may
+        # change.  An answer after the last READ shows that all of them were of this primary.
+        self.confirm(deadline)
         with nogil:
             step = self.take_all()
             while not step and tries:
@@ -564,6 +575,10 @@ cdef class Follower:
                     break
                 step = self.take_all()
             if not step:
+                # Only now: a mark that the copy is not whole erases the identity.
+                memcpy(self.identity.identity, fresh, sizeof(self.identity.identity))
+                memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
+                memcpy(self.identity.member, self.member, sizeof(self.member))
                 memcpy(self.identity.opening, self.line.opening, sizeof(self.identity.opening))
                 self.identity.epoch = self.line.epoch
                 if medium_drain(&self.medium.c) or copier_end(&self.medium.c, &self.g,
@@ -573,6 +588,19 @@ cdef class Follower:
                 self.marked = True             # it is whole: frames may be applied now
                 self.a.unwhole = False
         self.raise_for(step)
+
+    cdef int confirm(self, uint64_t deadline) except -1:
+        """Raise ConnectionFailed unless the primary still publishes frames for this mirror."""
+        cdef rnvm_mirror question
+        cdef rnvm_mirrored again
+        memset(&question, 0, sizeof(question))
+        question.version = RNVM_REPLICATION
+        question.ticket = self.ticket
+        memcpy(question.pool, self.header.uuid, sizeof(question.pool))
+        self.call(RNVM_MIRROR, &question, sizeof(question), &again, sizeof(again), deadline)
+        if memcmp(again.opening, self.line.opening, sizeof(again.opening)):
+            raise ConnectionFailed("another primary answered")
+        return 0
 
     def join(self, uint64_t deadline):
         """Tell the primary that the copy is whole: it waits for this mirror from now on.
@@ -603,6 +631,7 @@ cdef class Follower:
     cdef int follow_until(self, uint64_t until) noexcept nogil:
         cdef uint64_t now = rfp_now(), idle = now, pause = REST_NS_MIN
         cdef uint64_t state = self.line.state
+        cdef struct_stat about
         cdef int step
         while now < until and self.line.state == state:
             if rfp_load32(&self.stopping):
@@ -612,15 +641,17 @@ cdef class Follower:
                 step = self.take()
             if step < 0:
                 return step
-            if step:
-                now = idle = rfp_now()
-                pause = REST_NS_MIN
-                continue
             now = rfp_now()
             if now - self.alive > SLEPT_NS_MAX:
                 self.alive = now
                 if not client_ring_check_alive(self.ring, now):
                     return STEP_LOST
+                if self.file >= 0 and fstat(self.file, &about) == 0 and about.st_nlink == 0:
+                    return STEP_REMOVED
+            if step:
+                idle = now
+                pause = REST_NS_MIN
+                continue
             if now - idle < self.spin_ns:
                 rfp_pause()
             elif self.mapped:

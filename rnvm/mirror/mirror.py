@@ -188,7 +188,7 @@ class Mirror:
             except (ConnectionFailed, DeadlineExceeded, QuotaExceeded) as error:
                 self._reason = error
             except StorageFailed as error:
-                if self._file.medium is not None and self._file.medium.failed:
+                if self._file.failed:
                     raise
                 self._reason = error  # the primary's
             if self._closing:
@@ -219,7 +219,7 @@ class Mirror:
 
     def _follow(self, follower: Follower) -> None:
         medium = self._file.open(follower.head, follower.size, in_place=self._in_place)
-        follower.begin(medium, self._deadline())
+        follower.begin(medium, self._deadline(), self._file.regular)
         self._begun(follower)
         self._connections += 1
         self._size = follower.size
@@ -227,7 +227,7 @@ class Mirror:
         began = clock.now()
         for at in range(0, follower.size, COMPARED_BYTES):
             follower.copy(at, min(COMPARED_BYTES, follower.size - at), self._deadline())
-        follower.finish()
+        follower.finish(self._deadline())
         self._whole(follower)
         log.info(
             "the mirror %s is whole: %d of %d bytes differed, %.1f s",
@@ -390,6 +390,10 @@ class Mirror:
             _mirrors.discard(self)
             try:
                 if erase and self._file.medium is not None:
+                    found = identity.read(self._file.medium)
+                    if found is None or found["state"] != "whole":
+                        # The connection was lost after the copy was whole, and it copies again.
+                        raise ConnectionFailed("the copy is not whole any more", hint="repeat")
                     identity.erase(self._file.medium)
             finally:
                 self._file.discard()

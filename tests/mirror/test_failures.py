@@ -9,15 +9,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from polling import until
 
 import rnvm
+import rnvm.mirror.mirror
 from rfp.core import clock
 from rfp.errors import StorageFailed
 from rfp.fabric.fabric import REMOTE_WRITE
 from rfp.protocol.client.opener import Opener
+from rnvm import pools
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
@@ -199,6 +203,49 @@ def test_a_mirror_whose_medium_fails_says_so_and_is_removed() -> None:
                 sample.add(1)
             finally:
                 mirror.close()
+
+
+@pytest.mark.parametrize("how", [os.unlink, None], ids=["removed", "replaced"])
+def test_a_mirror_whose_file_is_gone_acknowledges_nothing(how: Any) -> None:
+    with two_paths() as (path, copy), open_primary(path, min_mirrors=1) as backend:
+        mirror = mirror_of(backend, copy)
+        try:
+            mirror.wait_level(SOON)
+            if how is None:
+                Path(f"{copy}.new").touch()
+                os.replace(f"{copy}.new", copy)
+            else:
+                how(copy)
+            until(lambda: mirror.failed)
+            with pytest.raises(StorageFailed, match="removed or replaced"):
+                mirror.wait_level(1)
+            until(lambda: not mirrors(backend))
+        finally:
+            mirror.close()
+
+
+def test_a_copy_of_two_primaries_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The primary dies in the middle of a backup, and another one changes the pool in place."""
+    made: list[Follower] = []
+
+    class Slow(Follower):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(self)
+
+        def copy(self, at: int, n: int, deadline: int) -> None:
+            super().copy(at, n, deadline)
+            if at == 0 and len(made) == 1:
+                first.kill()
+                processes.enter_context(primary_process(path))
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Slow)
+    with two_paths() as (path, copy), contextlib.ExitStack() as processes:
+        address = address_of(path)
+        first = processes.enter_context(primary_process(path))
+        rnvm.backup(copy, of=address, timeout=SOON)
+        assert len(made) == 2
+        with pools.open_pool(copy) as pool:
+            assert pool.names == {}
 
 
 def test_a_forked_child_neither_follows_nor_keeps_the_copy_locked() -> None:
