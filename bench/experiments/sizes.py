@@ -43,7 +43,6 @@ LEVEL_FACTOR = 500  # of structures/layout.h
 # Stated bounds, which the rows hold the figures to.
 SHAPE_SLACK = 1.25  # nodes read per operation, over those in theory
 LOAD_S = 20e-6  # per entry
-LOAD_VERSIONED_S = 100e-6  # of a kind that makes new nodes from the root to the entry
 CHECK_S = 10e-6  # per entry
 RECOVER_S = 10.0  # at any size: the logs bound it
 MEMORY_BYTES = 256 << 20  # of a process at any size, and so many more for each entry
@@ -365,12 +364,7 @@ def rows_of(kind: Kind, figures: dict[int, Figures]) -> list[Row]:
             at_least=False,
             note=steps(figures),
         ),
-        below(
-            "load, per entry",
-            last["load"],
-            "s",
-            LOAD_VERSIONED_S if kind.versions else LOAD_S,
-        ),
+        below("load, per entry", last["load"], "s", LOAD_S),
         below("check, per entry", last["check"] / entries, "s", CHECK_S),
         below("recovery after a kill", last["recover"], "s", RECOVER_S),
         below(
