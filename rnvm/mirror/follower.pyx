@@ -291,7 +291,7 @@ cdef class Follower:
         header = client_ring_response(self.ring)
         status = header.status
         got = header.length
-        if status == RNVM_GOOD and got == length:
+        if status == RNVM_GOOD and got == length and length:
             memcpy(answer, <const char *> header + RFP_RESPONSE_HEADER, length)
         client_ring_pop(self.ring)
         if status == RNVM_STOPPED:
