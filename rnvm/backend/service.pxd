@@ -13,6 +13,7 @@ cdef class PoolService(Service):
     cdef readonly Pool pool
     cdef public str title              # of the pool, for the log
     cdef backend b
+    cdef uint32_t entries              # of b.uses and b.opened
     cdef object giving                 # held while rings are shared or withdrawn
     cdef dict rings                    # session -> regions that its front-end writes
     cdef Region words                  # lock words for compare-and-swap

@@ -172,6 +172,7 @@ cdef class PoolService(Service):
                 or self.b.uses == NULL or self.b.opened == NULL
                 or self.b.watched.items == NULL):
             raise MemoryError()
+        self.entries = opened.c.g.names
         self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
         self.b.flags |= RNVM_FLUSHED if flushed else 0
         self.b.flags |= RNVM_FORGETFUL if forgetful else 0
@@ -203,6 +204,7 @@ cdef class PoolService(Service):
         self.b.collecting = self.b.replaying = True
         watches_clear(&self.b.g)
         if min_mirrors >= 0 and not promises_begin(&self.b):
+            mirrors_end(&self.b.mirrors)
             raise MemoryError()
         if lock_manager_begin(&self.b.g):
             self.b.stopped = True
@@ -218,15 +220,14 @@ cdef class PoolService(Service):
         self.pool.medium.served = False
 
     def __dealloc__(self):
+        # Only own memory: the garbage collector may have freed the pool before.
         cdef uint32_t i
-        if self.b.g.p != NULL:
-            promises_end(&self.b)
-        if self.b.uses != NULL:
-            for i in range(self.b.g.p.g.names):
-                free(self.b.uses[i])
-        if self.b.opened != NULL:
-            for i in range(self.b.g.p.g.names):
-                free(self.b.opened[i])
+        for i in range(self.entries):
+            free(self.b.uses[i])
+            free(self.b.opened[i])
+        free(self.b.held)
+        free(self.b.mirrors.r.notes)
+        free(self.b.mirrors.r.piece)
         free(self.b.uses)
         free(self.b.opened)
         free(self.b.g.each)

@@ -64,7 +64,8 @@ cdef inline void set_word(pool *p, uint32_t index, uint64_t frame) noexcept nogi
 cdef bint frame_words_begin(pool *p) noexcept nogil:
     cdef rnvm_session *session
     cdef uint32_t i
-    p.frames.count = p.frames.next = 0
+    frame_words_end(p)
+    p.frames.next = 0
     p.frames.shown = <uint64_t *> calloc(p.g.names, sizeof(uint64_t))
     p.frames.waiting = <uint32_t *> calloc(p.g.names, sizeof(uint32_t))
     if p.frames.shown == NULL or p.frames.waiting == NULL:

@@ -231,6 +231,8 @@ cdef class Pool:
         free(self.c.structures)
         free(self.c.scratch)
         free(self.c.limbo)
+        free(self.c.frames.shown)
+        free(self.c.frames.waiting)
 
     def __enter__(self):
         return self
