@@ -3,11 +3,12 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from rfp.core.core cimport rfp_load64_acquire, rfp_store64_release
+from rfp.core.core cimport rfp_load64_acquire, rfp_store64, rfp_store64_release
 from rfp.protocol.server.service cimport response
 from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
 from rnvm.format.messages cimport *
+from rnvm.format.replication cimport RNVM_REPLICATION_LINE, rnvm_replication_line
 from rnvm.media.medium cimport medium, medium_operations, replicated
 from rnvm.pool.frame_words cimport frame_words_begin, frame_words_end, frame_words_sweep
 
@@ -33,6 +34,11 @@ cdef inline replicated *numbers_of(backend *s) noexcept nogil:
 
 
 cdef bint promises_begin(backend *s) noexcept nogil:
+    cdef rnvm_replication_line *line = <rnvm_replication_line *> (
+        s.g.p.m.base + RNVM_REPLICATION_LINE)
+    # On a direct medium they are still those of an earlier start, perhaps in a group.
+    rfp_store64(&line.until, 0)
+    rfp_store64(&line.clock, 0)
     s.flags |= RNVM_REPLICATES
     if not frame_words_begin(s.g.p):
         return False

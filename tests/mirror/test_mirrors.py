@@ -374,3 +374,16 @@ def test_a_pool_that_was_repaired_is_compared_again() -> None:
             mirror.wait_level(30)
         assert against(path, copy).same
         assert numbers(copy) == (1, 1)
+
+
+def test_the_serving_word_of_an_earlier_group_does_not_count() -> None:
+    with two_paths() as (path, _):
+        open_primary(path).close()
+        with open(path, "r+b") as file:
+            file.seek(8192 + 2048 + 48)  # `until` of the replication line
+            file.write((1).to_bytes(8, "little"))
+        with (
+            open_primary(path) as backend,
+            rnvm.connect(backend.address, durability="replicated") as fe,
+        ):
+            assert Sample(fe, "s").add(1) == 1
