@@ -153,18 +153,6 @@ def test_theory_for_trees_grows_with_the_logarithm():
     assert sizes.theory(kind, 4, 1000, 1_000_000) == pytest.approx(8)
 
 
-def test_a_multi_version_kind_may_take_longer_to_load():
-    names = ("look", "add", "load", "check", "recover", "nodes", "pool")
-    figures = {
-        n: dict.fromkeys((*names, *(f"{each} bytes" for each in names)), 1) for n in (10, 100)
-    }
-    bars = {}
-    for kind in STRUCTURES:
-        _, load, *_ = sizes.rows_of(kind, figures)
-        bars.setdefault(kind.versions, set()).add(load.bar)
-    assert bars == {False: {20e-6}, True: {100e-6}}
-
-
 def test_the_private_memory_of_a_process_is_measured_until_it_has_ended():
     code = "b = bytearray(32 << 20); print('x', flush=True); input()"
     with OtherProcess(code) as process:
