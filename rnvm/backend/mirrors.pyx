@@ -169,7 +169,7 @@ cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept no
 
 
 cdef void take_slot(mirror_list *l, const mirror_place *place) noexcept nogil:
-    """Show the group who is in the slot."""
+    """Store the member and the identity of this place for the group's control thread."""
     cdef group_slot *slot = &l.slots[place.slot]
     slot.level = 0
     memcpy(slot.member, place.member, sizeof(slot.member))

@@ -76,7 +76,7 @@ cdef struct node:              # a local copy; its bytes follow
     uint64_t[2] successors     # copies that were read after it (node_cache.pyx)
     uint32_t generation        # the copy is current as long as this is the owner's generation
     unsigned char listed       # is in write_set.nodes
-    unsigned char freed        # is freed; kept until that cannot be undone
+    unsigned char freed        # is freed; kept until the operation cannot be undone
     unsigned char removed      # is out of the tables
 
 cdef struct undo:              # how to undo one step of an operation

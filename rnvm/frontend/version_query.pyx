@@ -126,6 +126,24 @@ cdef int check_root(instance *s, void *context) noexcept nogil:
     return version_find(s, &found)
 
 
+cdef int keep_from(instance *s, uint64_t sequence, uint64_t *earlier) noexcept nogil:
+    """Keep a version that is not later than the snapshot's, before its root is read."""
+    cdef int status
+    if not versions_reserve(s):
+        return NO_MEMORY
+    if s.kept_count:
+        # An earlier one that was given up must not name the version of all in the word.
+        status = version_renew(s, False)
+        if status != OK:
+            return status
+    earlier[0] = rnvm_transaction_of(sequence)
+    version_keep(s, earlier[0])
+    status = version_publish_now(s, earlier[0])
+    if status != OK:
+        version_release(s, earlier[0])
+    return status
+
+
 cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef status_line seen
@@ -136,17 +154,9 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
         status = status_read(s, &seen)
     if status != OK:
         return status
-    if not versions_reserve(s):
-        return NO_MEMORY
-    if s.kept_count:
-        # An earlier one that was given up must not name the version of all in the word.
-        status = version_renew(s, False)
-        if status != OK:
-            return status
-    # Any version that is not later than the snapshot's; before the root is read.
-    earlier = rnvm_transaction_of(seen.sequence)
-    version_keep(s, earlier)
-    status = version_publish_now(s, earlier)
+    status = keep_from(s, seen.sequence, &earlier)
+    if status != OK:
+        return status
     while status == OK:
         status = status_read(s, &seen)
         if status == OK and (seen.orphans or restarts == RESTARTS_MAX):
@@ -184,19 +194,7 @@ cdef int keep_earlier(instance *s, uint64_t *earlier) noexcept nogil:
             status = status_read(s, &seen)
     if status != OK:
         return status
-    if not versions_reserve(s):
-        return NO_MEMORY
-    if s.kept_count:
-        # An earlier one that was given up must not name the version of all in the word.
-        status = version_renew(s, False)
-        if status != OK:
-            return status
-    earlier[0] = rnvm_transaction_of(seen.sequence)
-    version_keep(s, earlier[0])
-    status = version_publish_now(s, earlier[0])
-    if status != OK:
-        version_release(s, earlier[0])
-    return status
+    return keep_from(s, seen.sequence, earlier)
 
 
 cdef int call_moment(frontend *fe, instance **all, uint32_t count,

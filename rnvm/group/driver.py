@@ -336,7 +336,7 @@ class GroupMember:
             found = self._coordinator.read()
             where = f"group {self._coordinator.address.group}"
             state = states.decode(found.value, where)
-            # After the state: who is missing here was missing when the state was this one.
+            # After the state: a member missing here was missing when the state was this one.
             members = [registered.decode(each) for each in self._coordinator.members()]
         except (GroupNotFound, GroupDamaged) as error:
             self._tell(ev.ReadFailed(serial, str(error), damaged=True))

@@ -221,7 +221,7 @@ cdef class Follower:
                 or self.header.major != RNVM_MAJOR
                 or not rnvm_geometry_of(&self.header, self.superblock.size, &self.g)
                 or self.arena.c.length < self.superblock.size):
-            raise HandshakeFailed("the primary's pool has a geometry that cannot be",
+            raise HandshakeFailed("the sizes in the header of the primary's pool are impossible",
                                   hint=SAME_RELEASE)
         return 0
 
@@ -568,7 +568,7 @@ cdef class Follower:
         with nogil:
             step = self.take_all()
             while not step and tries:
-                # Few frames shall be left when each is made durable by itself.
+                # Only few frames may be left: from then on each one is made durable by itself.
                 tries -= 1
                 step = STEP_FAILED if medium_drain(&self.medium.c) else self.look()
                 if step or self.line.published - self.a.applied <= FEW_FRAMES:
@@ -751,7 +751,7 @@ def put_head(Medium copy not None, bytes head not None):
     memcpy(&header, pages + RNVM_HEADERS, sizeof(header))
     memcpy(&superblock, pages + RNVM_SUPERBLOCKS, sizeof(superblock))
     if not rnvm_geometry_of(&header, superblock.size, &g) or copy.c.length < superblock.size:
-        raise HandshakeFailed("the primary's pool has a geometry that cannot be",
+        raise HandshakeFailed("the sizes in the header of the primary's pool are impossible",
                               hint=SAME_RELEASE)
     identity_read(&copy.c, &identity)
     with nogil:

@@ -101,7 +101,7 @@ def test_a_mirror_that_is_behind_differs(level):
             break
         past.work()
         if structure.drop_begun != NEVER:
-            pytest.skip("the structure was dropped")
+            break  # the structure that was created above is in one copy alone, too
     found = against_copy(view(past.model.read(0, past.length)), earlier)
     assert not found.same
     assert any("transaction" in each.what or "exist" in each.what for each in found.findings)
