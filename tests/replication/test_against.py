@@ -37,11 +37,11 @@ def level(seed):
     while mirror.level == NEVER:
         past.follow()
     past.run(60)
-    while not past.living():
-        past.create()
     mirror = past.living_mirrors()[0]
     while mirror.whole == NEVER:
         mirror.copy()
+    while not past.living():  # the work during the copy may have dropped all
+        past.create()
     # Everything that was written becomes durable.
     past.collect()
     past.pool.replay()
