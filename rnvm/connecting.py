@@ -113,6 +113,15 @@ class GroupOpener:
             each.close()
 
 
+def opener_of(
+    address: str | os.PathLike[str] | Address, credentials: Credentials | None
+) -> Opener | GroupOpener:
+    """Return a function that connects to a back-end, or to the present primary of a group."""
+    if is_coordinator(address):
+        return GroupOpener(str(address), credentials)
+    return Opener(_find(address), "rnvm", credentials=credentials)
+
+
 def connect(
     address: str | os.PathLike[str] | Address,
     *,
@@ -175,13 +184,8 @@ def connect(
         timeout = GROUP_TIMEOUT_S if in_group else CALL_S
     if durability is None:
         durability = "replicated" if in_group else "persistent"
-    opener: Opener | GroupOpener
-    if in_group:
-        opener = GroupOpener(str(address), credentials)
-    else:
-        opener = Opener(_find(address), "rnvm", credentials=credentials)
     return FrontEnd(
-        opener,
+        opener_of(address, credentials),
         durability=durability,
         timeout=timeout,
         reconnect=reconnect,

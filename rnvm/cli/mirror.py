@@ -17,10 +17,9 @@ from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import clock, grouped, plural, table
 from rfp.control import Credentials
 from rfp.core import clock as clocks
-from rfp.protocol.client.opener import Opener
 from rnvm.cli.create import POOL
 from rnvm.cli.serve import POLL_S
-from rnvm.connecting import _find
+from rnvm.connecting import opener_of
 from rnvm.mirror.mirror import Mirror
 from rnvm.mirror.mirror import backup as make_backup
 
@@ -163,17 +162,19 @@ def status(
 ) -> None:
     """Print the figures of a running back-end: its sessions, and its mirrors with their lag.
 
-    ADDRESS may be the path of a pool that `rnvm serve` serves on this host.
+    ADDRESS may be the path of a pool that `rnvm serve` serves on this host, or a group, whose
+    present primary answers.
 
     \b
     Examples:
       rnvm status orders.pool
+      rnvm status etcd://c1:2379,c2:2379,c3:2379/orders
       rnvm status rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret --json
     """
     credentials = Credentials.of(
         None, access["secret_file"], access["tls_cert"], access["tls_key"], access["tls_ca"]
     )
-    opener = Opener(_find(address), "rnvm", credentials=credentials)
+    opener = opener_of(address, credentials)
     try:
         while True:
             deadline = clocks.deadline_in(timeout)

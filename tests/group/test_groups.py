@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from polling import until
 
 import rnvm
 from rfp.errors import NotReplicated
+from rnvm.cli import main
 from rnvm.frontend import promise
 from rnvm.group import admin
 from rnvm.group.state import GroupState
@@ -105,6 +108,16 @@ def test_a_member_alone_becomes_the_primary(group, folder):
         assert alone.epoch == 2
         assert in_sync(group) == ["a"]
     assert primary_of(group) == "a"
+
+
+def test_the_status_of_a_group_is_that_of_its_primary(group, folder):
+    with rnvm.GroupMember(folder / "a.pool", group=group, member="a") as alone:
+        alone.wait("primary", SOON)
+        done = CliRunner().invoke(main, ["status", group, "--json"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.output)["pool"]["replication"]["epoch"] == alone.epoch
+    done = CliRunner().invoke(main, ["status", group])
+    assert done.exit_code == 3 and "no primary" in done.output
 
 
 def test_a_mirror_joins_and_takes_over_when_the_primary_leaves(group, folder):
