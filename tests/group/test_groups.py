@@ -117,7 +117,7 @@ def test_the_status_of_a_group_is_that_of_its_primary(group, folder):
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["pool"]["replication"]["epoch"] == alone.epoch
     done = CliRunner().invoke(main, ["status", group])
-    assert done.exit_code == 3 and "no primary" in done.output
+    assert done.exit_code == 3 and "is not registered" in done.output
 
 
 def test_a_mirror_joins_and_takes_over_when_the_primary_leaves(group, folder):
