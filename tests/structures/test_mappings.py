@@ -15,6 +15,7 @@ from hypothesis.stateful import rule
 
 from rfp.errors import InvalidArgument, TooLarge, WrongType
 
+from .damage import flipped_bits, replaced_words
 from .memory import (
     BST,
     FULL,
@@ -353,13 +354,9 @@ def filled(memory: Memory, kind: type) -> MutableMapping[bytes, bytes]:
 @ALL
 def test_a_flipped_bit_is_found(memory, rng, kind):
     m = filled(memory, kind)
-    for address, _, content in memory.nodes():
-        at = rng.randrange(32, 32 + len(content))
-        byte = content[at - 32]
-        memory.damage(address, at, bytes([byte ^ 1 << rng.randrange(8)]))
+    for _ in flipped_bits(memory, rng):
         with pytest.raises(Fault):
             m.check()
-        memory.damage(address, at, bytes([byte]))
     m.check()
 
 
@@ -368,20 +365,7 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng, kind):
     """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     m = filled(memory, kind)
-    for _ in range(1500):
-        address, _, content = rng.choice(memory.nodes())
-        at = 32 + rng.randrange(0, len(content), 4)
-        at = min(at, 32 + rng.randrange(48)) if rng.random() < 0.5 else at
-        old = content[at - 32 : at - 28]
-        new = rng.choice(
-            [
-                bytes(4),
-                b"\xff" * 4,
-                rng.randbytes(4),
-                bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:],
-            ]
-        )[: len(old)]
-        memory.damage(address, at, new, sealed=True)
+    for _ in replaced_words(memory, rng, 1500):
         key = b"%d" % rng.randrange(160)
         for act in (
             m.check,
@@ -409,6 +393,5 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng, kind):
                 with contextlib.suppress(Fault, KeyError):
                     act()
                 raise Undo
-        memory.damage(address, at, old, sealed=True)
     m.check()
     assert found > 200

@@ -15,6 +15,7 @@ from hypothesis.stateful import rule
 
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, TooLarge, WrongType
 
+from .damage import flipped_bits, replaced_words
 from .memory import FULL, LOST, NO_MEMORY, Fault, Memory, Queue
 from .models import INLINE, LONGEST, NEVER, OVER, QueueModel, queue_lengths
 
@@ -300,14 +301,10 @@ def filled(memory: Memory) -> Queue:
 
 def test_a_flipped_bit_is_found(memory, rng):
     q = filled(memory)
-    for address, _, content in memory.nodes():
-        at = rng.randrange(32, 32 + len(content))
-        byte = content[at - 32]
-        memory.damage(address, at, bytes([byte ^ 1 << rng.randrange(8)]))
+    for _ in flipped_bits(memory, rng):
         with pytest.raises(Fault) as caught:
             q.check()
         assert caught.value.code < 0
-        memory.damage(address, at, bytes([byte]))
     q.check()
 
 
@@ -315,20 +312,7 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng):
     """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     q = filled(memory)
-    for _ in range(1500):
-        address, _, content = rng.choice(memory.nodes())
-        at = 32 + rng.randrange(0, len(content), 4)
-        at = min(at, 32 + rng.randrange(48)) if rng.random() < 0.5 else at
-        old = content[at - 32 : at - 28]
-        new = rng.choice(
-            [
-                bytes(4),
-                b"\xff" * 4,
-                rng.randbytes(4),
-                bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:],
-            ]
-        )[: len(old)]
-        memory.damage(address, at, new, sealed=True)
+    for _ in replaced_words(memory, rng, 1500):
         # list() would call len() first
         for act in (q.check, q.__len__, lambda: [value for value in q], q.peek):  # noqa: C416
             try:
@@ -340,6 +324,5 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng):
                 with contextlib.suppress(Fault, Empty):
                     act()
                 raise Undo
-        memory.damage(address, at, old, sealed=True)
     q.check()
     assert found > 100

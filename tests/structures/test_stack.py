@@ -10,6 +10,7 @@ from hypothesis.stateful import rule
 
 from rfp.errors import Empty, TooLarge, WrongType
 
+from .damage import flipped_bits, replaced_words
 from .memory import FULL, LOST, NO_MEMORY, Fault, Memory, Stack
 from .models import INLINE, LONGEST, StackModel, queue_lengths
 
@@ -178,13 +179,9 @@ def filled(memory: Memory) -> Stack:
 
 def test_a_flipped_bit_is_found(memory, rng):
     s = filled(memory)
-    for address, _, content in memory.nodes():
-        at = rng.randrange(32, 32 + len(content))
-        byte = content[at - 32]
-        memory.damage(address, at, bytes([byte ^ 1 << rng.randrange(8)]))
+    for _ in flipped_bits(memory, rng):
         with pytest.raises(Fault):
             s.check()
-        memory.damage(address, at, bytes([byte]))
     s.check()
 
 
@@ -192,20 +189,7 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng):
     """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     s = filled(memory)
-    for _ in range(1500):
-        address, _, content = rng.choice(memory.nodes())
-        at = 32 + rng.randrange(0, len(content), 4)
-        at = min(at, 32 + rng.randrange(36)) if rng.random() < 0.6 else at
-        old = content[at - 32 : at - 28]
-        new = rng.choice(
-            [
-                bytes(4),
-                b"\xff" * 4,
-                rng.randbytes(4),
-                bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:],
-            ]
-        )[: len(old)]
-        memory.damage(address, at, new, sealed=True)
+    for _ in replaced_words(memory, rng, 1500, first=36):
         for act in (
             s.check,
             s.__len__,
@@ -228,6 +212,5 @@ def test_no_contents_of_a_node_harm_its_reader(memory, rng):
                 with contextlib.suppress(Fault, Empty):
                     change()
                 raise Undo
-        memory.damage(address, at, old, sealed=True)
     s.check()
     assert found > 200
