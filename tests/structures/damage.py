@@ -23,7 +23,7 @@ def flipped_bits(memory: Memory, rng: random.Random) -> Iterator[None]:
 def replaced_words(
     memory: Memory, rng: random.Random, times: int, first: int = 48
 ) -> Iterator[None]:
-    """Replace four bytes of a random node, with a valid checksum; half of them are among its first."""
+    """Replace four bytes of a random node, half of them near its start, with a valid checksum."""
     for _ in range(times):
         address, _, content = rng.choice(memory.nodes())
         at = rng.randrange(0, len(content), 4)
