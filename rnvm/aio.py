@@ -46,13 +46,13 @@ ITERATED_AT_ONCE = 256  # that an iteration fetches in one call of the thread
 
 
 def connect(
-    address: str | os.PathLike[str] | Address, *, timeout: float = 5.0, **options: Any
+    address: str | os.PathLike[str] | Address, *, timeout: float | None = None, **options: Any
 ) -> Connecting[FrontEnd]:
     """Connect to a back-end; await the result for a front-end, or use it with `async with`.
 
     Args:
-        address: as in rnvm.connect().
-        timeout: seconds that a call may take, this one included.
+        address: as in rnvm.connect(), a group included.
+        timeout: seconds that a call may take, this one included; default 5, in a group 15.
         options: those of rnvm.connect().
     """
     make = functools.partial(connecting.connect, address, timeout=timeout, **options)

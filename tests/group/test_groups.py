@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from polling import until
 
 import rnvm
+import rnvm.aio
 from rfp.errors import NotReplicated
 from rnvm.cli import main
 from rnvm.frontend import promise
@@ -108,6 +110,18 @@ def test_a_member_alone_becomes_the_primary(group, folder):
         assert alone.epoch == 2
         assert in_sync(group) == ["a"]
     assert primary_of(group) == "a"
+
+
+def test_a_front_end_of_an_event_loop_has_the_promise_and_the_patience_of_a_group(group, folder):
+    async def use():
+        async with rnvm.aio.connect(group) as fe:
+            sample = await fe.run(Sample, fe._sync, "s")
+            assert await fe.run(sample.add, 1) == 1
+            assert (fe._sync.durability, fe._sync.timeout) == ("replicated", 15.0)
+
+    with rnvm.GroupMember(folder / "a.pool", group=group, member="a") as alone:
+        alone.wait("primary", SOON)
+        asyncio.run(use())
 
 
 def test_the_status_of_a_group_is_that_of_its_primary(group, folder):
