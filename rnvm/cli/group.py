@@ -50,7 +50,7 @@ def group() -> None:
     "on alone.  There is no default.",
 )
 def create(group: str, coordinator: str | None, pool: str, member: str, min_mirrors: int) -> None:
-    """Create a group.  Its first copy is POOL_OPTION.
+    """Create a group whose first copy is the given pool.
 
     \b
     Example:
@@ -69,7 +69,14 @@ def create(group: str, coordinator: str | None, pool: str, member: str, min_mirr
 @COORDINATOR
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(group: str, coordinator: str | None, as_json: bool) -> None:
-    """Print the state of a group and its members."""
+    """Print the state of a group and its members.
+
+    `rnvm status GROUP` prints the figures of its primary.
+
+    \b
+    Example:
+      rnvm group status etcd://a:2379,b:2379,c:2379/orders
+    """
     address = admin.address_of(group, coordinator)
     shown = admin.group_status(address)
     state = shown.state
