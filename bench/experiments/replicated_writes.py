@@ -1,4 +1,4 @@
-"""Operations that a mirror has, and reads beside a mirror: two pools in memory on one host."""
+"""Operations that a mirror has, and reads beside it: two pools in memory on one host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from structures import HashTable
 
 QUESTION = (
     "How fast are operations of promise replicated, with a mirror in memory on the same host, "
-    "compared with persistent ones; and how fast are reads beside the mirror?"
+    "compared with persistent ones; and how fast are reads beside a mirror that applies changes?"
 )
 WRITE_BAR, BATCH_BAR = 0.3, 0.5  # of the rates of promise persistent
 READ_BAR = 0.5  # of the rate without a mirror
@@ -33,6 +33,33 @@ with rnvm.Mirror(sys.argv[1], of=sys.argv[2]) as mirror:
     mirror.wait_level(60)
     print("level", flush=True)
     sys.stdin.read()
+"""
+
+
+# Writes 100 records, then sleeps for 10 ms, from the line "on" to the line "off".
+WRITER = """
+import select, sys
+import rnvm
+from bench.experiments.keys import drawn
+from bench.experiments.pool import BATCH, VALUE
+from structures import HashTable
+
+address, durability, records = sys.argv[1:]
+lines = sys.stdin.buffer.raw  # not buffered: select() must see the next line
+keys = drawn(1000 * BATCH, int(records))
+with rnvm.connect(address, durability=durability) as fe:
+    table = HashTable(fe, "table")
+    print("ready", flush=True)
+    while lines.readline() == b"on\\n":
+        at = 0
+        while not select.select([lines], [], [], 0.01)[0]:
+            with fe.batch():
+                for key in keys[at : at + BATCH]:
+                    table[key] = VALUE
+            at = (at + BATCH) % len(keys)
+        lines.readline()
+        fe.release()
+        print(at, flush=True)
 """
 
 
@@ -49,8 +76,8 @@ def mirrored(backend: Backend) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writes(setting: Setting, durability: str, mirror: bool) -> Iterator[Side]:
-    """Yield `table[key] = value` of 16 + 64 B, one at a time and in batches, and `table[key]`:
-    {"rate", "batch", "reads"} in operations per second."""
+    """Yield `table[key] = value` of 16 + 64 B, one at a time and in batches, and `table[key]` while
+    another process writes: {"rate", "batch", "reads"} in operations per second."""
     keys = drawn(setting.count(200_000, BATCH), setting.records)
     batches = [keys[at : at + BATCH] for at in range(0, len(keys) - BATCH + 1, BATCH)]
     with ExitStack() as stack:
@@ -60,6 +87,19 @@ def writes(setting: Setting, durability: str, mirror: bool) -> Iterator[Side]:
         fe = stack.enter_context(rnvm.connect(backend.address, durability=durability))
         table = HashTable(fe, "table")
         pool.fill(fe, table, setting.records)
+        writer = stack.enter_context(
+            OtherProcess(WRITER, str(backend.address), durability, str(setting.records))
+        )
+        writer.hear()
+
+        def reads() -> float:
+            fe.release()
+            writer.send("on")
+            try:
+                return rate_of(table.get, keys, setting.seconds)
+            finally:
+                writer.send("off")
+                writer.hear()
 
         def together(some: list[bytes]) -> None:
             with fe.batch():
@@ -71,7 +111,7 @@ def writes(setting: Setting, durability: str, mirror: bool) -> Iterator[Side]:
                 return {
                     "rate": pool.rate_of_stores(table, keys, setting.seconds),
                     "batch": rate_of(together, batches, setting.seconds) * BATCH,
-                    "reads": rate_of(table.get, keys, setting.seconds),
+                    "reads": reads(),
                 }
 
         yield side
@@ -91,6 +131,6 @@ def measure(setting: Setting) -> list[Row]:
             "the same, persistent", WRITE_BAR),
         Row(f"HashTable set, replicated, batches of {BATCH}", both["batch"], "op/s",
             alone["batch"], "the same, persistent", BATCH_BAR),
-        Row("HashTable get beside a mirror", both["reads"], "op/s", alone["reads"],
-            "without a mirror", READ_BAR),
+        Row("HashTable get beside a writer and a mirror", both["reads"], "op/s", alone["reads"],
+            "without the mirror", READ_BAR),
     ]  # fmt: skip
