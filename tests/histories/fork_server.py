@@ -17,9 +17,9 @@ import sys
 import traceback
 from typing import Any
 
-from . import store_roles, structure_roles
+from . import group_roles, store_roles, structure_roles
 
-ROLES = {**store_roles.ROLES, **structure_roles.ROLES}
+ROLES = {**store_roles.ROLES, **structure_roles.ROLES, **group_roles.ROLES}
 PR_SET_PDEATHSIG = 1
 
 

@@ -1,0 +1,112 @@
+"""Many failovers, one after the other; nothing acknowledged is lost, and the time of each."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from polling import until
+from slower import SLOWER
+
+import rnvm
+from rnvm import pools
+from rnvm.group import admin
+from rnvm.testing.sample_structure import Sample
+
+from .running import SOON, Client, Group, check_counter, clients, until_answered
+
+KINDS = ("kill", "stop")
+PROMISE_S = 1.0  # of a mirror
+CLIENTS = (("add", "near"), ("add", "far"), ("read", "near"), ("read", "far"))
+
+
+@dataclass
+class Failover:
+    """Seconds since the primary was killed or stopped."""
+
+    how: str
+    detected: float  # the coordinator had ended its registration
+    primary: float  # the next one served
+    answered: float  # all clients had a call answered that the next one served
+
+    @property
+    def after_detection(self) -> float:
+        return self.answered - self.detected
+
+
+def fail_over(group: Group, how: str, callers: list[Client]) -> Failover:
+    """Kill the primary, or stop it for longer than every lease; the other one takes over."""
+    group.until_in_sync("a", "b")
+    until_answered(*callers, since=time.monotonic_ns())
+    old = group.state().primary
+    assert old is not None
+    new = "b" if old == "a" else "a"
+    earlier = len(group.roles(new))
+    began = time.monotonic_ns()
+    if how == "kill":
+        group.kill(old)
+    else:
+        group.signal(old, signal.SIGSTOP)
+    until(lambda: old not in group.registered(), SOON)
+    detected = time.monotonic_ns()
+
+    def served() -> int:
+        return next((at for at, role in group.roles(new)[earlier:] if role == "primary"), 0)
+
+    primary = until(served, SOON)
+    assert group.state().primary == new
+    until_answered(*callers, since=primary)
+    first = [
+        min(call.end for call in each.calls() if call.end >= primary and call.answer is not None)
+        for each in callers
+    ]
+    if how == "kill":
+        group.start(old)
+    else:
+        group.signal(old, signal.SIGCONT)
+    seconds = ((at - began) / 1e9 for at in (detected, primary, max(first)))
+    return Failover(how, *seconds)
+
+
+def summary(kind: str, all_of_them: list[Failover]) -> str:
+    lines = []
+    for what in ("detected", "primary", "answered", "after_detection"):
+        values = sorted(getattr(each, what) for each in all_of_them)
+        p99 = values[min(len(values) - 1, int(0.99 * len(values)))]
+        median = statistics.median(values)
+        lines.append(f"{what} median {median:.2f} s, p99 {p99:.2f} s, max {values[-1]:.2f} s")
+    return f"{len(all_of_them)} failovers by {kind}: " + "; ".join(lines)
+
+
+def run(address: str, folder: Path, count: int, rng: random.Random) -> list[Failover]:
+    group = Group(address, folder)
+    with contextlib.closing(group), clients(address, *CLIENTS) as callers:
+        for name in "ab":
+            group.start(name)
+        until_answered(*callers, since=0)
+        found = [fail_over(group, rng.choice(KINDS), callers) for _ in range(count)]
+        for each in callers:
+            each.kill()
+        with rnvm.connect(address, timeout=SOON) as fe:
+            check_counter(callers, Sample(fe, "s").numbers()[0])
+    return found
+
+
+@pytest.mark.long(900)
+@pytest.mark.timeout(3000)
+def test_100_failovers(address, folder, service, rng, capsys):
+    first = str(folder / "a.pool")
+    pools.create(first, "16MiB", assume_persistent=True)
+    admin.create_group(address, first, member="a", min_mirrors=0)
+    found = run(address, folder, 100, rng)
+    text = summary(service.kind, found)
+    with capsys.disabled():
+        print(f"\n{text}")
+    bar = (PROMISE_S + 1) * SLOWER
+    assert statistics.median(each.after_detection for each in found) <= bar, text
