@@ -85,10 +85,11 @@ class Group:
         self._coordinator = open_coordinator(address)
 
     def start(self, name: str) -> None:
-        address = f"shm://{self.folder}/{name}.socket"
-        self.members[name] = Process(
-            MEMBER, self.folder / f"{name}.pool", self.address, name, address
-        )
+        self.members[name] = Process(MEMBER, *self.arguments(name, self.address))
+
+    def arguments(self, name: str, group: str) -> tuple[object, ...]:
+        """Return the arguments of a member that finds the group at this address."""
+        return self.folder / f"{name}.pool", group, name, f"shm://{self.folder}/{name}.socket"
 
     def kill(self, name: str) -> None:
         with self.members.pop(name):

@@ -80,8 +80,10 @@ class Service:
     kind = ""
     ports_of_a_node = 1
 
-    def __init__(self, folder: Path, nodes: int = 1, *, tls: bool = False) -> None:
-        self.folder, self.count = folder, nodes
+    def __init__(
+        self, folder: Path, nodes: int = 1, *, tls: bool = False, listen: str = "127.0.0.1"
+    ) -> None:
+        self.folder, self.count, self.listen = folder, nodes, listen
         self.tls = Tls(folder) if tls else None
         ports = free_ports(nodes * self.ports_of_a_node)
         self.ports = [ports[n :: self.ports_of_a_node] for n in range(self.ports_of_a_node)]
@@ -205,7 +207,7 @@ class Etcd(Service):
 
     def command(self, node: int) -> list[str]:
         client, peer = self.ports[0][node], self.ports[1][node]
-        url = f"http{'s' if self.tls else ''}://127.0.0.1:{client}"
+        url = f"http{'s' if self.tls else ''}://{self.listen}:{client}"
         cluster = ",".join(f"n{n}=http://127.0.0.1:{port}" for n, port in enumerate(self.ports[1]))
         # The least lease is 1.5 elections, in whole seconds.
         election = ["--heartbeat-interval=50", "--election-timeout=500"]
@@ -263,7 +265,7 @@ class ZooKeeper(Service):
         folder.mkdir(exist_ok=True)
         lines = [
             f"dataDir={folder}",
-            f"{'secureClientPort' if self.tls else 'clientPort'}Address=127.0.0.1",
+            f"{'secureClientPort' if self.tls else 'clientPort'}Address={self.listen}",
             f"{'secureClientPort' if self.tls else 'clientPort'}={self.ports[0][node]}",
             f"tickTime={self.tick_ms}", "initLimit=40",
             "syncLimit=8", "minSessionTimeout=500", "maxSessionTimeout=60000",
