@@ -271,18 +271,3 @@ def test_with_too_few_mirrors_nothing_is_written(address, pool, folder):
             until_in_sync(address, "a", "b")
             with rnvm.connect(address, timeout=SOON) as fe:
                 assert Sample(fe, "s").add(1) == 1
-
-
-@pytest.mark.long(900)
-def test_100_failovers(group, folder):
-    with contextlib.ExitStack() as stack:
-        members = {name: stack.enter_context(member(folder, group, name)) for name in "ab"}
-        writing = stack.enter_context(writer(group))
-        for _ in range(100):
-            until_in_sync(group, "a", "b")
-            writing.wait_for(5)
-            name = primary_of(group)
-            members[name].kill()
-            until_primary(group, "b" if name == "a" else "a")
-            members[name] = stack.enter_context(member(folder, group, name))
-            writing.wait_for(5)

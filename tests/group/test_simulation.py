@@ -25,6 +25,7 @@ def test_nothing_acknowledged_is_lost_and_no_two_members_answer_at_once(seed):
 
 
 @pytest.mark.long(300)
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_in_many_lives(seed):
     for each in range(200 * SEEDS):
         lived(seed % 2**32 + each)

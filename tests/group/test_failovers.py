@@ -1,4 +1,4 @@
-"""Many failovers, one after the other; nothing acknowledged is lost, and the time of each."""
+"""Failovers, one after the other: nothing acknowledged is lost, and the time of each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import rnvm
 from rnvm import pools
 from rnvm.group import admin
 from rnvm.testing.sample_structure import Sample
+from tests.frontend.processes import Process
 
 from .running import SOON, Client, Group, check_counter, clients, until_answered
 
@@ -84,13 +85,15 @@ def summary(kind: str, all_of_them: list[Failover]) -> str:
     return f"{len(all_of_them)} failovers by {kind}: " + "; ".join(lines)
 
 
-def run(address: str, folder: Path, count: int, rng: random.Random) -> list[Failover]:
+def fail_over_often(
+    address: str, folder: Path, count: int, rng: random.Random, kinds: tuple[str, ...]
+) -> list[Failover]:
     group = Group(address, folder)
     with contextlib.closing(group), clients(address, *CLIENTS) as callers:
         for name in "ab":
             group.start(name)
         until_answered(*callers, since=0)
-        found = [fail_over(group, rng.choice(KINDS), callers) for _ in range(count)]
+        found = [fail_over(group, rng.choice(kinds), callers) for _ in range(count)]
         for each in callers:
             each.kill()
         with rnvm.connect(address, timeout=SOON) as fe:
@@ -98,15 +101,70 @@ def run(address: str, folder: Path, count: int, rng: random.Random) -> list[Fail
     return found
 
 
-@pytest.mark.long(900)
-@pytest.mark.timeout(3000)
-def test_100_failovers(address, folder, service, rng, capsys):
+@pytest.fixture
+def new_group(address: str, folder: Path) -> str:
+    """A group whose first member, a, has not been started."""
     first = str(folder / "a.pool")
     pools.create(first, "16MiB", assume_persistent=True)
     admin.create_group(address, first, member="a", min_mirrors=0)
-    found = run(address, folder, 100, rng)
+    return address
+
+
+@pytest.mark.timeout(120)
+def test_after_three_failovers_nothing_is_lost(new_group, folder, rng):
+    fail_over_often(new_group, folder, 3, rng, ("kill",))
+
+
+@pytest.mark.long(900)
+@pytest.mark.timeout(3000)
+def test_100_failovers(new_group, folder, service, rng, capsys):
+    found = fail_over_often(new_group, folder, 100, rng, KINDS)
     text = summary(service.kind, found)
     with capsys.disabled():
         print(f"\n{text}")
     bar = (PROMISE_S + 1) * SLOWER
     assert statistics.median(each.after_detection for each in found) <= bar, text
+
+
+# Changes a key within a transaction that never ends.
+HOLDER = """
+import signal, sys, rnvm
+from structures import HashTable
+with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
+    table = HashTable(fe, "t")
+    with fe.transaction(table):
+        table[b"k"] = b"of the holder"
+        print("inside", flush=True)
+        signal.pause()
+""".replace("SOON", str(SOON))
+
+# Waits for the holder's lock.
+NEXT = """
+import sys, rnvm
+from structures import HashTable
+with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
+    table = HashTable(fe, "t")
+    print("begins", flush=True)
+    print(table.setdefault(b"k", b"of the next"), flush=True)
+""".replace("SOON", str(SOON))
+
+
+def test_the_next_primary_takes_back_a_lock_whose_holder_died_with_the_former_one(
+    new_group, folder
+):
+    with (
+        contextlib.closing(Group(new_group, folder)) as group,
+        Process(HOLDER, new_group) as holder,
+        Process(NEXT, new_group) as following,
+    ):
+        for name in "ab":
+            group.start(name)
+        until(holder.printed, SOON)
+        until(following.printed, SOON)
+        group.until_in_sync("a", "b")
+        holder.stop()
+        group.kill("a")
+        holder.kill()
+        following.wait_for(1)
+        assert following.printed().splitlines()[1] == b"b'of the next'"
+        assert group.state().primary == "b"
