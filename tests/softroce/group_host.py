@@ -1,0 +1,96 @@
+"""One host of the group of test_group_hosts.py, in a machine of its own: group_host.py NAME SECRET.
+
+It runs the commands of docs/groups.md.  Host a (10.2.0.1) makes the pool and the group, and is the
+first primary.  Host b (10.2.0.2) runs etcd, a mirror and a front-end.
+"""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ETCD = "10.2.0.2:2379"
+GROUP = f"etcd://{ETCD}/orders"
+PATIENCE_S = 60  # for the other machine, and for programs that start slowly here
+# A machine's memory, where a mirror writes fast enough.
+os.chdir("/dev/shm")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
+
+
+def until(fact, what: str):
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := fact()):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what}: not within {PATIENCE_S} s")
+        time.sleep(0.1)
+    return found
+
+
+def etcd_answers() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{ETCD}/health", timeout=5) as answer:
+            return b"true" in answer.read()
+    except OSError:
+        return False
+
+
+def serve(name: str, address: str, secret: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        ["rnvm", "serve", "orders.pool", "--group", GROUP, "--member", name, "--address", address,
+         "--secret-file", secret, "--mirror-patience", "5"]
+    )  # fmt: skip
+
+
+def host_a(secret: str) -> None:
+    run("rnvm", "create", "orders.pool", "--size", "4MiB", "--assume-persistent")
+    until(etcd_answers, "etcd")
+    run("rnvm", "group", "create", GROUP, "--pool", "orders.pool", "--member", "a",
+        "--min-mirrors", "0")  # fmt: skip
+    serve("a", "rdma://10.2.0.1:7002", secret).wait()
+
+
+def host_b(secret: str) -> None:
+    subprocess.Popen(
+        ["etcd", "--data-dir", "etcd", "--log-level", "error",
+         "--listen-client-urls", f"http://{ETCD}", "--advertise-client-urls", f"http://{ETCD}"]
+    )  # fmt: skip
+    import rnvm
+    from rfp.errors import GroupNotFound, OutcomeUnknown
+    from rnvm.coordinator.opening import open_coordinator
+    from rnvm.group import state
+    from rnvm.testing.sample_structure import Sample
+
+    until(etcd_answers, "etcd")
+    coordinator = open_coordinator(GROUP, timeout=PATIENCE_S)
+
+    def seen() -> state.GroupState | None:
+        try:
+            return state.decode(coordinator.read().value, "the group")
+        except GroupNotFound:
+            return None
+
+    until(seen, "the group")
+    serve("b", "rdma://10.2.0.2:7002", secret)
+    with rnvm.connect(GROUP, secret_file=secret, timeout=PATIENCE_S) as fe:
+        sample = Sample(fe, "s")
+        until(lambda: len(seen().in_sync) == 2, "the mirror")  # type: ignore[union-attr]
+        print("in sync", seen().primary, flush=True)  # type: ignore[union-attr]
+        after = 0
+        while after < 5:
+            began = time.monotonic()
+            try:
+                answer = str(sample.add(1))
+            except OutcomeUnknown:
+                answer = "?"
+            after += seen().primary == "b"  # type: ignore[union-attr]
+            print(f"added {answer} {time.monotonic() - began:.2f}", flush=True)
+        print(f"ended {sample.numbers()[0]}", flush=True)
+
+
+{"a": host_a, "b": host_b}[sys.argv[1]](sys.argv[2])
