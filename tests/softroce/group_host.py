@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 ETCD = "10.2.0.2:2379"
 GROUP = f"etcd://{ETCD}/orders"
