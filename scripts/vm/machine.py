@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -66,6 +67,16 @@ class Machine:
         """Send SIGKILL to QEMU; `run` then raises MachineError."""
         if self._process is not None:
             self._process.kill()
+
+    def pause(self) -> None:
+        """Stop the processors of the machine; its clocks go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the machine go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     async def _boot(self, folder: Path) -> int | None:
         """Return the command's exit status, or None if the machine hung before its begin."""

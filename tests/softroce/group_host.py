@@ -1,7 +1,8 @@
-"""One host of the group of test_group_hosts.py, in a machine of its own: group_host.py NAME SECRET.
+"""One host of the group of test_group_hosts.py, in a machine: group_host.py NAME SECRET [NUMBER].
 
 It runs the commands of docs/groups.md.  Host a (10.2.0.1) makes the pool and the group, and is the
-first primary.  Host b (10.2.0.2) runs etcd, a mirror and a front-end.
+first primary; a front-end there reads.  Host b (10.2.0.2) runs etcd, a mirror, and a front-end that
+adds until b is the primary and NUMBER members are in sync.  Both print their calls.
 """
 
 import os
@@ -10,6 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+
+import rnvm
+from rfp.errors import GroupNotFound, OutcomeUnknown
+from rnvm.coordinator.opening import open_coordinator
+from rnvm.group import state
+from rnvm.testing.sample_structure import Sample
 
 ETCD = "10.2.0.2:2379"
 GROUP = f"etcd://{ETCD}/orders"
@@ -51,20 +58,25 @@ def host_a(secret: str) -> None:
     until(etcd_answers, "etcd")
     run("rnvm", "group", "create", GROUP, "--pool", "orders.pool", "--member", "a",
         "--min-mirrors", "0")  # fmt: skip
-    serve("a", "rdma://10.2.0.1:7002", secret).wait()
+    serve("a", "rdma://10.2.0.1:7002", secret)
+    with rnvm.connect(GROUP, secret_file=secret, timeout=PATIENCE_S) as fe:
+        sample = Sample(fe, "s")
+        while True:
+            began = boot_s()
+            value = sample.numbers()[0]
+            print(f"read {value} {began:.2f} {boot_s():.2f}", flush=True)
+            time.sleep(0.1)
 
 
-def host_b(secret: str) -> None:
+def boot_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def host_b(secret: str, number: str) -> None:
     subprocess.Popen(
         ["etcd", "--data-dir", "etcd", "--log-level", "error",
          "--listen-client-urls", f"http://{ETCD}", "--advertise-client-urls", f"http://{ETCD}"]
     )  # fmt: skip
-    import rnvm
-    from rfp.errors import GroupNotFound, OutcomeUnknown
-    from rnvm.coordinator.opening import open_coordinator
-    from rnvm.group import state
-    from rnvm.testing.sample_structure import Sample
-
     until(etcd_answers, "etcd")
     coordinator = open_coordinator(GROUP, timeout=PATIENCE_S)
 
@@ -79,17 +91,17 @@ def host_b(secret: str) -> None:
     with rnvm.connect(GROUP, secret_file=secret, timeout=PATIENCE_S) as fe:
         sample = Sample(fe, "s")
         until(lambda: len(seen().in_sync) == 2, "the mirror")  # type: ignore[union-attr]
-        print("in sync", seen().primary, flush=True)  # type: ignore[union-attr]
-        after = 0
-        while after < 5:
-            began = time.monotonic()
+        print("in sync", flush=True)
+        left = 5  # calls
+        while left:
             try:
                 answer = str(sample.add(1))
             except OutcomeUnknown:
                 answer = "?"
-            after += seen().primary == "b"  # type: ignore[union-attr]
-            print(f"added {answer} {time.monotonic() - began:.2f}", flush=True)
+            now = seen()
+            print(f"added {answer} {now.primary}", flush=True)  # type: ignore[union-attr]
+            left -= now.primary == "b" and len(now.in_sync) == int(number)  # type: ignore[union-attr]
         print(f"ended {sample.numbers()[0]}", flush=True)
 
 
-{"a": host_a, "b": host_b}[sys.argv[1]](sys.argv[2])
+{"a": host_a, "b": host_b}[sys.argv[1]](*sys.argv[2:])

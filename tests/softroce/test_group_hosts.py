@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -21,39 +20,46 @@ CACHE = Path.home() / ".cache" / "softroce"
 HOST = Path(__file__).with_name("group_host.py")
 
 
-def machine(name, link, out, err, secret):
+def machine(link, out, err, *arguments):
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
     }
-    command = f"python {shlex.quote(str(HOST))} {name} {shlex.quote(str(secret))}"
     return Machine(
-        Job(shlex.split(command), environment=environment, limit=300, link=link),
-        kernel.find(Path("/boot")),
-        CACHE,
-        out,
-        err,
-        cpus=1,
-    )
+        Job(["python", str(HOST), *map(str, arguments)], environment=environment, limit=300,
+            link=link),
+        kernel.find(Path("/boot")), CACHE, out, err, cpus=1,
+    )  # fmt: skip
 
 
-def test_a_mirror_on_another_host_takes_over_when_the_primarys_host_loses_its_power(tmp_path):
-    output, errors = bytearray(), bytearray()
-    secret = tmp_path / "secret"
+class Output:
+    """The lines of a host; `on_line` is called with the words of each."""
+
+    def __init__(self, on_line=lambda *words: None):
+        self.lines, self.partial, self.on_line = [], b"", on_line
+
+    def __call__(self, data):
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        for line in lines:
+            self.lines.append(line.decode(errors="replace").split())
+            self.on_line(*self.lines[-1])
+
+    def of(self, kind):
+        return [line[1:] for line in self.lines if line and line[0] == kind]
+
+
+def play(folder, of_a, of_b, errors, number, hosts):
+    """Run both hosts until b has ended; `hosts` gets a's machine."""
+    secret = folder / "secret"
     secret.write_text("of all hosts of the group")
     secret.chmod(0o600)
 
     async def story():
-        a_link, b_link = cable(tmp_path)
-        a = machine("a", a_link, errors.extend, errors.extend, secret)
-
-        def on_output(data):
-            output.extend(data)
-            if b"in sync" in output and output.partition(b"in sync")[2].count(b"added") >= 5:
-                a.kill()
-
-        b = machine("b", b_link, on_output, errors.extend, secret)
+        links = cable(folder)
+        a = machine(links[0], of_a, errors.extend, "a", secret)
+        b = machine(links[1], of_b, errors.extend, "b", secret, number)
+        hosts["a"] = a
         serving = asyncio.ensure_future(a.run())
         try:
             return await b.run()
@@ -63,10 +69,25 @@ def test_a_mirror_on_another_host_takes_over_when_the_primarys_host_loses_its_po
             assert isinstance(serving.exception(), MachineError)
 
     status = asyncio.run(story())
-    lines = output.decode().splitlines()
-    assert status == 0, errors.decode() + output.decode()
-    added = [line.split()[1] for line in lines if line.startswith("added")]
-    acked = [int(each) for each in added if each != "?"]
-    count = int(lines[-1].split()[1])
+    assert status == 0, f"{errors.decode()} {of_b.lines}"
+    check_additions(of_b)
+
+
+def check_additions(of_b):
+    """Nothing that was acknowledged is lost, and nothing was done twice."""
+    added = of_b.of("added")
+    acked = [int(each) for each, _ in added if each != "?"]
+    count = int(of_b.of("ended")[0][0])
     assert acked == sorted(set(acked))
     assert acked[-1] <= count <= len(added)
+
+
+def test_a_mirror_on_another_host_takes_over_when_the_primarys_host_loses_its_power(tmp_path):
+    hosts, errors = {}, bytearray()
+
+    def on_line(*words):
+        if len(of_b.of("added")) == 5:
+            hosts["a"].kill()
+
+    of_b = Output(on_line)
+    play(tmp_path, Output(), of_b, errors, 1, hosts)
