@@ -94,25 +94,51 @@ def fail_over_often(
             group.start(name)
         until_answered(*callers, since=0)
         found = [fail_over(group, rng.choice(kinds), callers) for _ in range(count)]
-        for each in callers:
-            each.kill()
-        with rnvm.connect(address, timeout=SOON) as fe:
-            check_counter(callers, Sample(fe, "s").numbers()[0])
+        end(address, callers)
     return found
+
+
+def end(address: str, callers: list[Client]) -> None:
+    """End the clients, and check that one order explains their answers."""
+    for each in callers:
+        each.kill()
+    with rnvm.connect(address, timeout=SOON) as fe:
+        check_counter(callers, Sample(fe, "s").numbers()[0])
+
+
+def create(address: str, folder: Path) -> None:
+    """Create a group; its first member, a, has not been started."""
+    first = str(folder / "a.pool")
+    pools.create(first, "16MiB", assume_persistent=True)
+    admin.create_group(address, first, member="a", min_mirrors=0)
 
 
 @pytest.fixture
 def new_group(address: str, folder: Path) -> str:
-    """A group whose first member, a, has not been started."""
-    first = str(folder / "a.pool")
-    pools.create(first, "16MiB", assume_persistent=True)
-    admin.create_group(address, first, member="a", min_mirrors=0)
+    create(address, folder)
     return address
 
 
 @pytest.mark.timeout(120)
 def test_after_three_failovers_nothing_is_lost(new_group, folder, rng):
     fail_over_often(new_group, folder, 3, rng, ("kill",))
+
+
+@pytest.mark.timeout(120)
+def test_the_primary_and_the_coordinators_leader_die_at_once(cluster, folder):
+    address = cluster.address("orders")
+    create(address, folder)
+    group = Group(address, folder)
+    with contextlib.closing(group), clients(address, *CLIENTS) as callers:
+        for name in "ab":
+            group.start(name)
+        group.until_in_sync("a", "b")
+        until_answered(*callers, since=time.monotonic_ns())
+        cluster.kill(cluster.leader())
+        group.kill("a")
+        until_answered(*callers, since=time.monotonic_ns())
+        assert group.state().primary == "b"
+        end(address, callers)
 
 
 @pytest.mark.long(900)
