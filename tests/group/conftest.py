@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnvm import pools
+from rnvm.group import admin
 from tests.coordinator.conftest import address, cluster, opened, own_service, service
 
 __all__ = ["address", "cluster", "opened", "own_service", "service"]
@@ -31,3 +32,9 @@ def pool(folder: Path) -> Callable[[str], str]:
         return path
 
     return create
+
+
+@pytest.fixture
+def group(address: str, pool) -> str:
+    admin.create_group(address, pool("a"), member="a", min_mirrors=0)
+    return address

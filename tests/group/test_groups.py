@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,86 +17,18 @@ from rfp.errors import NotReplicated
 from rnvm.cli import main
 from rnvm.frontend import promise
 from rnvm.group import admin
-from rnvm.group.state import GroupState
 from rnvm.testing.sample_structure import Sample
-from tests.frontend.processes import Process
 
-SOON = 40
-
-MEMBER = """
-import signal, sys, rnvm
-path, group, name, address = sys.argv[1:]
-with rnvm.GroupMember(path, group=group, member=name, address=address,
-                      on_change=lambda role: print(role, flush=True)):
-    signal.pause()
-"""
-
-# Prints each number that was acknowledged, and "?" for each outcome that is not known.
-WRITER = """
-import os, sys, rnvm
-from rfp.errors import OutcomeUnknown
-from rnvm.testing.sample_structure import Sample
-with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
-    sample = Sample(fe, "s")
-    while True:
-        try:
-            os.write(1, b"%d\\n" % sample.add(1))
-        except OutcomeUnknown:
-            os.write(1, b"?\\n")
-""".replace("SOON", str(SOON))
-
-
-@contextlib.contextmanager
-def member(folder: Path, group: str, name: str) -> Iterator[Process]:
-    address = f"shm://{folder}/{name}.socket"
-    with Process(MEMBER, folder / f"{name}.pool", group, name, address) as process:
-        yield process
-
-
-@contextlib.contextmanager
-def writer(group: str) -> Iterator[Process]:
-    with Process(WRITER, group) as process:
-        yield process
-
-
-def check_ledger(group: str, process: Process) -> None:
-    """Nothing that was acknowledged is lost, and nothing was applied twice; ends the writer."""
-    process.wait_for(10)
-    process.kill()
-    lines = process.printed().split()
-    acked = [int(line) for line in lines if line != b"?"]
-    assert acked == sorted(set(acked))
-    with rnvm.connect(group, timeout=SOON) as fe:
-        count = Sample(fe, "s").numbers()[0]
-    assert count >= acked[-1]
-    # One more may have been under way when it was killed.
-    assert count <= len(acked) + lines.count(b"?") + 1
-
-
-def state_of(group: str) -> GroupState:
-    return admin.group_status(group, timeout=SOON).state
-
-
-def until_in_sync(group: str, *names: str) -> None:
-    until(lambda: in_sync(group) == sorted(names), SOON)
-
-
-def until_primary(group: str, name: str) -> None:
-    until(lambda: state_of(group).primary == name, SOON)
-
-
-def primary_of(group: str) -> str | None:
-    return state_of(group).primary
-
-
-def in_sync(group: str) -> list[str]:
-    return sorted(each.member for each in state_of(group).in_sync)
-
-
-@pytest.fixture
-def group(address: str, pool) -> str:
-    admin.create_group(address, pool("a"), member="a", min_mirrors=0)
-    return address
+from .groups import (
+    SOON,
+    check_ledger,
+    in_sync,
+    member,
+    primary_of,
+    until_in_sync,
+    until_primary,
+    writer,
+)
 
 
 def test_a_member_alone_becomes_the_primary(group, folder):
