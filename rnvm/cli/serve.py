@@ -24,6 +24,7 @@ from rnvm.coordinator.address import CoordinatorAddress
 from rnvm.frontend.structure import kinds
 from rnvm.group import admin
 from rnvm.group.driver import GroupMember
+from rnvm.group.member import Role
 from rnvm.group.state import MIRRORS_MAX
 
 POLL_S = 0.2  # seconds between two polls of whether the medium has failed
@@ -53,9 +54,8 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @click.option(
     "--min-mirrors",
     type=click.IntRange(0, MIRRORS_MAX),
-    default=0,
-    show_default=True,
-    help='Mirrors in sync that calls of durability="replicated" require.',
+    help='Mirrors in sync that calls of durability="replicated" require.  '
+    "[default: 0; a group has its own number]",
 )
 @click.option(
     "--mirror-patience",
@@ -85,7 +85,7 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @logged
 def serve(
     pool: str, address: Address | None, lease: float, snapshot_lifetime: float,
-    min_mirrors: int, mirror_patience: float, idle: str, log_level: str,
+    min_mirrors: int | None, mirror_patience: float, idle: str, log_level: str,
     group: str | None, coordinator: str | None, member: str | None, leave_group: bool,
     **access: Any,
 ) -> None:  # fmt: skip
@@ -98,8 +98,9 @@ def serve(
       rnvm serve orders.pool --group etcd://c1:2379,c2:2379,c3:2379/orders --member a
       rnvm serve orders.pool --address rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
-    Exits with status 3 if the pool's medium fails or its file is removed.
+    Exits with status 3 if the pool's medium fails or its file is removed, also in a group.
     """
+    _check_options(group, coordinator, member, leave_group, min_mirrors)
     place = address_of(pool) if address is None else address
     backend = None
     log_to_stderr(log_level)
@@ -108,8 +109,6 @@ def serve(
     if leave_group:
         admin.leave_group(pool)
     if group is not None:
-        if leave_group:
-            raise click.UsageError("give --group or --leave-group, not both")
         where = admin.address_of(group, coordinator)
         _serve_in_group(
             pool,
@@ -129,7 +128,7 @@ def serve(
             address=place,
             lease=lease,
             snapshot_lifetime=snapshot_lifetime,
-            min_mirrors=min_mirrors,
+            min_mirrors=min_mirrors or 0,
             mirror_patience=mirror_patience,
             idle=idle,
             **access,
@@ -156,27 +155,41 @@ def serve(
     click.echo("stopped")
 
 
+def _check_options(
+    group: str | None,
+    coordinator: str | None,
+    member: str | None,
+    leave_group: bool,
+    min_mirrors: int | None,
+) -> None:
+    if group is None:
+        for name, value in (("--coordinator", coordinator), ("--member", member)):
+            if value is not None:
+                raise click.UsageError(f"{name} has no meaning without --group")
+    elif leave_group:
+        raise click.UsageError("give --group or --leave-group, not both")
+    elif min_mirrors is not None:
+        raise click.UsageError(
+            "--min-mirrors belongs to the group: give it to `rnvm group create` or, later, to "
+            "`rnvm group force`"
+        )
+
+
 def _serve_in_group(
     pool: str, group: CoordinatorAddress, member: str, address: Address, **options: Any
 ) -> None:
     running = None
     try:
-        running = GroupMember(
-            pool,
-            group=group,
-            member=member,
-            address=address,
-            on_change=lambda role: click.echo(f"{role}"),
-            **options,
-        )
+        running = GroupMember(pool, group=group, member=member, address=address, **options)
         click.echo(f"member {member} of group {group.group}, pid {os.getpid()}")
-        said = ""
+        found = printed = ("", False)
         while not running.failed:
             time.sleep(POLL_S)
-            if running.trouble != said:
-                said = running.trouble
-                if said:
-                    click.echo(said, err=True)
+            before, found = found, _seen(running)
+            # Twice: what lasts for a moment only is in the log, if anywhere.
+            if found == before and found != printed and found[0]:
+                printed = found
+                click.echo(found[0], err=found[1])
         click.echo(f"the member has ended: {running.error}", err=True)
         raise SystemExit(3)
     except Stop:
@@ -185,6 +198,18 @@ def _serve_in_group(
         if running is not None:
             running.close()
     click.echo("stopped")
+
+
+def _seen(running: GroupMember) -> tuple[str, bool]:
+    """Return what a member does in one line, and whether that is trouble; "" between two roles."""
+    role, trouble = running.role, running.trouble
+    if trouble:
+        return trouble, True
+    if role == Role.PRIMARY.value:
+        return f"primary of epoch {running.epoch} at {running.address}", False
+    if role == Role.FOLLOWING.value:
+        return f"mirror, {'in sync' if running.in_sync else 'comparing and copying'}", False
+    return "", False
 
 
 class Untouched:
