@@ -133,6 +133,18 @@ class CopyChanged:
 
 
 @dataclass(frozen=True)
+class KeepFailed:
+    """An epoch could not be kept, and the actions behind `Keep` were not executed.
+
+    Attributes:
+        gone: the copy is not there any more.
+    """
+
+    reason: str
+    gone: bool
+
+
+@dataclass(frozen=True)
 class Opened:
     """The pool is open as primary and recovered; from now on it is served."""
 
@@ -203,6 +215,7 @@ Event = (
     | Heard
     | FollowEnded
     | CopyChanged
+    | KeepFailed
     | Opened
     | OpenFailed
     | Stopped
@@ -250,7 +263,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Keep:
-    """Write this epoch into the pool, durably."""
+    """Write this epoch into the pool, durably.  `KeepFailed` follows if that is not possible."""
 
     epoch: int
 

@@ -5,8 +5,8 @@ Roles
     STARTING    reads the state, and chooses
     FOLLOWING   a mirror of the primary that the state names and that is registered
     UNFOLLOWING waits until no acknowledgement leaves it, then STARTING
-    CANDIDATE   its change {epoch + 1, primary: it, in_sync: it alone} is under way
-    ELECTED     waits until its own promise is over, then reads the state once more
+    CANDIDATE   its change {epoch + 1, primary: it} is under way
+    ELECTED     waits until its own promise is over, then its change {in_sync: it} is under way
     OPENING     opens the pool
     PRIMARY     serves; adds mirrors to in_sync and removes them
     STOPPING    lost: ends its sessions, gives its memory up, then STARTING
@@ -18,7 +18,9 @@ Rules
 -----
 1.  Only a listed copy campaigns: (name, identity) in in_sync, and the pool itself says so.
 2.  It campaigns after it has stopped acknowledging, so its promise does not grow any more.
-3.  It opens the pool after its change was made, its promise is over, and a later read shows it.
+3.  It opens the pool after its promise is over, and after a second change was made that lists it
+    alone.  Until that one is sent nothing was answered in its epoch, and the copies listed before
+    still are: another one of them may be elected if it dies.  Then its second change is refused.
 4.  A change whose outcome is unknown is sent again, and nothing else is sent until it is known.
 5.  A mirror joins when the service thread requires its acknowledgements, and it has one that was
     published after that: all that was acknowledged before is in it, and all after waits for it.
@@ -50,6 +52,7 @@ from rnvm.group.events import (
     Hint,
     InForce,
     Keep,
+    KeepFailed,
     MediumFailed,
     MirrorLevel,
     MirrorLost,
@@ -72,6 +75,8 @@ from rnvm.group.events import (
 from rnvm.group.state import GroupState, Listed
 
 SECOND_NS = 1_000_000_000
+KEPT_NS = 10 * SECOND_NS  # for which a winner tries to keep its epoch
+NO_COPY = "0" * 32  # the identity of no copy
 
 
 class Role(enum.Enum):
@@ -98,7 +103,8 @@ class Times:
         promise: for which a mirror promises not to open its pool.
         patience: without a frame, after which a mirror doubts that its primary is alive.
         absence: for which the primary must be missing among the registered members.
-        retry: between two attempts of one change, or of one read.
+        retry: between two attempts of one change, of one read, or to follow.
+        retry_most: between two attempts to follow, after several that failed.
         poll: between two reads without a hint.
     """
 
@@ -106,6 +112,7 @@ class Times:
     patience: int = SECOND_NS
     absence: int = SECOND_NS // 2
     retry: int = SECOND_NS // 4
+    retry_most: int = SECOND_NS
     poll: int = 5 * SECOND_NS
 
 
@@ -176,12 +183,18 @@ class Member:
         self._number = 0  # the highest one
         self._slots = 0
         self._required: tuple[set[int], set[int]] | None = None  # of the last Slots
-        self._confirming = 0  # the read that must show that it was elected
+        self._kept = copy.epoch  # by the copy, if the last Keep fails
+        self._keep_at: int | None = None  # when an epoch that could not be kept is kept again
+        self._keep_until = now  # a winner gives up then, if other copies may be opened
         self._heard = now - self.times.patience
         self._absent: int | None = None  # since when the primary is not registered
-        self._before: GroupState | None = None  # the state that its election replaced
+        self._before: GroupState | None = None  # the state before the change that lists it alone
         self._stopped = False
         self._unresumable: Seen | None = None
+        self._follow_at = now  # not before
+        self._follow_pause = 0  # after the next attempt that fails
+        self._followed_at = now
+        self._lost = ""  # why the last stream ended
 
     # Steps
 
@@ -234,9 +247,9 @@ class Member:
         if change is not None and not change.waiting and now - change.sent >= self.times.retry:
             change.sent, change.waiting = now, True
             self._do(change.action)
-        if self.role is Role.ELECTED and not self._confirming and now >= self.promised:
-            self._confirming = self._reads + 1
-        if self._confirming > self._reads or now >= self._read_at:
+        if self.role is Role.ELECTED:
+            self._claim(now)
+        if now >= self._read_at:
             self._read(now)
 
     def _hint(self, _event: Hint, now: int) -> None:
@@ -250,8 +263,6 @@ class Member:
         self._reading = False
         self._read_at = now + self.times.retry
         self.trouble = event.reason
-        if self._confirming and self._confirming <= event.serial:
-            self._confirming = self._reads + 1
         if event.damaged and self.role is Role.STARTING:
             self.role = Role.REFUSED
 
@@ -272,8 +283,6 @@ class Member:
             self._read_at = now + self.times.retry
             if self.role in (Role.STARTING, Role.REFUSED):
                 self.role = Role.REFUSED
-            elif self.role is Role.ELECTED:
-                self._confirming = self._reads + 1 if self._confirming else 0
             return
         self.trouble = ""
         self._number = seen.number
@@ -289,7 +298,7 @@ class Member:
         elif self.role is Role.FOLLOWING:
             self._check_followed(seen, now)
         elif self.role is Role.ELECTED:
-            self._confirm(event.serial, seen)
+            self._check_elected(seen, now)
         elif self.role is Role.PRIMARY:
             self._check_primary(seen, now)
         elif self.role is Role.FAILING:
@@ -350,17 +359,23 @@ class Member:
         """The change was not made, or another one followed: decide again on the present state."""
         self._change = None
         self.seen = None
-        if self.role is Role.CANDIDATE:
+        if self.role in (Role.CANDIDATE, Role.ELECTED):
             self.role = Role.STARTING
         self._reading = False  # the read under way may have begun before
         self._read(now)
 
     def _check_superseded(self, seen: Seen, now: int) -> None:
-        """If a later epoch is there, it does not matter whether the change was made."""
+        """End a change that can never count any more, whether it was made or not.
+
+        A later epoch is there; or the state that it would replace is gone, and the epoch, which
+        never falls, is still a smaller one: it was not made, and never will be.
+        """
         assert self._change is not None
-        new = self._change.action.new
-        if seen.state.epoch > new.epoch or (
-            seen.state.epoch == new.epoch and seen.state.primary not in (new.primary, None)
+        old, new = self._change.action.old, self._change.action.new
+        if (
+            seen.state.epoch > new.epoch
+            or (seen.state.epoch == new.epoch and seen.state.primary not in (new.primary, None))
+            or (seen.state.epoch < new.epoch and seen.number > old.number)
         ):
             if self.role is Role.PRIMARY:
                 self._change = None
@@ -376,24 +391,47 @@ class Member:
         self._change = None
         self.seen = event.seen
         if new.epoch > old.state.epoch:  # an election
-            self._before = old.state
+            self._before = None
             self.epoch = new.epoch
         self._number = max(self._number, event.seen.number)
         self.trouble = ""
         if self.role is Role.CANDIDATE:
-            self._keep(self.epoch)
             self.role = Role.ELECTED
-            self._confirming = 0
-            self._tick(Tick(), now)
+            self._keep_until = now + KEPT_NS
+            self._keep(self.epoch)
+        elif self.role is Role.ELECTED:
+            self.role = Role.OPENING
+            self._do(Open(self.epoch, new.min_mirrors))
         elif self.role is Role.PRIMARY:
             self._set_changed(now)
         elif self.role is Role.FAILING:
             self._leave(now)
 
     def _keep(self, epoch: int) -> None:
+        self._keep_at = None
         if epoch > self.copy.epoch:
+            self._kept = self.copy.epoch
             self.copy = replace(self.copy, epoch=epoch)
             self._do(Keep(epoch))
+
+    def _keep_failed(self, event: KeepFailed, now: int) -> None:
+        """The actions behind `Keep` were not executed."""
+        self.trouble = event.reason
+        self.copy = replace(self.copy, epoch=self._kept)
+        if event.gone:
+            self.copy = replace(self.copy, identity="")
+            self._register()
+        if self.role is Role.FOLLOWING:
+            self.followed = None
+            self.role = Role.STARTING
+            self._lost = event.reason
+            self._wait_to_follow(now)
+        elif self.role is Role.ELECTED:
+            alone = self.seen is not None and len(self.seen.state.in_sync) == 1
+            if event.gone or (now >= self._keep_until and not alone):
+                self._cannot_open(now)
+            else:
+                self._keep_at = now + self.times.retry
 
     # Choosing a role
 
@@ -408,14 +446,18 @@ class Member:
             self._wait_for_primary(state, now)
             return
         if self.listed and self._unresumable is not None:
-            self.trouble = "the stream cannot be resumed: waiting until this copy is not listed"
+            self.trouble = f"waiting until {primary} does not list this copy: {self._lost}"
             self._read_at = now + self.times.retry
+            return
+        if now < self._follow_at:
+            self._complain(primary)
+            self._read_at = min(self._read_at, self._follow_at)
             return
         identity = state.identity_of(primary)
         assert identity is not None
         self._keep(state.epoch)
         self._unresumable = None
-        self._heard = now
+        self._heard = self._followed_at = now
         self.followed = Follow(Listed(primary, identity), state.epoch, self.listed)
         self.role = Role.FOLLOWING
         self._do(self.followed)
@@ -459,17 +501,39 @@ class Member:
         self.followed = None
         if self.role is Role.UNFOLLOWING:
             self.role = Role.STARTING
-            self._reading = False
-            self._read(now)
+            if now >= self._follow_at:
+                self._reading = False
+                self._read(now)
+            else:
+                self._read_at = min(self._read_at, self._follow_at)
 
     def _heard_frame(self, _event: Heard, now: int) -> None:
         self._heard = now
 
-    def _follow_ended(self, event: FollowEnded, _now: int) -> None:
+    def _follow_ended(self, event: FollowEnded, now: int) -> None:
         if self.role is Role.FOLLOWING:
-            self.trouble = event.reason
+            assert self.followed is not None
             self._unresumable = self.seen
+            if self.followed.resume:
+                self._lost = self._lost or event.reason
+            else:
+                self._lost = event.reason
+                self._wait_to_follow(now)
+                self._complain(self.followed.primary.member)
             self._unfollow()
+
+    def _complain(self, primary: str) -> None:
+        self.trouble = f"waiting for the primary {primary}: {self._lost}"
+
+    def _wait_to_follow(self, now: int) -> None:
+        """Wait longer after each failure: an attempt costs the coordinator a read by a majority."""
+        if now - self._followed_at >= self.times.retry_most:
+            self._follow_pause = 0
+        self._follow_pause = min(
+            max(2 * self._follow_pause, self.times.retry), self.times.retry_most
+        )
+        self._follow_at = now + self._follow_pause
+        self._read_at = min(self._read_at, self._follow_at)
 
     def _copy_changed(self, event: CopyChanged, _now: int) -> None:
         self.copy = replace(self.copy, identity=event.identity)
@@ -477,21 +541,31 @@ class Member:
 
     # Being elected
 
-    def _confirm(self, serial: int, seen: Seen) -> None:
-        if not self._confirming or serial < self._confirming:
+    def _claim(self, now: int) -> None:
+        """Send the second change of the election, when the promise is over."""
+        if self._keep_at is not None and now >= self._keep_at:
+            self._keep(self.epoch)
+        if self._keep_at is not None or self._change is not None or now < self.promised:
             return
-        self._confirming = 0
+        if self.seen is None:
+            self._read(now)
+            return
+        self._before = self.seen.state
+        self._send(self.seen.state.alone(self.copy.listed), now)
+
+    def _check_elected(self, seen: Seen, now: int) -> None:
         state = seen.state
-        if state.epoch == self.epoch and state.primary == self.copy.member and self.listed:
-            self.role = Role.OPENING
-            self._do(Open(self.epoch, state.min_mirrors))
-        else:
-            self.role = Role.STARTING
-            self._read_at = 0
+        if state.epoch != self.epoch or state.primary != self.copy.member or not self.listed:
+            self.role = Role.STARTING  # another one was elected since, or the group was forced
+            self._read_at = now
 
     def _opened(self, _event: Opened, now: int) -> None:
-        if self.role is Role.OPENING:
+        if self.role is Role.FAILING:  # its medium failed meanwhile
+            self._before = None
+            self._do(Stop(self.trouble))
+        elif self.role is Role.OPENING:
             self.role = Role.PRIMARY
+            self._before = None
             self.mirrors = {}
             self._required = None
             self._require()
@@ -500,9 +574,15 @@ class Member:
     def _open_failed(self, event: OpenFailed, now: int) -> None:
         if self.role is Role.OPENING:
             self.trouble = event.reason
-            self.role = Role.FAILING
-            self._stopped = True  # nothing was answered
+            self._cannot_open(now)
+        elif self.role is Role.FAILING:
+            self._stopped = True
             self._leave(now)
+
+    def _cannot_open(self, now: int) -> None:
+        self.role = Role.FAILING
+        self._stopped = True  # nothing was answered
+        self._leave(now)
 
     # Being primary
 
@@ -598,11 +678,18 @@ class Member:
                 mirror.serial = self._slots
 
     def _mirror_level(self, event: MirrorLevel, now: int) -> None:
-        if self.role is not Role.PRIMARY or event.mirror.member == self.copy.member:
+        if self.role is not Role.PRIMARY or self._impossible(event.mirror):
             self._do(Drop(event.slot))
             return
         self.mirrors[event.slot] = _Mirror(event.mirror)
         self._advance(now)
+
+    def _impossible(self, mirror: Listed) -> bool:
+        """Return whether no mirror can have this name and identity.  A peer has sent both."""
+        taken = {m.listed.identity for m in self.mirrors.values()} | {self.copy.identity, NO_COPY}
+        if self.seen is not None:
+            taken |= {each.identity for each in self.seen.state.in_sync}
+        return mirror.member == self.copy.member or mirror.identity in taken
 
     def _mirror_lost(self, event: MirrorLost, now: int) -> None:
         mirror = self.mirrors.get(event.slot)
@@ -662,10 +749,11 @@ class Member:
             if self.role is Role.FOLLOWING:
                 self._do(Unfollow())
             self._fail()
-        elif self.role in (Role.CANDIDATE, Role.ELECTED, Role.OPENING):
+        elif self.role in (Role.CANDIDATE, Role.ELECTED):
+            self._cannot_open(now)
+        elif self.role is Role.OPENING:
             self.role = Role.FAILING
-            self._stopped = True
-            self._leave(now)
+            self._stopped = False  # until it is known whether it was opened
 
     def _leave(self, now: int) -> None:
         """Give the group up: without this copy, and without a primary, if another one is listed."""
@@ -680,9 +768,13 @@ class Member:
             return
         before = state
         if self._before is not None and state.in_sync == (self.copy.listed,):
-            # It was elected and has answered nothing, so those that were listed before are as good.
+            # It has answered nothing, so those that were listed before are as good.
             before = self._before
-        others = tuple(each for each in before.in_sync if each.member != self.copy.member)
+        # Lost while its join was under way: it may have begun to copy again since.
+        gone = {m.listed for m in self.mirrors.values() if m.stage is Stage.ADDING and m.lost}
+        others = tuple(
+            each for each in before.in_sync if each.member != self.copy.member and each not in gone
+        )
         if not others:
             self._fail()
             return
@@ -708,6 +800,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Unfollowed: Member._unfollowed,
     Heard: Member._heard_frame,
     FollowEnded: Member._follow_ended,
+    KeepFailed: Member._keep_failed,
     CopyChanged: Member._copy_changed,
     Opened: Member._opened,
     OpenFailed: Member._open_failed,

@@ -81,8 +81,12 @@ class GroupState:
         return next((each.identity for each in self.in_sync if each.member == member), None)
 
     def opened_by(self, me: Listed) -> GroupState:
-        """Return the state after an election that this copy wins."""
-        return replace(self, epoch=self.epoch + 1, primary=me.member, in_sync=(me,))
+        """Return the state after an election that this copy wins, before it may open its pool."""
+        return replace(self, epoch=self.epoch + 1, primary=me.member)
+
+    def alone(self, me: Listed) -> GroupState:
+        """Return the state in which this copy, and no other one, may be opened."""
+        return replace(self, in_sync=(me,))
 
     def with_mirror(self, mirror: Listed) -> GroupState:
         """Return the state with one more copy in sync."""

@@ -128,18 +128,47 @@ def a_process_forgets_what_the_one_before_promised(sim: Simulation) -> None:
 
 @fault
 def a_copy_that_was_removed_may_be_opened(sim: Simulation) -> None:
-    of_member(sim, listed=property(lambda self: self.copy.identity != ""))
+    def choose(self: Member, seen: ev.Seen, now: int) -> None:
+        if self.copy.identity and not self.listed:
+            others = [each for each in seen.state.in_sync if each.member != self.copy.member]
+            state = replace(seen.state, in_sync=(self.copy.listed, *others))
+            seen = self.seen = replace(seen, state=state)
+        Member._choose(self, seen, now)
+
+    of_member(sim, _choose=choose)
 
 
 @fault
 def an_election_keeps_the_others_in_sync(sim: Simulation) -> None:
     def send(self: Member, new: GroupState, now: int) -> None:
-        if self.role is Role.CANDIDATE:
+        if self.role is Role.ELECTED:
             assert self.seen is not None
             new = replace(new, in_sync=self.seen.state.in_sync)
         Member._send(self, new, now)
 
     of_member(sim, _send=send)
+
+
+@fault
+def a_winner_opens_although_another_one_was_elected(sim: Simulation) -> None:
+    def refused(self: Member, event: ev.ChangeRefused, now: int) -> None:
+        if self.role is Role.ELECTED and self._change is not None:
+            new = replace(self._change.action.old, state=self._change.action.new)
+            Member._change_made(self, ev.ChangeMade(event.serial, new), now)
+        else:
+            Member._change_refused(self, event, now)
+
+    handle(sim, ev.ChangeRefused, refused)
+
+
+@fault
+def a_copy_is_moved_away_before_the_primary_answers(sim: Simulation) -> None:
+    def do_follow(self: Process, action: ev.Follow) -> None:
+        if not action.resume:
+            self.pool.there = False
+        Process.do_follow(self, action)
+
+    of_process(sim, do_follow=do_follow)
 
 
 @fault
@@ -149,11 +178,12 @@ def an_election_keeps_the_epoch(sim: Simulation) -> None:
             new = replace(new, epoch=new.epoch - 1)
         Member._send(self, new, now)
 
-    def confirm(self: Member, serial: int, seen: ev.Seen) -> None:
-        self.epoch = seen.state.epoch
-        Member._confirm(self, serial, seen)
+    def made(self: Member, event: ev.ChangeMade, now: int) -> None:
+        self.epoch = event.seen.state.epoch
+        Member._change_made(self, event, now)
 
-    of_member(sim, _send=send, _confirm=confirm)
+    of_member(sim, _send=send)
+    handle(sim, ev.ChangeMade, made)
 
 
 # The promise

@@ -43,6 +43,7 @@ class Pool:
 
     copy: Copy
     log: list[int] = field(default_factory=list)  # operations
+    there: bool = True  # its file is at its path: not moved away
     opened: bool = False  # it was open as primary when its process ended
 
 
@@ -160,7 +161,8 @@ class Process:
             if self.sim.random.random() < self.sim.crash_within:
                 self.kill()
                 return
-            getattr(self, "do_" + type(action).__name__.lower())(action)
+            if getattr(self, "do_" + type(action).__name__.lower())(action) is False:
+                return  # what follows relied on it
 
     def tick(self) -> None:
         self.event(ev.Tick())
@@ -185,9 +187,11 @@ class Process:
     # Actions
 
     def do_register(self, action: ev.Register) -> None:
+        self.copy = action.copy  # one registration after the other: the last one counts
+
         def register() -> None:
             if self.alive:
-                self.sim.coordinator.registered[self.id] = action.copy
+                self.sim.coordinator.registered[self.id] = self.copy
                 self.sim.hint()
 
         self.sim.at(self.sim.now + self.sim.draw(1, 50), register)
@@ -233,14 +237,22 @@ class Process:
             self.later(self.sim.draw(100, 1500), lambda: self.event(
                 ev.ChangeUnknown(action.serial, "the coordinator does not answer")))  # fmt: skip
 
-    def do_keep(self, action: ev.Keep) -> None:
+    def do_keep(self, action: ev.Keep) -> bool:
+        if self.pool.copy.identity and not self.pool.there:
+            self.event(ev.KeepFailed("there is no file", gone=True))
+            return False
+        if self.sim.chaos and self.sim.random.random() < self.sim.keep_fails:
+            self.later(0, lambda: self.event(ev.KeepFailed("the file is in use", gone=False)))
+            return False
         self.pool.copy = replace(self.pool.copy, epoch=action.epoch)
+        return True
 
     def do_open(self, action: ev.Open) -> None:
         def opened() -> None:
             if self.sim.chaos and self.sim.random.random() < self.sim.open_fails:
                 self.event(ev.OpenFailed("damaged"))
                 return
+            check(self.pool.there, "a file that was moved away was opened")
             self.sim.opened(self, action.epoch)
             self.pool.log.append(next(self.sim.operations))  # its own writes
             self.front = self.sim.front_class(self, action.epoch, action.min_mirrors)
@@ -319,6 +331,7 @@ class Process:
         )
         self.pool.copy = replace(self.pool.copy, identity="")
         self.pool.log = []
+        self.pool.there = True  # a new file
         self.event(ev.CopyChanged(""))
 
     def copied(self, action: ev.Follow, front: Front) -> None:
@@ -481,6 +494,7 @@ class Simulation:
         self.times = Times(patience=S // short, absence=S // 2 // short)
         self.chaos = True
         self.open_fails = self.random.choice((0, 0, 0.2))
+        self.keep_fails = self.random.choice((0, 0, 0.1))
         self.slow = self.random.choice((1, 1, 4))
         self.loss = self.random.choice((0.0, 0.1, 0.3))
         self.fronts: list[Front] = []
@@ -552,6 +566,16 @@ class Simulation:
     # What must hold
 
     def state_changed(self) -> None:
+        in_sync = self.coordinator.seen.state.in_sync
+        pools = {each: self.hosts[each.member].pool for each in in_sync}
+        check(
+            self.losses > 0
+            or self.open_fails > 0
+            or any(
+                pools[each].copy.identity == each.identity and pools[each].there for each in pools
+            ),
+            f"no listed copy is there: {in_sync}",
+        )
         for each in self.coordinator.seen.state.in_sync:
             pool = self.hosts[each.member].pool
             if pool.copy.identity == each.identity:
@@ -677,9 +701,8 @@ class Simulation:
         self.at(self.now + self.random.randrange(int(self.calm * S)), self.nemesis)
 
     def hesitate(self, _: Host, process: Process) -> None:
-        """Pause a primary so long that a mirror is just about to be elected, or to open."""
-        front = process.front
-        if front is not None:
+        """Pause a primary or a winner so long that a mirror is about to be elected, or to open."""
+        if process.front is not None or process.machine.role is Role.ELECTED:
             lag = self.times.patience + self.times.absence + self.random.randrange(600 * MS)
             process.paused_until = self.now + lag
             self.lapsed(process, self.now + lag)
@@ -754,7 +777,7 @@ class Simulation:
             process = host.process
             if process is not None and process.alive:
                 process.paused_until = 0
-                if process.machine.role is Role.FAILED:
+                if process.machine.role in (Role.FAILED, Role.FAILING):
                     process.kill()
             host.start()
         self.run(seconds)

@@ -64,13 +64,22 @@ def state(
     return GroupState(GROUP, epoch, primary, in_sync, mirrors)
 
 
-def primary(*, mirror: bool = False) -> Play:
+def elected(*others: Listed) -> Play:
+    """Its first change is made."""
     play = Play()
-    play.read(state(A))
-    play.made(*play.changes())
-    play.take(ev.Tick(), 1)
-    play.read(state(A, epoch=2, primary="a"))
-    assert play.out == [ev.Open(2, 0)]
+    play.made(*play.read(state(A, *others)))
+    assert play.member.role is Role.ELECTED
+    return play
+
+
+def opening(*others: Listed) -> Play:
+    play = elected(*others)
+    assert play.made(*play.take(ev.Tick(), 1)) == [ev.Open(2, 0)]
+    return play
+
+
+def primary(*, mirror: bool = False) -> Play:
+    play = opening()
     play.take(ev.Opened())
     assert play.member.role is Role.PRIMARY
     if mirror:
@@ -86,31 +95,50 @@ def test_a_listed_copy_without_a_primary_is_elected_and_opened_after_its_promise
     play = Play()
     (change,) = play.read(state(A, B))
     assert isinstance(change, ev.Change)
-    assert change.new == state(A, epoch=2, primary="a")
-    assert play.made(change)[0] == ev.Keep(2)
+    assert change.new == state(A, B, epoch=2, primary="a"), "B is as good until A may answer"
+    assert play.made(change) == [ev.Keep(2)]
     assert play.member.role is Role.ELECTED
-    assert ev.Open not in play.kinds()
-    assert ev.Read not in [type(each) for each in play.take(ev.Tick(), 0.9)]
-    assert [type(each) for each in play.take(ev.Tick(), 0.2)] == [ev.Read]
-    assert play.read(state(A, epoch=2, primary="a")) == [ev.Open(2, 0)]
-
-
-def test_a_read_that_began_before_the_promise_was_over_opens_nothing():
-    play = Play()
-    play.made(*play.read(state(A)))
-    play.take(ev.Hint())
-    play.take(ev.Tick(), 2)
-    play.read(state(A, epoch=2, primary="a"))
-    assert ev.Open not in play.kinds()
+    assert play.take(ev.Tick(), 0.9) == []
+    (change,) = play.take(ev.Tick(), 0.2)
+    assert change.new == state(A, epoch=2, primary="a")
+    assert play.made(change) == [ev.Open(2, 0)]
 
 
 def test_a_winner_whose_state_was_replaced_since_does_not_open():
-    play = Play()
-    play.made(*play.read(state(A)))
-    play.take(ev.Tick(), 1)
+    play = elected()
+    play.take(ev.Hint())
     play.read(state(B, epoch=3))
     assert play.member.role is Role.STARTING
-    assert ev.Open not in play.kinds()
+    play.take(ev.Tick(), 2)
+    assert not play.changes()
+
+
+def test_a_winner_whose_second_change_is_refused_does_not_open():
+    play = elected(B)
+    (change,) = play.take(ev.Tick(), 1)
+    (read,) = play.take(ev.ChangeRefused(change.serial))
+    assert isinstance(read, ev.Read)
+    assert play.member.role is Role.STARTING
+    play.read(state(A, B, epoch=3, primary="b"), (A, B))
+    assert play.out == [ev.Keep(3), ev.Follow(B, 3, resume=True)]
+
+
+def test_a_winner_that_dies_before_it_may_open_is_succeeded_by_another_listed_copy():
+    play = Play(B)
+    claimed = state(A, B, epoch=2, primary="a")
+    play.read(claimed)
+    assert not play.changes()
+    (change,) = play.read(claimed, after=1)
+    assert isinstance(change, ev.Change)
+    assert change.new == state(A, B, epoch=3, primary="b")
+
+
+def test_a_winner_whose_second_change_is_of_unknown_outcome_sends_it_again_before_it_opens():
+    play = elected(B)
+    (change,) = play.take(ev.Tick(), 1)
+    play.take(ev.ChangeUnknown(change.serial, "no answer"))
+    assert change in play.take(ev.Tick(), 1)
+    assert play.made(change) == [ev.Open(2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -188,17 +216,18 @@ def test_a_candidate_stops_acknowledging_before_it_sends_its_change():
     assert [type(each) for each in play.take(ev.Unfollowed(promised))] == [ev.Read]
     (change,) = play.read(state(A, B, epoch=2, primary="a"), (B,))
     assert isinstance(change, ev.Change)
-    assert change.new == state(B, epoch=3, primary="b")
+    assert change.new == state(A, B, epoch=3, primary="b")
     play.made(change)
     assert play.member.promised == promised
     assert play.take(ev.Tick(), 0.9) == []
-    assert [type(each) for each in play.take(ev.Tick(), 0.2)] == [ev.Read]
+    assert [type(each) for each in play.take(ev.Tick(), 0.2)] == [ev.Change]
 
 
 def test_a_candidate_with_an_unknown_outcome_sends_the_same_change_and_does_not_follow():
     play = Play(B)
     (change,) = play.read(state(A, B, epoch=2))
     play.take(ev.ChangeUnknown(change.serial, "no answer"))
+    play.number = change.old.number - 1
     play.read(state(A, B, epoch=2, primary=None), (A, B))
     assert play.out == []
     assert ev.Follow not in play.kinds()
@@ -318,10 +347,7 @@ def test_a_primary_alone_whose_medium_failed_stays_listed():
 
 
 def test_a_winner_that_cannot_open_gives_the_others_back():
-    play = Play()
-    play.made(*play.read(state(A, B, C)))
-    play.take(ev.Tick(), 1)
-    play.read(state(A, epoch=2, primary="a"))
+    play = opening(B, C)
     (change,) = play.take(ev.OpenFailed("damaged"))
     assert isinstance(change, ev.Change)
     assert change.new == state(B, C, epoch=2)
@@ -329,10 +355,7 @@ def test_a_winner_that_cannot_open_gives_the_others_back():
 
 
 def test_a_primary_that_has_served_gives_none_back():
-    play = Play()
-    play.made(*play.read(state(A, B, C)))
-    play.take(ev.Tick(), 1)
-    play.read(state(A, epoch=2, primary="a"))
+    play = opening(B, C)
     play.take(ev.Opened())
     play.take(ev.MediumFailed("broken"))
     assert play.take(ev.Stopped()) == [ev.Unregister()], "only it has what it acknowledged"
@@ -347,3 +370,100 @@ def test_a_member_that_connects_again_is_removed_before_it_joins():
     play.made(change)
     (slots,) = [each for each in play.out if isinstance(each, ev.Slots)][-1:]
     assert slots.required == {2}
+
+
+# What goes wrong
+
+
+def test_a_candidate_that_cannot_learn_the_outcome_ends_when_its_change_cannot_be_made_any_more():
+    play = follower()
+    play.take(ev.FollowEnded("lost"))
+    play.take(ev.Unfollowed(0))
+    old = state(A, B, epoch=2, primary="a")
+    play.read(old, (B,))
+    (change,) = play.read(old, (B,), after=2)
+    for _ in range(3):  # the primary was only slow, and its set has changed often since
+        play.take(ev.ChangeUnknown(change.serial, "32 states have followed"))
+        play.take(ev.Tick(), 0.1)
+    play.number += 40
+    play.read(state(A, B, epoch=2, primary="a"), (A, B))
+    assert play.member.role is Role.STARTING
+    play.read(state(A, epoch=2, primary="a"), (A, B))
+    assert play.member.role is Role.FOLLOWING
+
+
+def test_a_primary_that_does_not_listen_yet_is_tried_again_after_growing_pauses():
+    play = Play(B)
+    there = state(A, epoch=2, primary="a")
+    play.read(there, (A, B))
+    asked = []
+    for _ in range(400):  # 4 seconds
+        for each in play.out:
+            asked.append(type(each))
+            if isinstance(each, ev.Follow):
+                play.take(ev.FollowEnded("no server at a"))
+            elif isinstance(each, ev.Unfollow):
+                play.take(ev.Unfollowed(0))
+            elif isinstance(each, ev.Read):
+                play.read(there, (A, B))
+            else:
+                continue
+            break
+        else:
+            play.take(ev.Tick(), 0.01)
+    assert 3 <= asked.count(ev.Follow) <= 8
+    assert asked.count(ev.Read) <= 10
+    assert "no server at a" in play.member.trouble
+    play.take(ev.Hint())
+    play.read(there, (A, B))
+    assert ev.Follow not in play.kinds(), "a hint does not shorten the pause"
+
+
+def test_a_candidate_whose_file_is_in_use_keeps_its_epoch_later_and_opens_only_then():
+    play = elected(B)
+    for _ in range(3):
+        assert play.take(ev.KeepFailed("rnvm check has it open", gone=False)) == []
+        assert play.take(ev.Tick(), 0.2) == []
+        assert play.take(ev.Tick(), 0.1)[0] == ev.Keep(2)
+    (change,) = play.take(ev.Tick(), 1) or play.changes()
+    assert play.made(change) == [ev.Open(2, 0)]
+
+
+def test_a_winner_whose_copy_is_gone_gives_the_others_back():
+    play = elected(B)
+    *_, change = play.take(ev.KeepFailed("there is no pool", gone=True))
+    assert isinstance(change, ev.Change)
+    assert change.new == state(B, epoch=2)
+
+
+def test_a_mirror_whose_file_is_in_use_follows_later():
+    play = Play(B)
+    play.read(state(A, epoch=2, primary="a"), (A, B))
+    assert play.out == [ev.Keep(2), ev.Follow(A, 2, resume=False)]
+    play.take(ev.KeepFailed("rnvm check has it open", gone=False))
+    assert play.member.role is Role.STARTING
+    play.take(ev.Tick(), 1)
+    play.read(state(A, epoch=2, primary="a"), (A, B))
+    assert play.out == [ev.Keep(2), ev.Follow(A, 2, resume=False)]
+
+
+@pytest.mark.parametrize("identity", ["0" * 32, A.identity, B.identity], ids=["none", "own", "b"])
+def test_a_mirror_with_an_identity_that_cannot_be_its_own_is_dropped(identity):
+    play = primary(mirror=True)
+    assert play.take(ev.MirrorLevel(2, Listed("c", identity))) == [ev.Drop(2)]
+    assert play.member.role is Role.PRIMARY
+
+
+def test_a_medium_that_fails_while_the_pool_is_opened_stops_it_before_another_one_may_answer():
+    play = opening(B)
+    assert play.take(ev.MediumFailed("broken")) == []
+    assert play.take(ev.Opened()) == [ev.Stop("broken")]
+    assert play.take(ev.Stopped()) == [ev.Unregister()], "it may have answered something"
+
+
+def test_a_medium_that_fails_before_the_pool_is_open_gives_the_others_back():
+    play = opening(B)
+    play.take(ev.MediumFailed("broken"))
+    (change,) = play.take(ev.OpenFailed("broken"))
+    assert isinstance(change, ev.Change)
+    assert change.new == state(B, epoch=2)

@@ -55,8 +55,10 @@ def test_a_state_that_cannot_be_is_not_made():
         STATE.without("a", "b")
 
 
-def test_an_election_leaves_the_winner_alone():
-    assert STATE.opened_by(B) == GroupState("f" * 32, 4, "b", (B,), 1)
+def test_an_election_names_the_winner_and_leaves_it_alone_before_it_may_answer():
+    elected = STATE.opened_by(B)
+    assert elected == GroupState("f" * 32, 4, "b", (A, B), 1)
+    assert elected.alone(B) == GroupState("f" * 32, 4, "b", (B,), 1)
 
 
 def test_without_its_primary_a_group_has_none():
