@@ -42,6 +42,7 @@ cdef struct mirror_place:
     int slot                   # of the replicator; -1: removed
     uint64_t began             # time in ns
     uint32_t reason            # why it was removed
+    bint joins                 # it may become a mirror in sync
     uint8_t[32] member         # RNVM_MEMBER_MAX
     uint8_t[16] identity
 

@@ -17,7 +17,7 @@ from rnvm.format.messages cimport (
 )
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
-    RNVM_LOST_REMOVED,
+    RNVM_LOST_REMOVED, RNVM_MIRROR_MEMBER,
     RNVM_MIRRORS_MAX, RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING,
     rnvm_level, rnvm_mirror, rnvm_mirrored,
 )
@@ -142,6 +142,7 @@ cdef mirror_place *reserve(mirror_list *l, const rnvm_mirror *question, const vo
     free.slot = -1
     free.began = l.now
     free.reason = 0
+    free.joins = not l.policy or question.flags & RNVM_MIRROR_MEMBER != 0
     memcpy(free.member, question.member, sizeof(free.member))
     memset(free.identity, 0, sizeof(free.identity))
     rfp_store64_release(&free.phase, PLACE_RESERVED)
@@ -232,6 +233,13 @@ cdef void call_level(mirror_list *l, const request *asked, response *answer,
     place = place_of(l, question.ticket, client)
     if place == NULL or place.slot < 0 or l.r.slots[place.slot].state != RNVM_COPYING:
         answer.status = RNVM_NOT_ATTACHED
+        return
+    if not place.joins:
+        answer.status = RNVM_OTHER_POOL
+        return
+    if l.policy and rfp_load64_acquire(&l.slots[place.slot].level):
+        # The group's control thread may be reading its identity.
+        answer.status = RNVM_BAD_REQUEST
         return
     memcpy(place.identity, question.identity, sizeof(place.identity))
     if l.policy:

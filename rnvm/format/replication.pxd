@@ -34,6 +34,7 @@ cdef extern from "rnvm/format/replication.h" nogil:
         RNVM_IDENTITY_NONE
         RNVM_WHOLE
         RNVM_CATCHING_UP
+        RNVM_MIRROR_MEMBER
 
     struct rnvm_stream:
         uint64_t tail

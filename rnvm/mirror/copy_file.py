@@ -63,6 +63,19 @@ class CopyFile:
                 hint="stop that process, or give another path for the copy",
             ) from None
 
+    def refuse_grouped(self) -> None:
+        """Raise if the file belongs to a member of a group, whose state may list it.
+
+        Raises:
+            PoolRefused: It does.
+        """
+        total = min(pools.length(self.fd), HEADER_BYTES)
+        with (
+            contextlib.suppress(PoolDamaged),
+            contextlib.closing(pools._copied(self.fd, total)) as view,
+        ):
+            pools.refuse_grouped(view)
+
     @property
     def empty(self) -> bool:
         """Whether nothing was ever copied here: the file is new, or without any bytes."""

@@ -57,8 +57,8 @@ from rnvm.format.messages cimport (
     RNVM_OTHER_POOL, RNVM_OTHER_VERSION, RNVM_STOPPED,
 )
 from rnvm.format.replication cimport (
-    RNVM_CATCHING_UP, RNVM_IN_SYNC, RNVM_MEMBER_MAX, RNVM_REPLICATION, RNVM_STREAM_MAGIC,
-    RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity, rnvm_level, rnvm_mirror,
+    RNVM_CATCHING_UP, RNVM_IN_SYNC, RNVM_MEMBER_MAX, RNVM_MIRROR_MEMBER, RNVM_REPLICATION,
+    RNVM_STREAM_MAGIC, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity, rnvm_level, rnvm_mirror,
     rnvm_mirrored, rnvm_stream,
 )
 from rnvm.format.wal cimport rnvm_frame
@@ -128,6 +128,7 @@ cdef class Follower:
         deadline: Of connecting, ns of the monotonic clock.
         stream: Bytes of the stream that the mirror requests; 0: the primary decides.
         member: The mirror's name in the primary's figures.
+        in_group: It is a member of the primary's group.
 
     Raises:
         ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary cannot be reached.
@@ -144,6 +145,7 @@ cdef class Follower:
     cdef bint mapped
     cdef readonly uint64_t ticket
     cdef uint8_t[32] member            # RNVM_MEMBER_MAX
+    cdef bint in_group
     cdef rnvm_header header
     cdef rnvm_superblock superblock
     cdef rnvm_geometry g
@@ -153,6 +155,7 @@ cdef class Follower:
     cdef Medium medium
     cdef applier a
     cdef rnvm_identity identity
+    cdef rnvm_identity theirs          # the primary's
     cdef bint marked                   # the copy is durably not whole
     cdef bint applying                 # a is in use
     cdef uint64_t behind               # bytes written by catch-up since the last drain
@@ -164,8 +167,10 @@ cdef class Follower:
     cdef readonly uint64_t copied      # bytes that catch-up has compared
     cdef readonly uint64_t changed     # bytes of them that it has written
 
-    def __cinit__(self, opener, uint64_t deadline, *, uint64_t stream=0, str member=""):
+    def __cinit__(self, opener, uint64_t deadline, *, uint64_t stream=0, str member="",
+                  bint in_group=False):
         cdef rnvm_mirror question
+        self.in_group = in_group
         name = member.encode()[:RNVM_MEMBER_MAX]
         try:
             self.link = opener(deadline)
@@ -183,6 +188,7 @@ cdef class Follower:
             self.read_header(deadline)
             memset(&question, 0, sizeof(question))
             question.version = RNVM_REPLICATION
+            question.flags = RNVM_MIRROR_MEMBER if in_group else 0
             question.stream = stream
             memcpy(question.pool, self.header.uuid, sizeof(question.pool))
             memset(self.member, 0, sizeof(self.member))
@@ -223,6 +229,7 @@ cdef class Follower:
                 or self.arena.c.length < self.superblock.size):
             raise HandshakeFailed("the sizes in the header of the primary's pool are impossible",
                                   hint=SAME_RELEASE)
+        identity_read(&pages, &self.theirs)
         return 0
 
     cdef int fetch_pool(self, uint64_t at, uint64_t n, uint64_t deadline) except -1:
@@ -256,6 +263,11 @@ cdef class Follower:
     def epoch(self):
         """Return the primary's epoch."""
         return self.given.epoch
+
+    @property
+    def group(self):
+        """Return the id of the group whose primary this is, as bytes; zeros: of none."""
+        return (<char *> self.theirs.group)[:16]
 
     @property
     def stream_bytes(self):
@@ -503,6 +515,7 @@ cdef class Follower:
             raise HandshakeFailed(f"the back-end is of epoch {self.line.epoch}, but this copy has "
                                   f"followed one of epoch {self.identity.epoch}: it is an earlier "
                                   "primary", hint="connect to the present primary")
+        memcpy(self.theirs.group, self.line.group, sizeof(self.theirs.group))
         memset(&self.ack, 0, sizeof(self.ack))
         self.ack.acked = self.ack.received = self.line.first
         applier_begin(&self.a, &copy.c, &self.g, self.line.epoch, self.line.first,
@@ -577,7 +590,9 @@ cdef class Follower:
             if not step:
                 # Only now: a mark that the copy is not whole erases the identity.
                 memcpy(self.identity.identity, fresh, sizeof(self.identity.identity))
-                memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
+                memset(self.identity.group, 0, sizeof(self.identity.group))
+                if self.in_group:
+                    memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
                 memcpy(self.identity.member, self.member, sizeof(self.member))
                 memcpy(self.identity.opening, self.line.opening, sizeof(self.identity.opening))
                 self.identity.epoch = self.line.epoch

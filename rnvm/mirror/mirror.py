@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -23,6 +24,8 @@ from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     HandshakeFailed,
+    PoolDamaged,
+    PoolRefused,
     QuotaExceeded,
     RfpError,
     StorageFailed,
@@ -36,6 +39,7 @@ from rnvm.connecting import _find
 from rnvm.media import identity
 from rnvm.mirror.copy_file import CopyFile
 from rnvm.mirror.follower import OVERRUN, PATIENCE, Follower, StreamEnded
+from rnvm.pools import refuse_grouped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +72,7 @@ class Mirror:
 
     Raises:
         InvalidAddress: The address is invalid.
-        PoolRefused, PoolInUse: The path cannot be used.
+        PoolRefused, PoolInUse: The path cannot be used, or belongs to a group.
 
     Cost:
         Catch-up READs the whole pool once.  Afterwards one READ and one WRITE per frame.
@@ -82,6 +86,8 @@ class Mirror:
     ...         mirror.state
     'level'
     """
+
+    _in_group = False  # it is a member of a group
 
     def __init__(
         self,
@@ -128,6 +134,8 @@ class Mirror:
         self.address = str(self._opener.address)
         try:
             self._file = CopyFile(path)
+            if not self._in_group:
+                self._file.refuse_grouped()
             self.path = self._file.path
             _mirrors.add(self)
             self._closed = False
@@ -204,7 +212,13 @@ class Mirror:
         return clock.deadline_in(self.timeout)
 
     def _connect_and_follow(self, stream: int) -> None:
-        follower = Follower(self._opener, self._deadline(), stream=stream, member=self.name)
+        follower = Follower(
+            self._opener,
+            self._deadline(),
+            stream=stream,
+            member=self.name,
+            in_group=self._in_group,
+        )
         with self._changed:
             self._follower = follower
             if self._closing:
@@ -218,8 +232,14 @@ class Mirror:
             follower.close()
 
     def _follow(self, follower: Follower) -> None:
+        self._before_open(follower)
+        self._refuse_group(follower)
         medium = self._file.open(follower.head, follower.size, in_place=self._in_place)
+        if not self._in_group:
+            with contextlib.suppress(PoolDamaged):
+                refuse_grouped(medium)
         follower.begin(medium, self._deadline(), self._file.regular)
+        self._refuse_group(follower)
         self._begun(follower)
         self._connections += 1
         self._size = follower.size
@@ -246,6 +266,17 @@ class Mirror:
                 log.info("the mirror %s follows %s, epoch %d", self.path, self.address,
                          follower.epoch)  # fmt: skip
             follower.follow(FOLLOWED_S)
+
+    def _refuse_group(self, follower: Follower) -> None:
+        """Raise if this mirror would wait for ever: only members join a group's primary."""
+        if self._joins and not self._in_group and any(follower.group):
+            raise PoolRefused(
+                f"{self.address} is the primary of a group, whose mirrors are its members",
+                hint="use rnvm serve --group, or rnvm backup",
+            )
+
+    def _before_open(self, follower: Follower) -> None:
+        """Called before the copy's file is used; for a member of a group."""
 
     def _begun(self, follower: Follower) -> None:
         """Called before anything is copied; for a member of a group."""
