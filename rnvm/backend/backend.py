@@ -23,6 +23,7 @@ from rnvm import pools
 from rnvm.backend.service import PoolService
 from rnvm.frontend.session import DEATH_NOTICE_S
 from rnvm.group.state import MIRRORS_MAX
+from rnvm.media import identity
 from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
@@ -92,14 +93,11 @@ class Backend(ServerBase):
         tls_ca: str | os.PathLike[str] | None = None,
         no_auth: bool = False,
     ) -> None:
-        if not 0.01 <= lease <= 3600:
-            raise out_of_bounds("lease", lease, 0.01, 3600)
-        if not 0.01 <= snapshot_lifetime <= 86400:
-            raise out_of_bounds("snapshot_lifetime", snapshot_lifetime, 0.01, 86400)
+        check_times(
+            lease=lease, snapshot_lifetime=snapshot_lifetime, mirror_patience=mirror_patience
+        )
         if not 0 <= min_mirrors <= MIRRORS_MAX:
             raise out_of_bounds("min_mirrors", min_mirrors, 0, MIRRORS_MAX)
-        if not 0.01 <= mirror_patience <= 3600:
-            raise out_of_bounds("mirror_patience", mirror_patience, 0.01, 3600)
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
@@ -124,6 +122,7 @@ class Backend(ServerBase):
                     time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
                 forgetful = pools.media(file.fileno()).volatile
+            copied = _group is not None and _begins_as_primary(self.pool)
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
             revoking = used.closing_revokes
             self._service = self._keep(
@@ -139,6 +138,7 @@ class Backend(ServerBase):
                     mirror_patience=mirror_patience,
                     epoch=_epoch,
                     group=_group,
+                    copied=copied,
                 )
             )
             self._service.title = (
@@ -201,6 +201,30 @@ class Backend(ServerBase):
     def removed(self) -> bool:
         """Return whether it failed because the pool's file was removed or replaced."""
         return self._service.removed
+
+
+_TIMES_MAX = {"lease": 3600, "snapshot_lifetime": 86400, "mirror_patience": 3600}  # seconds
+
+
+def check_times(**times: float) -> None:
+    """Raise unless these options of a back-end are between 0.01 s and their greatest values.
+
+    Raises:
+        InvalidArgument: One is not.
+    """
+    for name, seconds in times.items():
+        if not 0.01 <= seconds <= _TIMES_MAX[name]:
+            raise out_of_bounds(name, seconds, 0.01, _TIMES_MAX[name])
+
+
+def _begins_as_primary(pool: Pool) -> bool:
+    """Return whether no front-end can have mapped a group's pool: a mirror made it, and it was not
+    served since.  From now on it is."""
+    found = identity.read(pool.medium)
+    if found is None or not any(found["opening"]):
+        return False
+    identity.write(pool.medium, **{**found, "opening": bytes(len(found["opening"]))})
+    return True
 
 
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:

@@ -104,6 +104,7 @@ REFUSALS = {
     RNVM_OTHER_POOL: "it was attached to another pool",
     RNVM_NO_SESSION_LEFT: "all sessions are in use",
     RNVM_TOO_MANY: "its process has too many sessions",
+    RNVM_FEW_MIRRORS: "fewer mirrors are in sync than min_mirrors requires",
 }
 
 cdef enum:
@@ -140,12 +141,13 @@ cdef class PoolService(Service):
         min_mirrors: With fewer mirrors in sync, changes of sessions of promise `replicated` are
             refused; -1: no mirror may follow, and there are no such sessions.
         mirror_patience: Seconds after which a mirror that does not acknowledge is removed.
+        copied: A mirror made the pool, and no front-end has mapped it yet.
     """
 
     def __cinit__(self, Pool opened not None, double lease, double snapshot_lifetime=60.0, *,
                   bint flushed=False, bint forgetful=False, bint revoking=False, int file=-1,
                   int min_mirrors=0, double mirror_patience=1.0, uint64_t epoch=0,
-                  bytes group=None):
+                  bytes group=None, bint copied=False):
         cdef const rnvm_header *header
         cdef rnvm_superblock superblock
         cdef bytes opening = os.urandom(16)
@@ -177,7 +179,8 @@ cdef class PoolService(Service):
         self.b.flags |= RNVM_FLUSHED if flushed else 0
         self.b.flags |= RNVM_FORGETFUL if forgetful else 0
         self.b.owner = self.b.g.owner = <void *> self
-        self.b.g.lasting = opened.medium.direct and not revoking
+        # The processes of a copy's sessions are another host's, and have never mapped it.
+        self.b.g.lasting = opened.medium.direct and not revoking and not copied
         if not header_whole(header):
             header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS + RNVM_PAGE)
         memcpy(self.b.uuid, header.uuid, sizeof(self.b.uuid))
