@@ -15,6 +15,7 @@ from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.coordinator.state import State
 from rnvm.group import registered, state
+from rnvm.group.member_lock import MemberLock
 from rnvm.group.registered import Registered
 from rnvm.group.state import EPOCH_MAX, GroupState, Listed
 from rnvm.media import identity
@@ -40,11 +41,9 @@ def address_of(group: str, coordinator: str | None) -> CoordinatorAddress:
 @contextlib.contextmanager
 def _held(path: str | os.PathLike[str]) -> Iterator[Medium]:
     """Yield the medium of a pool that no process has open; its logs are applied."""
-    pool = pools.open_pool(path, in_group=True)
-    try:
+    # A running member does not have its pool open between two roles.
+    with MemberLock(path), contextlib.closing(pools.open_pool(path, in_group=True)) as pool:
         yield pool.medium
-    finally:
-        pool.close()
 
 
 def create_group(

@@ -8,29 +8,39 @@ a mirror waits for is done by the back-end's service thread, without Python.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import stat
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from rfp import address as addresses
 from rfp.address import Address
+from rfp.control import Credentials
+from rfp.core.at_exit import at_exit
+from rfp.core.choices import IDLES
+from rfp.core.forks import in_child
 from rfp.core.log import Log
 from rfp.errors import (
+    Closed,
     ConnectionFailed,
     DeadlineExceeded,
     GroupDamaged,
     GroupNotFound,
-    QuotaExceeded,
+    PoolDamaged,
+    PoolRefused,
     RfpError,
     StorageFailed,
     VersionMismatch,
+    bad_choice,
+    not_copied,
+    out_of_bounds,
 )
 from rnvm import pools
-from rnvm.backend.backend import Backend
+from rnvm.backend.backend import Backend, check_times
 from rnvm.coordinator.address import CoordinatorAddress
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.coordinator.registration import Registration
@@ -39,7 +49,8 @@ from rnvm.group import events as ev
 from rnvm.group import registered
 from rnvm.group import state as states
 from rnvm.group.events import Copy, Seen
-from rnvm.group.member import Member, Role, Times
+from rnvm.group.member import SECOND_NS, Member, Role, Times
+from rnvm.group.member_lock import MemberLock
 from rnvm.group.registered import Registered
 from rnvm.group.state import Listed, checked_member
 from rnvm.media import identity
@@ -51,7 +62,28 @@ log = Log("rnvm")
 TURN_S = 0.03  # between two polls of the mirrors and the back-end
 TURN_NS = 100_000_000
 LEASE_S = 2.0  # of the registration
-FORMER = ".former"  # suffix of a copy that front-ends may still have mapped
+_PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.OPENING,
+            Role.STOPPING}  # fmt: skip
+
+
+_ACCESS = ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
+_TIMES = ("lease", "snapshot_lifetime", "mirror_patience")
+_OPTIONS = {*_ACCESS, *_TIMES, "no_auth", "idle", "cpus", "force_flush", "fabric"}
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise now what the back-end would raise when this member is elected, perhaps months later.
+
+    Raises:
+        TypeError, InvalidArgument, WrongType: An option is unknown, or its value is not valid.
+    """
+    for name in options.keys() - _OPTIONS:
+        raise TypeError(f"GroupMember() got an unexpected keyword argument {name!r}")
+    check_times(**{name: options[name] for name in _TIMES if name in options})
+    if (idle := options.get("idle", IDLES[0])) not in IDLES:
+        raise bad_choice("idle", idle, IDLES)
+    secret, file, cert, key, authorities = (options.get(name) for name in _ACCESS)
+    Credentials.of(secret, file, cert, key, authorities)
 
 
 def boot_now() -> int:
@@ -69,7 +101,10 @@ class _Worker:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            call()
+            try:
+                call()
+            except Exception:
+                log.exception("a call of %s failed", self._thread.name)
 
     def submit(self, call: Callable[[], None]) -> None:
         self._calls.put(call)
@@ -82,32 +117,40 @@ class _Worker:
 class _GroupMirror(Mirror):
     """A mirror that follows one primary in one epoch, and ends when the connection is lost."""
 
+    _in_group = True
+
     def __init__(self, path: str, *, of: str, name: str, epoch: int, stream: int,
                  tell: Callable[[ev.Event], None], **access: Any) -> None:  # fmt: skip
-        self._epoch, self._stream, self._tell = epoch, stream, tell
+        self._epoch, self._stream, self._tell, self._lost = epoch, stream, tell, ""
         super().__init__(path, of=of, name=name, **access)
 
     def _follow_primary(self) -> None:
         try:
             self._connect_and_follow(self._stream)
-        except StorageFailed as error:
+        except Closed:
+            raise
+        except (RfpError, OSError, MemoryError) as error:
             if self._file.failed:
                 raise
-            self._reason = error
-        except (ConnectionFailed, DeadlineExceeded, QuotaExceeded) as error:
+            # Whatever else it is (no room, a wrong secret, another pool), a later try may succeed.
             if isinstance(error, StreamEnded) and error.reason == OVERRUN:
                 self._stream = min(2 * int(self._last["stream"]), REQUESTED_BYTES_MAX)
-            self._reason = error
+            self._lost = str(error)
         if not self._closing:
             self._set("waiting")
-            self._tell(ev.FollowEnded(str(self._reason)))
+            self._tell(ev.FollowEnded(self._lost))
 
-    def _begun(self, follower: Follower) -> None:
+    def _before_open(self, follower: Follower) -> None:
         if follower.epoch != self._epoch:
             raise ConnectionFailed(
                 f"{self.address} is open in epoch {follower.epoch}, not {self._epoch}"
             )
+        # Not earlier: until an open primary of that epoch has answered, the copy may be the last.
         self._tell(ev.CopyChanged(""))
+
+    def _begun(self, follower: Follower) -> None:
+        if follower.epoch != self._epoch:
+            raise ConnectionFailed(f"{self.address} is open in epoch {follower.epoch} now")
 
     def _whole(self, follower: Follower) -> None:
         self._tell(ev.CopyChanged(follower.identity_bytes.hex()))
@@ -151,12 +194,12 @@ class GroupMember:
         self.path = os.fspath(path)
         self.name = checked_member(member)
         self.address = str(addresses.unique() if address is None else addresses.parse(address))
+        _check_options(options)
         self._options = options
-        self._access = {
-            key: options[key]
-            for key in ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
-            if options.get(key) is not None
-        }
+        self._access = {key: options[key] for key in _ACCESS if options.get(key) is not None}
+        if times is not None and times.promise < SECOND_NS:
+            # What the primary's service thread counts on is a constant.
+            raise out_of_bounds("times.promise", times.promise, SECOND_NS, 2**63 - 1)
         self._on_change = on_change
         self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -169,6 +212,7 @@ class GroupMember:
         self._promised = 0
         self._registration: Registration | None = None
         self._registering: tuple[Listed, str] | None = None
+        self._shown = Role.STARTING  # the last role that was published
         self._known: dict[Listed, str] = {}  # addresses of registered members
         self._proposals: dict[int, State] = {}
         self._leveled: dict[int, tuple[bool, int]] = {}  # ticket -> (lost was told, acked)
@@ -177,15 +221,22 @@ class GroupMember:
         self._deciding: int | None = None
         self._error: BaseException | None = None
         self._closed = False
-        copy = self._read_copy()
-        self._coordinator = open_coordinator(group)
-        self._machine = Member(copy, boot_now(), times)
-        self._workers = {
-            name: _Worker(f"rnvm-group-{name}") for name in ("read", "change", "register")
-        }
-        self._watch = self._coordinator.watch()
-        self._thread = threading.Thread(target=self._run, name="rnvm-group", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:
+            self._lock = MemberLock(self.path)
+            undo.callback(self._lock.close)
+            copy = self._read_copy()
+            self._coordinator = open_coordinator(group)
+            undo.callback(self._coordinator.close)
+            # Another process of this member may have promised until it released the lock.
+            self._machine = Member(copy, boot_now(), times)
+            self._watch = self._coordinator.watch()
+            self._workers = {
+                name: _Worker(f"rnvm-group-{name}") for name in ("read", "change", "register")
+            }
+            self._thread = threading.Thread(target=self._run, name="rnvm-group", daemon=True)
+            self._thread.start()
+            undo.pop_all()
+        _members.add(self)
 
     # What is seen
 
@@ -265,7 +316,10 @@ class GroupMember:
             if not self._closing.is_set():
                 log.error("member %s ended: %s", self.name, error)
                 self._error = error
+                self._registering = None
                 self._stop_all()
+                # Only now: others may take over as soon as it is not registered.
+                self._workers["register"].submit(self._end_registration)
         with self._changed:
             self._changed.notify_all()
 
@@ -276,23 +330,42 @@ class GroupMember:
         before = self._machine.role
         self._do_all(self._machine.take(event, boot_now()))
         if self._machine.role is not before:
-            log.info("member %s is %s now (it was %s)%s", self.name, self._machine.role.value,
-                     before.value, f": {self.trouble}" if self.trouble else "")  # fmt: skip
-            if self._on_change is not None:
-                self._on_change(self._machine.role.value)
-            if self._registering is not None:
-                self._register(self._registering[0])
+            self._publish_role(self._machine.role)
         with self._changed:
             self._changed.notify_all()
 
-    def _do_all(self, actions: list[ev.Action]) -> None:
-        for action in actions:
+    def _publish_role(self, role: Role) -> None:
+        """Report roles that last; a mirror that connects again and again changes none."""
+        if role in _PASSING and self._shown is not Role.PRIMARY:
+            return
+        shown = Role.STARTING if role in _PASSING else role
+        if shown is self._shown:
+            return
+        log.info("member %s is %s now (it was %s)%s", self.name, shown.value, self._shown.value,
+                 f": {self.trouble}" if self.trouble else "")  # fmt: skip
+        self._shown = shown
+        if self._registering is not None:
+            self._register(self._registering[0])
+        if self._on_change is not None:
             try:
-                getattr(self, f"_do_{type(action).__name__.lower()}")(action)
+                self._on_change(shown.value)
+            except Exception:
+                log.exception("on_change of member %s failed", self.name)
+
+    def _do_all(self, actions: list[ev.Action]) -> None:
+        for done, action in enumerate(actions):
+            try:
+                if getattr(self, f"_do_{type(action).__name__.lower()}")(action) is not False:
+                    continue
             except StorageFailed as error:
-                # What follows relied on it.
                 self._tell(ev.MediumFailed(str(error)))
-                return
+            # What follows relied on it.
+            for each in itertools.islice(actions, done + 1, None):
+                if isinstance(each, ev.Change):
+                    self._tell(ev.ChangeUnknown(each.serial, "it was not sent yet"))
+                elif isinstance(each, ev.Read):
+                    self._tell(ev.ReadFailed(each.serial, "it was not sent"))
+            return
 
     # The coordinator
 
@@ -300,8 +373,10 @@ class GroupMember:
         self._register(action.copy)
 
     def _register(self, copy: Listed) -> None:
-        self._registering = (copy, self._machine.role.value)
-        wanted = self._registering
+        wanted = (copy, self._shown.value)
+        if wanted == self._registering:
+            return  # each one is a lease and a key, or a session, of the coordinator
+        self._registering = wanted
         self._workers["register"].submit(lambda: self._begin_registration(wanted))
 
     def _begin_registration(self, wanted: tuple[Listed, str]) -> None:
@@ -310,7 +385,8 @@ class GroupMember:
             data = Registered(copy, self.address, role).encode()
             try:
                 new = self._coordinator.register(self.name, data, lease=LEASE_S)
-            except RfpError:
+            except Exception as error:  # noqa: BLE001 - also "can't start new thread": try again
+                log.debug("member %s cannot register: %s", self.name, error)
                 self._closing.wait(0.2)
                 continue
             # The former one last: others must not find that this member is missing.
@@ -387,13 +463,28 @@ class GroupMember:
             int(found["epoch"]),
         )
 
-    def _do_keep(self, action: ev.Keep) -> None:
-        if not self._machine.copy.identity:
-            return  # the mirror keeps it with the mark that the copy is not whole
-        with contextlib.closing(pools.open_medium(self.path)) as medium:
-            found = identity.read(medium)
-            assert found is not None
-            identity.write(medium, **{**found, "epoch": action.epoch})
+    def _do_keep(self, action: ev.Keep) -> bool:
+        """Return False if the epoch cannot be kept."""
+        copy = self._machine.copy
+        if not copy.identity:
+            return True  # the mirror keeps it with the mark that the copy is not whole
+        try:
+            with contextlib.closing(pools.open_medium(self.path)) as medium:
+                found = identity.read(medium)
+                if found is None or found["state"] != "whole":
+                    self._tell(ev.KeepFailed(f"{self.path} is no whole copy any more", gone=True))
+                    return False
+                if found["identity"].hex() != copy.identity:
+                    raise PoolRefused(f"{self.path} was replaced by another copy",
+                                      hint="start the member again")  # fmt: skip
+                identity.write(medium, **{**found, "epoch": action.epoch})
+        except StorageFailed:
+            raise
+        except (RfpError, OSError) as error:
+            gone = isinstance(error, PoolDamaged) or not os.path.exists(self.path)
+            self._tell(ev.KeepFailed(str(error), gone=gone))
+            return False
+        return True
 
     # A mirror
 
@@ -401,28 +492,16 @@ class GroupMember:
         of = self._known.get(action.primary)
         if action.resume or of is None:
             self._tell(ev.FollowEnded("each connection begins with a comparison" if action.resume
-                                      else "the primary is not registered"))  # fmt: skip
+                                      else "it is not registered"))  # fmt: skip
             return
         try:
-            self._leave_mapped_memory()
             self._heard = -1
             self._mirror = _GroupMirror(
                 self.path, of=of, name=self.name, epoch=action.epoch, stream=self._stream,
                 tell=self._tell, **self._access,
             )  # fmt: skip
-        except RfpError as error:
+        except (RfpError, OSError) as error:
             self._tell(ev.FollowEnded(str(error)))
-
-    def _leave_mapped_memory(self) -> None:
-        """Follow into a new file if a front-end may have mapped the present one.
-
-        A front-end that was stopped may still store into the rings that it has mapped.
-        """
-        if not self._machine.copy.identity or not os.path.isfile(self.path):
-            return
-        with open(self.path, "rb") as file:
-            if pools.media(file.fileno()).mode == "direct":
-                os.rename(self.path, self.path + FORMER)
 
     def _do_unfollow(self, _: ev.Unfollow) -> None:
         self._end_mirror()
@@ -474,8 +553,10 @@ class GroupMember:
     def _end_backend(self) -> None:
         backend, self._backend = self._backend, None
         if backend is not None:
-            with contextlib.suppress(RfpError):
+            try:
                 backend.close()
+            except RfpError as error:
+                log.warning("member %s: %s", self.name, error)
 
     # Looking
 
@@ -493,9 +574,6 @@ class GroupMember:
             if published != self._heard:
                 self._heard = published
                 self._take(ev.Heard())
-            if self.in_sync:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.path + FORMER)
 
     def _look_at_mirrors(self, backend: Backend) -> None:
         service = backend._service
@@ -535,9 +613,11 @@ class GroupMember:
     # The end
 
     def _stop_all(self) -> None:
-        for end in (self._end_mirror, self._end_backend):
-            with contextlib.suppress(RfpError):
+        for end in (self._end_backend, self._end_mirror):
+            try:
                 end()
+            except Exception:
+                log.exception("member %s", self.name)
 
     def close(self) -> None:
         """Leave: stop serving or following, and end the registration.  Safe to call again.
@@ -548,6 +628,7 @@ class GroupMember:
             self._closed = True
             return
         self._closed = True
+        _members.discard(self)
         self._closing.set()
         self._registering = None
         self._thread.join()
@@ -558,6 +639,7 @@ class GroupMember:
         self._coordinator.close()  # ends the calls of the others
         for worker in self._workers.values():
             worker.close(5)
+        self._lock.close()
         with self._changed:
             self._changed.notify_all()
 
@@ -567,5 +649,30 @@ class GroupMember:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "start another member")
+
+    def __repr__(self) -> str:
+        return f"<rnvm.GroupMember {self.name} at {self.path}: {self.role}>"
+
+
+_members: set[GroupMember] = set()
+
+
+def _forget_parents_members() -> None:
+    """In the child of a fork: the members are the parent's."""
+    for member in _members:
+        member._closed = True
+    _members.clear()
+
+
+def _close_members() -> None:
+    """Close the members that a program has left open at its exit: before their back-ends."""
+    for member in list(_members):
+        member.close()
+
+
+in_child(_forget_parents_members)
+at_exit(_close_members)
 
 __all__ = ["GroupMember"]

@@ -186,6 +186,21 @@ def an_election_keeps_the_epoch(sim: Simulation) -> None:
     handle(sim, ev.ChangeMade, made)
 
 
+@fault
+def a_primary_that_has_answered_gives_the_copies_before_back(sim: Simulation) -> None:
+    def opened(self: Member, event: ev.Opened, now: int) -> None:
+        before = self._before
+        Member._opened(self, event, now)
+        self._kept_before = before
+
+    def failed(self: Member, event: ev.MediumFailed, now: int) -> None:
+        Member._medium_failed(self, event, now)
+        self._before = getattr(self, "_kept_before", None)
+
+    handle(sim, ev.Opened, opened)
+    handle(sim, ev.MediumFailed, failed)
+
+
 # The promise
 
 
@@ -243,11 +258,12 @@ def fewer_mirrors_than_asked_for_are_enough(sim: Simulation) -> None:
 
 def handle(sim: Simulation, kind: type, handler: Callable[..., None]) -> None:
     """Let a machine handle one kind of event in another way."""
+    base = sim.member_class
 
     def take(self: Member, event: ev.Event, now: int) -> list[ev.Action]:
         if type(event) is kind:
             handler(self, event, now)
             return self._take_out()
-        return Member.take(self, event, now)
+        return base.take(self, event, now)
 
     of_member(sim, take=take)

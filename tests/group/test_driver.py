@@ -1,0 +1,346 @@
+"""A member's threads, its pool's file, and what ends them; the coordinator is in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from polling import until
+
+import rnvm
+from rfp.errors import FabricError, InvalidArgument, PoolInUse, PoolRefused
+from rnvm import connecting, pools
+from rnvm.coordinator.registration import Member
+from rnvm.coordinator.state import State, new_id
+from rnvm.group import admin, driver
+from rnvm.group.member import Times
+from rnvm.group.registered import Registered
+from rnvm.group.state import GroupState, Listed, decode
+from rnvm.media import identity
+from rnvm.testing.sample_structure import Sample
+
+from .in_memory import ADDRESS, Service
+
+SOON = 40
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    running = Service()
+    for module in (admin, connecting, driver):
+        monkeypatch.setattr(module, "open_coordinator", running.open)
+    return running
+
+
+@pytest.fixture
+def join(service: Service, folder: Path) -> Iterator[Callable[..., rnvm.GroupMember]]:
+    """Start a member; all are closed when the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name: str, **options: Any) -> rnvm.GroupMember:
+            member = rnvm.GroupMember(
+                folder / f"{name}.pool", group=ADDRESS, member=name, **options
+            )
+            stack.callback(member.close)
+            return member
+
+        yield begin
+
+
+@pytest.fixture
+def group(service: Service, pool) -> str:
+    admin.create_group(ADDRESS, pool("a"), member="a", min_mirrors=0)
+    return ADDRESS
+
+
+def state_of(service: Service) -> GroupState:
+    assert service.state is not None
+    return decode(service.state.value, "test")
+
+
+def in_sync(service: Service) -> list[str]:
+    return sorted(each.member for each in state_of(service).in_sync)
+
+
+def registered_as(name: str, data: bytes) -> Member:
+    return Member(name, new_id(), data)
+
+
+def kept_by(path: Path) -> dict[str, Any]:
+    with pools.view(path) as (view, _):
+        found = identity.read(view)
+        assert found is not None
+        return found
+
+
+def until_in_sync(service: Service, *names: str) -> None:
+    until(lambda: in_sync(service) == sorted(names), SOON)
+
+
+# What ends a member, and what does not
+
+
+def test_a_member_whose_thread_fails_leaves_and_another_one_takes_over(group, service, join):
+    a, b = join("a"), join("b")
+    b.wait("in sync", SOON)
+
+    def fail() -> None:
+        raise RuntimeError("planted")
+
+    a._look = fail
+    b.wait("primary", SOON)
+    assert a.failed
+    assert isinstance(a.error, RuntimeError)
+    assert a._backend is None
+    with rnvm.connect(group, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 1
+
+
+def test_a_callback_that_raises_does_not_end_the_member(group, join):
+    def on_change(_role: str) -> None:
+        raise BrokenPipeError("planted")
+
+    a = join("a", on_change=on_change)
+    a.wait("primary", SOON)
+    with rnvm.connect(group, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 1
+    assert not a.failed
+
+
+def test_a_registration_that_fails_in_any_way_is_tried_again(group, service, join):
+    service.refused = [RuntimeError("can't start new thread"), OSError("planted")]
+    join("a").wait("primary", SOON)
+    with rnvm.connect(group, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 1
+    assert not service.refused
+
+
+def test_a_file_that_another_tool_has_open_is_waited_for(group, join, monkeypatch):
+    left = [1, 2, 3]
+    open_medium = pools.open_medium
+
+    def in_use(path: str, **options: Any) -> Any:
+        if left:
+            left.pop()
+            raise PoolInUse(f"{path} is open in another process")
+        return open_medium(path, **options)
+
+    monkeypatch.setattr(pools, "open_medium", in_use)
+    a = join("a")
+    a.wait("primary", SOON)
+    assert not left
+    assert not a.failed
+
+
+def test_a_mirror_without_room_tries_again(group, join, monkeypatch):
+    join("a").wait("primary", SOON)
+    left = [1, 2]
+    fill = pools._fill
+
+    def no_room(fd: int, size: int, kind: Any) -> None:
+        if left and size:
+            left.pop()
+            raise FabricError("cannot allocate 4 MiB for the pool: planted")
+        fill(fd, size, kind)
+
+    monkeypatch.setattr(pools, "_fill", no_room)
+    b = join("b")
+    b.wait("in sync", SOON)
+    assert not left
+
+
+# Elections
+
+
+def test_a_winner_that_cannot_open_its_pool_leaves_it_to_another_one(
+    group, service, join, monkeypatch
+):
+    a, b, c = join("a"), join("b"), join("c")
+    with rnvm.connect(group, timeout=SOON) as fe:
+        sample = Sample(fe, "s")
+        until_in_sync(service, "a", "b", "c")
+        assert sample.add(1) == 1
+        backend, tried = driver.Backend, []
+
+        def broken(path: str, **options: Any) -> Any:
+            tried.append(path)
+            if len(tried) == 1:
+                raise OSError("planted")
+            return backend(path, **options)
+
+        monkeypatch.setattr(driver, "Backend", broken)
+        a.close()
+        second = {b.path: c, c.path: b}
+        until(lambda: bool(tried), SOON)
+        other = second[tried[0]]
+        other.wait("primary", SOON)
+        assert sample.add(1) == 2
+        assert in_sync(service) == [other.name]
+
+
+def test_a_winner_that_dies_before_it_may_open_its_pool_is_succeeded(group, service, join):
+    a, b, c = join("a"), join("b"), join("c")
+    with rnvm.connect(group, timeout=SOON) as fe:
+        sample = Sample(fe, "s")
+        until_in_sync(service, "a", "b", "c")
+        assert sample.add(1) == 1
+        for each in (b, c):
+            each._machine._claim = lambda now: None  # it does not get so far
+        a.close()
+        until(lambda: state_of(service).primary != "a", SOON)
+        assert in_sync(service) == ["a", "b", "c"]
+        dead, other = (b, c) if state_of(service).primary == "b" else (c, b)
+        del other._machine._claim
+        dead.close()
+        other.wait("primary", SOON)
+        assert sample.add(1) == 2
+
+
+def test_a_copy_is_left_alone_until_an_open_primary_answers(group, service, join, folder):
+    a, b = join("a"), join("b")
+    b.wait("in sync", SOON)
+    b.close()
+    a.close()
+    before = os.stat(folder / "b.pool").st_ino, kept_by(folder / "b.pool")
+    # A state in which a was elected, and is registered, but does not listen yet.
+    old = service.state
+    assert old is not None
+    (alone,) = [each for each in state_of(service).in_sync if each.member == "a"]
+    service.state = old.next(
+        GroupState(state_of(service).group, state_of(service).epoch, "a", (alone,), 0).encode()
+    )
+    nowhere = Registered(alone, f"shm://{folder}/nowhere", "primary").encode()
+    service.members[999] = registered_as("a", nowhere)
+    reads = service.reads
+    again = join("b")
+    until(lambda: "nowhere" in again.trouble, SOON)
+    until(lambda: service.reads >= reads + 5, SOON)
+    assert os.stat(folder / "b.pool").st_ino == before[0]
+    assert again._machine.copy.identity == before[1]["identity"].hex()
+    again.close()
+    assert kept_by(folder / "b.pool")["identity"] == before[1]["identity"]
+
+
+def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, service, join, folder):
+    first = service.state
+    assert first is not None
+    now = state_of(service)
+    listed = now.in_sync[0]
+    service.state = first.next(GroupState(now.group, 2, "a", (listed,), 0).encode())
+    nowhere = Registered(listed, f"shm://{folder}/nowhere", "primary").encode()
+    service.members[999] = registered_as("a", nowhere)
+    b = join("b")
+    until(lambda: "nowhere" in b.trouble, SOON)
+    reads, registered = service.reads, service.registered
+    attempts = 0
+    follow = b._do_follow
+
+    def counted(action: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        follow(action)
+
+    b._do_follow = counted
+    until(lambda: attempts == 5, SOON)
+    assert service.reads - reads <= 15
+    assert service.registered == registered, "its role has not changed in between"
+
+
+# One process for each member
+
+
+def test_a_second_process_of_a_member_is_refused(group, join, folder):
+    a = join("a")
+    a.wait("primary", SOON)
+    for act in (lambda: join("a"), lambda: admin.leave_group(folder / "a.pool")):
+        with pytest.raises(PoolInUse, match="already the member"):
+            act()
+    a.close()
+    join("a").wait("primary", SOON)
+
+
+def test_a_promise_shorter_than_what_the_primary_counts_on_is_refused(group, join):
+    with pytest.raises(InvalidArgument, match=r"times\.promise"):
+        join("a", times=Times(promise=10**8))
+
+
+# Mirrors that are no members
+
+
+def test_a_plain_mirror_of_a_groups_primary_is_refused_and_never_in_sync(
+    group, service, join, folder
+):
+    a = join("a")
+    a.wait("primary", SOON)
+    before = state_of(service)
+    with rnvm.Mirror(folder / "copy.pool", of=a.address) as mirror:
+        with pytest.raises(PoolRefused, match="the primary of a group"):
+            mirror.wait_level(SOON)
+    assert state_of(service) == before
+    assert not os.path.exists(folder / "copy.pool")
+
+
+def test_a_backup_of_a_groups_primary_belongs_to_no_group(group, service, join, folder):
+    a = join("a")
+    a.wait("primary", SOON)
+    with rnvm.connect(group, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 1
+        rnvm.backup(folder / "backup.pool", of=a.address)
+        assert in_sync(service) == ["a"]
+    with (
+        rnvm.Backend(folder / "backup.pool") as restored,
+        rnvm.connect(restored.address, timeout=SOON) as fe,
+    ):
+        assert Sample(fe, "s").numbers()[0] == 1
+
+
+@pytest.mark.parametrize("copy", [rnvm.Mirror, rnvm.backup], ids=["mirror", "backup"])
+def test_a_file_of_a_member_is_not_overwritten_by_other_mirrors(group, join, folder, pool, copy):
+    a = join("a")
+    a.wait("primary", SOON)
+    b = join("b")
+    b.wait("in sync", SOON)
+    b.close()
+    before = kept_by(folder / "b.pool")
+    with pytest.raises(PoolRefused, match="belongs to a group, as member b"):
+        copy(folder / "b.pool", of=a.address)
+    assert kept_by(folder / "b.pool") == before
+
+
+# Sessions of another host
+
+
+def test_sessions_that_a_copy_contains_are_free_at_once_after_a_failover(group, service, join):
+    a, b = join("a"), join("b")
+    b.wait("in sync", SOON)
+    with contextlib.ExitStack() as stack:
+        # Of this process, which lives on.
+        fes = [stack.enter_context(rnvm.connect(a.address, timeout=SOON)) for _ in range(3)]
+        assert Sample(fes[0], "s").add(1) == 1
+        until_in_sync(service, "a", "b")
+        a.close()
+    b.wait("primary", SOON)
+    with rnvm.connect(ADDRESS, timeout=SOON) as fe:
+        assert Sample(fe, "s").numbers()[0] == 1
+        assert b._backend is not None
+        until(lambda: b._backend._service.counters["ending"] == 0, SOON)
+
+
+def test_a_served_copy_says_that_front_ends_may_have_mapped_it(group, service, join, folder):
+    a, b = join("a"), join("b")
+    b.wait("in sync", SOON)
+    b.close()
+    assert any(kept_by(folder / "b.pool")["opening"])
+    until_in_sync(service, "a")
+    b = join("b")
+    b.wait("in sync", SOON)
+    a.close()
+    b.wait("primary", SOON)
+    b.close()
+    assert not any(kept_by(folder / "b.pool")["opening"])
+    assert isinstance(service.state, State)
+    assert state_of(service).in_sync == (Listed("b", kept_by(folder / "b.pool")["identity"].hex()),)
