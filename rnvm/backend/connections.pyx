@@ -183,6 +183,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
     each.proof = ticket
     c.session = index
     c.used = False
+    c.leaving_until = 0
     c.epoch = s.g.p.sessions[index].epoch
     done.session = <uint32_t> index
     done.flags = s.flags if in_state(s, RNVM_FREE) else s.flags | RNVM_LAST

@@ -60,7 +60,7 @@ cdef void end(mirror_list *l) noexcept nogil:
     replicator_end(&l.r)
     l.replicating = False
     l.numbers.in_sync = 0
-    if not l.numbers.min_mirrors:
+    if not l.numbers.min_mirrors and not l.policy:
         l.numbers.acked = l.numbers.published
 
 

@@ -66,9 +66,9 @@ _PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.
             Role.STOPPING}  # fmt: skip
 
 
-_ACCESS = ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
+_PEER_ACCESS = ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
 _TIMES = ("lease", "snapshot_lifetime", "mirror_patience")
-_OPTIONS = {*_ACCESS, *_TIMES, "no_auth", "idle", "cpus", "force_flush", "fabric"}
+_BACKEND_OPTIONS = {*_PEER_ACCESS, *_TIMES, "no_auth", "idle", "cpus", "force_flush", "fabric"}
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -77,12 +77,12 @@ def _check_options(options: dict[str, Any]) -> None:
     Raises:
         TypeError, InvalidArgument, WrongType: An option is unknown, or its value is not valid.
     """
-    for name in options.keys() - _OPTIONS:
+    for name in options.keys() - _BACKEND_OPTIONS:
         raise TypeError(f"GroupMember() got an unexpected keyword argument {name!r}")
     check_times(**{name: options[name] for name in _TIMES if name in options})
     if (idle := options.get("idle", IDLES[0])) not in IDLES:
         raise bad_choice("idle", idle, IDLES)
-    secret, file, cert, key, authorities = (options.get(name) for name in _ACCESS)
+    secret, file, cert, key, authorities = (options.get(name) for name in _PEER_ACCESS)
     Credentials.of(secret, file, cert, key, authorities)
 
 
@@ -196,7 +196,7 @@ class GroupMember:
         self.address = str(addresses.unique() if address is None else addresses.parse(address))
         _check_options(options)
         self._options = options
-        self._access = {key: options[key] for key in _ACCESS if options.get(key) is not None}
+        self._access = {key: options[key] for key in _PEER_ACCESS if options.get(key) is not None}
         if times is not None and times.promise < SECOND_NS:
             # What the primary's service thread counts on is a constant.
             raise out_of_bounds("times.promise", times.promise, SECOND_NS, 2**63 - 1)

@@ -173,6 +173,7 @@ class Member:
         self.followed: Follow | None = None
         self.mirrors: dict[int, _Mirror] = {}
         self.epoch = 0  # that it was elected in
+        self.reason = ""  # why it gives the group up
         self._out: list[Action] = []
         self._change: _Change | None = None
         self._changes = 0
@@ -580,6 +581,7 @@ class Member:
             self._leave(now)
 
     def _cannot_open(self, now: int) -> None:
+        self.reason = self.trouble
         self.role = Role.FAILING
         self._stopped = True  # nothing was answered
         self._leave(now)
@@ -738,7 +740,7 @@ class Member:
             self._leave(now)
 
     def _medium_failed(self, event: MediumFailed, now: int) -> None:
-        self.trouble = event.reason
+        self.trouble = self.reason = event.reason
         if self.role is Role.PRIMARY:
             self.role = Role.FAILING
             self._stopped = False
@@ -782,6 +784,7 @@ class Member:
 
     def _fail(self) -> None:
         self.role = Role.FAILED
+        self.trouble = self.reason
         self._do(Unregister())
 
 

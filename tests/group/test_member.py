@@ -337,6 +337,7 @@ def test_a_primary_whose_medium_failed_leaves_after_it_has_stopped():
     assert change.new == state(B, epoch=2)
     assert play.made(change) == [ev.Unregister()]
     assert play.member.role is Role.FAILED
+    assert play.member.trouble == "broken"
 
 
 def test_a_primary_alone_whose_medium_failed_stays_listed():
@@ -352,6 +353,7 @@ def test_a_winner_that_cannot_open_gives_the_others_back():
     assert isinstance(change, ev.Change)
     assert change.new == state(B, C, epoch=2)
     assert play.made(change) == [ev.Unregister()]
+    assert play.member.trouble == "damaged"
 
 
 def test_a_primary_that_has_served_gives_none_back():
