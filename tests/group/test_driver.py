@@ -18,7 +18,7 @@ from rnvm.coordinator.registration import Member
 from rnvm.coordinator.state import State, new_id
 from rnvm.group import admin, driver
 from rnvm.group import events as ev
-from rnvm.group.member import Times
+from rnvm.group.member import SECOND_NS, Times
 from rnvm.group.registered import Registered
 from rnvm.group.state import GroupState, Listed, decode
 from rnvm.media import identity
@@ -27,6 +27,12 @@ from rnvm.testing.sample_structure import Sample
 from .in_memory import ADDRESS, Service
 
 SOON = 40
+QUICK = Times(
+    patience=SECOND_NS // 5,
+    absence=SECOND_NS // 20,
+    retry=SECOND_NS // 20,
+    retry_most=SECOND_NS // 5,
+)
 
 
 @pytest.fixture
@@ -43,6 +49,7 @@ def join(service: Service, folder: Path) -> Iterator[Callable[..., rnvm.GroupMem
     with contextlib.ExitStack() as stack:
 
         def begin(name: str, **options: Any) -> rnvm.GroupMember:
+            options = {"times": QUICK, **options}
             member = rnvm.GroupMember(
                 folder / f"{name}.pool", group=ADDRESS, member=name, **options
             )
@@ -354,3 +361,37 @@ def test_a_served_copy_says_that_front_ends_may_have_mapped_it(group, service, j
     assert not any(kept_by(folder / "b.pool")["opening"])
     assert isinstance(service.state, State)
     assert state_of(service).in_sync == (Listed("b", kept_by(folder / "b.pool")["identity"].hex()),)
+
+
+# What an operator does
+
+
+def test_a_group_whose_members_are_all_closed_grows(group, service, join, folder):
+    with join("a") as a, join("b") as b:
+        a.wait("primary", SOON)
+        b.wait("in sync", SOON)
+        with rnvm.connect(group, timeout=SOON) as fe:
+            assert Sample(fe, "s").add(1) == 1
+    for name in "ab":
+        pools.grow(folder / f"{name}.pool", "8MiB")
+    with join("a") as a, join("b") as b, rnvm.connect(group, timeout=SOON) as fe:
+        until_in_sync(service, "a", "b")
+        assert Sample(fe, "s").add(1) == 2
+    assert {os.path.getsize(folder / f"{name}.pool") for name in "ab"} == {8 << 20}
+
+
+def test_a_group_begins_again_with_a_backup(group, service, join, folder):
+    with join("a") as a:
+        a.wait("primary", SOON)
+        with rnvm.connect(group, timeout=SOON) as fe:
+            assert Sample(fe, "s").add(1) == 1
+            rnvm.backup(folder / "monday.pool", of=a.address)
+            assert Sample(fe, "s").add(1) == 2
+    service.state = None  # a new name
+    admin.create_group(ADDRESS, folder / "monday.pool", member="monday", min_mirrors=0)
+    join("monday").wait("primary", SOON)
+    join("b").wait("in sync", SOON)
+    with rnvm.connect(ADDRESS, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 2
+    refused = join("a")  # it is the other group's
+    until(lambda: "another group" in refused.trouble, SOON)
