@@ -41,8 +41,3 @@ cdef void applier_begin(applier *a, medium *m, const rnvm_geometry *g, uint64_t 
 cdef int64_t applier_take(applier *a, const char *pieces, uint64_t n) noexcept nogil
 # Returns what an error means.
 cdef str applier_trouble(int error)
-# Returns whether a copy that has every frame up to `applied` may go on with this stream (its words,
-# a private copy) without comparison: it is whole, the stream is of the same start of the primary,
-# of no lower epoch, and contains every later frame.
-cdef bint applier_goes_on(const rnvm_identity *i, const rnvm_stream *shown,
-                          uint64_t applied) noexcept nogil

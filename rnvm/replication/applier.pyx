@@ -5,15 +5,14 @@ from libc.string cimport memcmp, memcpy, memset
 from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport rnvm_geometry
 from rnvm.format.replication cimport (
-    RNVM_PIECE_INDEX, RNVM_PIECE_MAX, RNVM_PIECE_MORE, RNVM_PIECE_PAD, RNVM_WHOLE, rnvm_identity,
-    rnvm_piece_crc, rnvm_piece_fits, rnvm_piece_room, rnvm_replicated, rnvm_stream,
-    rnvm_stream_seed,
+    RNVM_PIECE_INDEX, RNVM_PIECE_MAX, RNVM_PIECE_MORE, RNVM_PIECE_PAD, rnvm_piece_crc,
+    rnvm_piece_fits, rnvm_piece_room, rnvm_replicated, rnvm_stream_seed,
 )
 from rnvm.format.wal cimport rnvm_frame, rnvm_range, rnvm_range_next
 from rnvm.media.medium cimport medium, medium_drain, medium_write
 from rnvm.replication.planted cimport (
-    ACCEPT_UNWHOLE, ACKNOWLEDGE_EARLY, ANY_EPOCH, APPLY_OUT_OF_ORDER, DRAIN_SELDOM,
-    REPLICATE_OWN_PARTS, RESUME_ANYWHERE, SKIP_FRAME, replication_bugs,
+    ACKNOWLEDGE_EARLY, ANY_EPOCH, APPLY_OUT_OF_ORDER, DRAIN_SELDOM, REPLICATE_OWN_PARTS, SKIP_FRAME,
+    replication_bugs,
 )
 
 TROUBLE = {
@@ -136,19 +135,6 @@ cdef int64_t applier_take(applier *a, const char *pieces, uint64_t n) noexcept n
             a.error = end_frame(a)
             break
     return a.error if a.error else <int64_t> used
-
-
-cdef bint applier_goes_on(const rnvm_identity *i, const rnvm_stream *shown,
-                          uint64_t applied) noexcept nogil:
-    cdef uint32_t bugs = replication_bugs()
-    if i.state != RNVM_WHOLE and not bugs & ACCEPT_UNWHOLE:
-        return False
-    if shown.epoch < i.epoch and not bugs & ANY_EPOCH:
-        return False
-    if bugs & RESUME_ANYWHERE:
-        return True
-    return not memcmp(i.opening, shown.opening, sizeof(i.opening)) and shown.first <= applied \
-        and applied <= shown.published
 
 
 # Planted bugs

@@ -9,8 +9,6 @@ cdef enum:
     DRAIN_SELDOM = 8           # two frames in one drain
     FORGET_JOINING = 16        # a joining mirror is not waited for
     REPLICATE_OWN_PARTS = 32   # live words and the write-ahead area are replicated and copied
-    RESUME_ANYWHERE = 64       # a mirror goes on with the frames of another opening
-    ACCEPT_UNWHOLE = 128       # a copy without identity, or in catch-up, goes on
-    ANY_EPOCH = 256            # pieces of any epoch are applied
+    ANY_EPOCH = 64             # pieces of any epoch are applied
 
 cdef uint32_t replication_bugs() noexcept nogil

@@ -32,7 +32,7 @@ from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise
 from rnvm.pool.frame_words cimport frame_words_begin, frame_words_end, frame_words_sweep
 from rnvm.pool.pool cimport Pool
 from rnvm.replication.applier cimport (
-    applier, applier_begin, applier_goes_on, applier_take, applier_trouble,
+    applier, applier_begin, applier_take, applier_trouble,
 )
 from rnvm.replication.copier cimport copier_begin, copier_chunk, copier_end
 from rnvm.replication.replicator cimport (
@@ -355,11 +355,6 @@ cdef class Follower:
         if copier_end(self.a.m, &self.parts.g, &self.parts.header, &self.identity):
             raise_failed(self.a.m)
 
-    def goes_on(self, Link link not None):
-        """Return whether it may follow another stream without comparison."""
-        cdef rnvm_identity i
-        identity_read(self.a.m, &i)
-        return bool(applier_goes_on(&i, link.shown(), self.a.applied))
 
 
 def piece(bytes opening not None, Geometry parts not None, *, uint64_t epoch, uint64_t number,
