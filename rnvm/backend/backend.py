@@ -183,6 +183,18 @@ class Backend(ServerBase):
             self._give_back()
             raise
 
+    def close(self) -> None:
+        """End all connections after the requests in progress, and close the pool.  Safe to call
+        again.
+
+        In a forked child this does nothing: the child has no part of the back-end.
+
+        Raises:
+            CallerError: A handler of this process called it.
+        """
+        self._service.stop_waiting()
+        super().close()
+
     @property
     def recovered(self) -> list[str]:
         """Return the repairs made when the pool was opened, one text each."""

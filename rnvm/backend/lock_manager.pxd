@@ -68,11 +68,16 @@ cdef struct lock_manager:
     # is impossible.
     void (*cut_off)(void *owner, uint32_t session) noexcept nogil
     void *owner
+    # Waits until the mirrors have room for one more step, and returns how many bytes a step may
+    # publish; 0: no mirror follows.  NULL: none can.
+    uint64_t (*await_room)(lock_manager *g) noexcept nogil
 
 # Returns 0, or -1: the medium failed.
 cdef int lock_manager_begin(lock_manager *g) noexcept nogil
 # Applies everything that the session has written.
 cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil
+# Applies all durable transactions.
+cdef void lock_manager_replay(lock_manager *g) noexcept nogil
 # Returns LOCK_GRANTED, LOCK_WAITING, or -1.
 cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
 # Requests the lock in shared mode, in which front-ends arbitrate by compare-and-swap.  word: the

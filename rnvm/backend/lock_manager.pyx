@@ -17,7 +17,9 @@ from rnvm.format.messages cimport (
 )
 from rnvm.media.medium cimport medium_drain
 from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish, dual_copy_read
-from rnvm.pool.replay cimport pool_collect, pool_pending, pool_replay
+from rnvm.pool.replay cimport (
+    pool_collect, pool_collect_from, pool_pending, pool_replay, pool_replay_portion,
+)
 from rnvm.pool.sessions cimport session_fence, session_set_fence_point
 
 cdef enum:
@@ -100,11 +102,22 @@ cdef int lock_manager_end(lock_manager *g) noexcept nogil:
     return 0
 
 
+cdef inline uint64_t step_bytes(lock_manager *g) noexcept nogil:
+    return 0 if g.await_room == NULL else g.await_room(g)
+
+
 cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil:
-    cdef uint32_t i
-    if pool_collect(g.p) < 0:
+    cdef uint64_t portion = step_bytes(g)
+    cdef uint32_t i = 0
+    # In portions while mirrors follow: all of it at once could be more than their streams hold.
+    while portion and i < g.p.g.sessions:
+        if pool_collect_from(g.p, &i, portion) < 0:
+            return -1
+        lock_manager_replay(g)
+        portion = step_bytes(g)
+    if i < g.p.g.sessions and pool_collect(g.p) < 0:
         return -1
-    pool_replay(g.p, EVERYTHING)
+    lock_manager_replay(g)
     for i in range(g.p.g.sessions):
         # Fence a front-end that wrote a record which must not be applied.
         if ((g.p.memory[i].faulty or g.p.operations[i].faulty)
@@ -113,6 +126,15 @@ cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil:
             return -1
     locks_publish(g)
     return 0
+
+
+cdef void lock_manager_replay(lock_manager *g) noexcept nogil:
+    cdef uint64_t portion = step_bytes(g)
+    while portion:
+        if not pool_replay_portion(g.p, EVERYTHING, portion):
+            return
+        portion = step_bytes(g)
+    pool_replay(g.p, EVERYTHING)
 
 
 cdef void locks_publish(lock_manager *g) noexcept nogil:
@@ -389,6 +411,7 @@ cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) 
     cdef uint64_t epoch = g.p.sessions[session].epoch
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
+    step_bytes(g)              # room for what is left in its two rings
     # The new epoch is durable and visible, then a full fence: records that the session acknowledges
     # from now on were written before.  Scan its rings only then; records that are whole count.
     if session_fence(g.p, session):
@@ -399,7 +422,7 @@ cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) 
         g.each[session].quiet = True
     if session_set_fence_point(g.p, session):
         return -1
-    pool_replay(g.p, EVERYTHING)
+    lock_manager_replay(g)
     stop_waiting(g, session)
     record_fence_point(g, session)
     for i in range(g.p.g.names):

@@ -9,8 +9,10 @@
 #                                                                                          FREE
 #
 # The control thread allocates the stream and the acknowledgements (GetMemory), and frees them; the
-# service's thread never allocates, and never waits for it.  Both leave RESERVED and GIVEN by
-# compare-and-swap, as a connection may end while its memory is being made.
+# service's thread never waits for it, and allocates only the replicator's notes, at the first mirror.
+# Both leave RESERVED and GIVEN by compare-and-swap, as a connection may end while its memory is
+# being made.  A place that is not used, or whose mirror was removed, ends a while before its
+# connection does.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.protocol.server.service cimport request, response
@@ -22,6 +24,11 @@ from rnvm.replication.replicator cimport replicator
 
 cdef enum:
     MIRROR_PLACES = 8                 # RNVM_MIRRORS_MAX
+
+cdef enum:
+    # Of logs that one step of the service collects, or applies, while mirrors follow; the last
+    # record, or the last session's rings, may exceed it.
+    PORTION_BYTES = 1 << 20
 
 cdef enum:                     # mirror_place.phase
     PLACE_FREE = 0
@@ -41,6 +48,8 @@ cdef struct mirror_place:
     uint32_t state             # of its slot, as it was last reported
     int slot                   # of the replicator; -1: removed
     uint64_t began             # time in ns
+    uint64_t removed           # time in ns when it was removed, or 0
+    bint waits                 # the service waits for room in its stream also while it copies
     uint32_t reason            # why it was removed
     bint joins                 # it may become a mirror in sync
     uint8_t[32] member         # RNVM_MEMBER_MAX
@@ -73,6 +82,7 @@ cdef struct mirror_list:
     uint64_t patience          # ns
     uint64_t stream            # bytes of a stream's ring unless a mirror requests more
     uint64_t now
+    uint64_t closing           # no step waits for room any more; stored by another thread
     mirror_place[8] each       # MIRROR_PLACES
     bint policy                # a group decides which mirrors are required, and which are in sync
     uint8_t[16] group
@@ -99,3 +109,5 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil
 # Whether the service may publish more: if not, a mirror is behind, and nothing may be written to
 # the pool until it has caught up or was removed.
 cdef bint mirrors_have_room(const mirror_list *l) noexcept nogil
+# Waits until there is room: at most until the mirrors that are behind have lost their patience.
+cdef void mirrors_await_room(mirror_list *l) noexcept nogil

@@ -2,9 +2,10 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+from posix.time cimport nanosleep, timespec
 
 from rfp.core.core cimport (
-    rfp_compare_swap64, rfp_copy_out, rfp_load64_acquire, rfp_store64_release,
+    rfp_compare_swap64, rfp_copy_out, rfp_load64_acquire, rfp_now, rfp_store64_release,
 )
 from rfp.core.system cimport getrandom
 from rnvm.backend.events cimport (
@@ -17,7 +18,7 @@ from rnvm.format.messages cimport (
 )
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_FIRST_FRAME, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING,
-    RNVM_LOST_REMOVED, RNVM_MIRROR_MEMBER,
+    RNVM_LOST_REMOVED, RNVM_MIRROR_MEMBER, RNVM_MIRROR_WAITS,
     RNVM_MIRRORS_MAX, RNVM_REPLICATION, RNVM_SLOT_FREE, RNVM_STREAM_MIN, RNVM_STREAM_RING,
     rnvm_level, rnvm_mirror, rnvm_mirrored,
 )
@@ -33,6 +34,11 @@ cdef enum:
     # frames that a mirror has not acknowledged, beyond which nothing is published
     OUTSTANDING_MAX = 64
     EMPTY_NS = 100000000       # an empty frame after this time without a frame
+    ROOM_NAP_NS = 100000      # between two polls for room
+    # after which a place ends: of a mirror that was removed, and does not end its connection; of
+    # one that does not begin (it may have to allocate a file first)
+    REMOVED_NS = 5000000000
+    UNUSED_NS = 300000000000
 
 
 # The replicator
@@ -78,7 +84,8 @@ cdef int mirrors_begin(mirror_list *l, pool *p, event_queue *events, const uint8
     l.epoch = epoch
     l.min_mirrors = min_mirrors
     l.patience = patience
-    # One step publishes at most half a stream: a portion, and the two rings of one more session.
+    # One step publishes at most half a stream: a portion, and the two rings of one more session,
+    # or one more record.
     l.stream = STREAM_BYTES + 2 * (p.g.memory_ring + p.g.operation_ring)
     l.stream = min(rnvm_up(l.stream, STREAM_STEP), <uint64_t> STREAM_BYTES_MAX)
     if min_mirrors < 0:
@@ -120,14 +127,17 @@ cdef mirror_place *reserve(mirror_list *l, const rnvm_mirror *question, const vo
     """Return a new place of this connection; NULL: none is free, or it has one."""
     cdef mirror_place *free = NULL
     cdef uint64_t phase, ticket = 0
-    cdef uint32_t i
+    cdef uint32_t i, peers = 0
     for i in range(MIRROR_PLACES):
         phase = rfp_load64_acquire(&l.each[i].phase)
         if phase == PLACE_FREE:
             free = &l.each[i]
         elif l.each[i].client == client:
             return NULL
-    if free == NULL:
+        else:
+            peers += peer != 0 and l.each[i].peer == peer
+    # One process must not keep all other mirrors out.
+    if free == NULL or peers >= MIRROR_PLACES // 2:
         return NULL
     while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or ticket <= RNVM_LOCK_WORDS + 1:
         pass
@@ -140,9 +150,11 @@ cdef mirror_place *reserve(mirror_list *l, const rnvm_mirror *question, const vo
     free.peer = peer
     free.state = RNVM_SLOT_FREE
     free.slot = -1
-    free.began = l.now
+    free.began = rfp_now()     # the last tick may be long ago
+    free.removed = 0
     free.reason = 0
     free.joins = not l.policy or question.flags & RNVM_MIRROR_MEMBER != 0
+    free.waits = question.flags & RNVM_MIRROR_WAITS != 0
     memcpy(free.member, question.member, sizeof(free.member))
     memset(free.identity, 0, sizeof(free.identity))
     rfp_store64_release(&free.phase, PLACE_RESERVED)
@@ -155,6 +167,7 @@ cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept no
     if place.slot >= 0 or not rfp_compare_swap64(&place.phase, &given, PLACE_RUNNING):
         answer.status = RNVM_NOT_ATTACHED
         return False
+    place.removed = rfp_now()  # unless it succeeds
     if not l.replicating and begin(l):
         answer.status = RNVM_NO_SESSION_LEFT
         return False
@@ -163,7 +176,9 @@ cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept no
     if place.slot < 0:
         answer.status = RNVM_STOPPED if l.p.m.error else RNVM_NO_SESSION_LEFT
         return False
+    place.removed = 0
     place.state = RNVM_COPYING
+    l.r.slots[place.slot].waited = place.waits
     take_slot(l, place)
     event_put(l.events, EVENT_MIRROR_BEGAN, number_of(l, place), l.epoch, place.peer, 0)
     return True
@@ -265,6 +280,7 @@ cdef void remove(mirror_list *l, mirror_place *place, uint32_t reason) noexcept 
     else:
         free_slot(l, place.slot, reason)
     place.slot = -1
+    place.removed = l.now
     place.reason = reason
     place.state = RNVM_GONE
     event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, reason)
@@ -301,6 +317,7 @@ cdef void take_over(mirror_list *l) noexcept nogil:
             place = place_in(l, i)
             if place != NULL:
                 place.slot = -1
+                place.removed = l.now
                 place.reason = RNVM_LOST_REMOVED
                 place.state = RNVM_GONE
             free_slot(l, i, RNVM_LOST_REMOVED)
@@ -321,14 +338,33 @@ cdef void mirrors_left(mirror_list *l, const void *client) noexcept nogil:
     for i in range(MIRROR_PLACES):
         place = &l.each[i]
         phase = rfp_load64_acquire(&place.phase)
-        if phase == PLACE_FREE or phase == PLACE_ENDED or place.client != client:
-            continue
-        remove(l, place, RNVM_LOST_REMOVED)
-        place.client = NULL
-        # The control thread may be making its memory: it finds the phase changed, and frees that.
-        while not rfp_compare_swap64(&place.phase, &phase, PLACE_ENDED):
-            pass
-        event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, 0)
+        if phase != PLACE_FREE and phase != PLACE_ENDED and place.client == client:
+            end_place(l, place, phase)
+
+
+cdef void end_place(mirror_list *l, mirror_place *place, uint64_t phase) noexcept nogil:
+    remove(l, place, RNVM_LOST_REMOVED)
+    place.client = NULL
+    # The control thread may be making its memory: it finds the phase changed, and frees that.
+    while not rfp_compare_swap64(&place.phase, &phase, PLACE_ENDED):
+        pass
+    event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, 0)
+
+
+cdef void end_idle(mirror_list *l, uint64_t now) noexcept nogil:
+    """End places that nobody uses, although their connections go on."""
+    cdef mirror_place *place
+    cdef uint64_t phase
+    cdef uint32_t i
+    for i in range(MIRROR_PLACES):
+        place = &l.each[i]
+        phase = rfp_load64_acquire(&place.phase)
+        if phase == PLACE_RUNNING:
+            if place.slot < 0 and place.removed and now > place.removed + REMOVED_NS:
+                end_place(l, place, phase)
+        elif phase == PLACE_RESERVED or phase == PLACE_GIVEN:
+            if now > place.began + UNUSED_NS:
+                end_place(l, place, phase)
 
 
 # The tick
@@ -339,6 +375,7 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
     cdef uint32_t i, state
     cdef bint followed = False
     l.now = now
+    end_idle(l, now)
     if not l.replicating:
         return
     if l.policy:
@@ -372,3 +409,12 @@ cdef bint mirrors_have_room(const mirror_list *l) noexcept nogil:
                 and l.r.numbers.published - l.r.slots[i].acked > OUTSTANDING_MAX):
             return False
     return replicator_has_room(&l.r)
+
+
+cdef void mirrors_await_room(mirror_list *l) noexcept nogil:
+    cdef timespec pause
+    pause.tv_sec = 0
+    pause.tv_nsec = ROOM_NAP_NS
+    while not l.p.m.error and not mirrors_have_room(l) and not rfp_load64_acquire(&l.closing):
+        nanosleep(&pause, NULL)
+        mirrors_tick(l, rfp_now())

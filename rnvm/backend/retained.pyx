@@ -14,7 +14,9 @@ from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_fence_full, rfp_load64_acquire, rfp_now
 from rfp.protocol.server.service cimport request, response
-from rnvm.backend.lock_manager cimport lock_manager_catch_up, locks_publish
+from rnvm.backend.lock_manager cimport (
+    lock_manager_catch_up, lock_manager_replay, locks_publish,
+)
 from rnvm.backend.rpc_handlers cimport index_of
 from rnvm.backend.state cimport backend, fail, reply, version_use
 from rnvm.format.layout cimport RNVM_PARTS_MAX, rnvm_name, rnvm_name_at, rnvm_offset
@@ -25,13 +27,12 @@ from rnvm.format.node cimport rnvm_slabs
 from rnvm.format.version cimport (
     RNVM_USES_SNAPSHOT, rnvm_uses_version, rnvm_version, rnvm_version_newest, rnvm_versions,
 )
-from rnvm.pool.replay cimport pool_replay, pool_settled
+from rnvm.pool.replay cimport pool_settled
 
 cdef enum:
     QUERY_NS = 300000000       # for which a word without a snapshot counts after its last change
     MOMENT_TRIES = 100         # before other requests have their turn
 
-cdef int64_t REPLAY_ALL = <int64_t> 1 << 62
 
 cdef uint64_t NO_VERSION = ~<uint64_t> 0
 
@@ -101,7 +102,7 @@ cdef void call_retained(backend *s, const request *asked, response *answer) noex
         fail(s, answer)
         return
     # What the caller has replaced counts as soon as it is applied.
-    pool_replay(s.g.p, REPLAY_ALL)
+    lock_manager_replay(&s.g)
     locks_publish(&s.g)
     # Before the words: a session whose word is missed here reads this version or a later one.
     applied = s.g.p.structures[index].number

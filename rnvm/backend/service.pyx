@@ -28,14 +28,15 @@ from rnvm.backend.events cimport (
     FENCE_LEASE, FENCE_RETURNED, FENCE_STOPPED, event, event_put, event_take,
 )
 from rnvm.backend.lock_manager cimport (
-    LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin,
+    LOCK_GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager, lock_manager_begin,
     lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.mirrors cimport (
-    MIRROR_PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING, WANT_GONE,
-    WANT_IN_SYNC, WANT_NOTHING, WANT_REQUIRED, call_level, call_mirror, group_slot, mirror_place,
-    mirrors_begin, mirrors_end, mirrors_have_room, mirrors_tick,
+    MIRROR_PLACES, PLACE_ENDED, PLACE_FREE, PLACE_GIVEN, PLACE_RESERVED, PLACE_RUNNING,
+    PORTION_BYTES, WANT_GONE, WANT_IN_SYNC, WANT_NOTHING, WANT_REQUIRED, call_level, call_mirror,
+    group_slot, mirror_place, mirrors_await_room, mirrors_begin, mirrors_end, mirrors_have_room,
+    mirrors_tick,
 )
 from rnvm.backend.promises cimport (
     promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
@@ -64,7 +65,9 @@ from rnvm.media.medium cimport replicated
 from rnvm.media.pool_header cimport header_whole, superblock_read
 from rnvm.pool.frame_words cimport frame_words_apply
 from rnvm.replication.replicator cimport mirror_slot
-from rnvm.pool.replay cimport pool_collect_portion, pool_replay, pool_settled
+from rnvm.pool.replay cimport (
+    pool_collect_portion, pool_replay, pool_replay_portion, pool_settled,
+)
 from rnvm.pool.state cimport pool
 
 from rfp.core.log import Log
@@ -109,10 +112,8 @@ REFUSALS = {
 
 cdef enum:
     TRANSACTIONS_PER_TICK = 256  # transactions applied in one go, before calls get their turn
-    # of logs that one turn collects while mirrors follow: a stream has room for it
-    PORTION_BYTES = 1 << 20
-    # transactions applied before mirrors' streams are looked at again
-    REPLICATED_AT_ONCE = 8
+    # of a new structure's first nodes: one call must not publish more than a stream has room for
+    ROOT_BYTES = 65536
     # ns after which applied transactions are checkpointed even if the logs still have room
     CHECKPOINT_NS = 20000000
     # ns between two polls of whether the holder of a contended lock is outside
@@ -196,6 +197,8 @@ cdef class PoolService(Service):
             raise MemoryError()
         if revoking:
             self.b.g.cut_off = cut_off
+        if min_mirrors >= 0:
+            self.b.g.await_room = await_room
         self.c.context = &self.b
         self.c.opened = client_began
         self.c.closed = client_ended
@@ -212,6 +215,10 @@ cdef class PoolService(Service):
         if lock_manager_begin(&self.b.g):
             self.b.stopped = True
         opened.medium.served = True
+
+    def stop_waiting(self):
+        """From now on no call waits for mirrors: the back-end is closing.  From any thread."""
+        rfp_store64(&self.b.mirrors.closing, 1)
 
     def close(self):
         """Stop using the pool, which may be closed then.  May be called again."""
@@ -391,7 +398,7 @@ cdef class PoolService(Service):
             if rfp_load64_acquire(&place.phase) != PLACE_RUNNING:
                 continue
             about = {"member": member_of(place), "pid": place.peer,
-                     "seconds": (self.b.g.now - place.began) / 1e9}
+                     "seconds": max(0, <int64_t> (self.b.g.now - place.began)) / 1e9}
             number = place.slot
             if number < 0:
                 about["state"] = "removed: " + DEPARTURES.get(place.reason, "")
@@ -533,6 +540,9 @@ cdef class PoolService(Service):
             answer.status = RNVM_BAD_REQUEST
             return 0
         memcpy(&question, asked.payload, sizeof(question))
+        if question.root > ROOT_BYTES:
+            answer.status = RNVM_BAD_REQUEST
+            return 0
         name = PyBytes_FromStringAndSize(asked.payload + sizeof(question),
                                          asked.length - sizeof(question))
         codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
@@ -848,13 +858,21 @@ cdef bint tick(void *context, uint64_t now) noexcept nogil:
     return busy
 
 
+cdef uint64_t await_room(lock_manager *g) noexcept nogil:
+    cdef backend *s = <backend *> g        # its first field
+    if not s.mirrors.replicating:
+        return 0
+    mirrors_await_room(&s.mirrors)
+    return PORTION_BYTES if s.mirrors.replicating else 0
+
+
 cdef int64_t replay(backend *s) noexcept nogil:
     """Apply transactions, as far as mirrors have room for them; return their number."""
     cdef int64_t applied = 0, more
     if not s.mirrors.replicating:
         return pool_replay(s.g.p, TRANSACTIONS_PER_TICK)
     while applied < TRANSACTIONS_PER_TICK and mirrors_have_room(&s.mirrors):
-        more = pool_replay(s.g.p, REPLICATED_AT_ONCE)
+        more = pool_replay_portion(s.g.p, TRANSACTIONS_PER_TICK - applied, PORTION_BYTES)
         if not more:
             break
         applied += more

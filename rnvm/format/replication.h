@@ -214,7 +214,7 @@ static inline int rnvm_replicated_line(const struct rnvm_geometry *g, uint64_t o
  * copy is whole, RNVM_LEVEL makes the primary wait for it. */
 struct rnvm_mirror {             /* RNVM_MIRROR                        -> rnvm_mirrored */
     uint32_t version;            /* RNVM_REPLICATION */
-    uint32_t flags;              /* RNVM_MIRROR_MEMBER */
+    uint32_t flags;              /* RNVM_MIRROR_... */
     uint64_t ticket;             /* 0: reserve a stream; else publish frames from now on */
     uint64_t stream;             /* bytes of the ring that it requests; 0: the primary decides */
     uint8_t pool[16];            /* UUID of its copy */
@@ -224,6 +224,10 @@ struct rnvm_mirror {             /* RNVM_MIRROR                        -> rnvm_m
 /* It is a member of the primary's group: without this, a mirror of a group's primary is never in
  * sync, because no process could open its copy as primary. */
 #define RNVM_MIRROR_MEMBER 1
+
+/* The primary waits for room in this stream also while the copy is not whole.  A mirror requests it
+ * if the longest stream was full before. */
+#define RNVM_MIRROR_WAITS 2
 
 struct rnvm_mirrored {
     uint64_t ticket;             /* even; number of GetMemory of the stream; | 1: of the

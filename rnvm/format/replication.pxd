@@ -10,6 +10,7 @@ cdef extern from "rnvm/format/replication.h" nogil:
     enum:
         RNVM_REPLICATION
         RNVM_MIRRORS_MAX
+        RNVM_MIRROR_WAITS
         RNVM_MEMBER_MAX
         RNVM_STREAM_RING
         RNVM_PIECE_MAX

@@ -19,12 +19,17 @@ from rnvm.pool.state cimport pool
 cdef int64_t pool_collect(pool *p) noexcept nogil
 # The same, but it stops after so many bytes, at the session where the next call goes on; 0: never.
 cdef int64_t pool_collect_portion(pool *p, uint64_t portion) noexcept nogil
+# The same for the sessions from *next on, once around: *next is the session where another call goes
+# on, or the number of sessions.
+cdef int64_t pool_collect_from(pool *p, uint32_t *next, uint64_t portion) noexcept nogil
 # Returns whether everything that a session has written is durable already.
 cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil
 # Applies durable transactions, each all or nothing, those of a structure in the order of their
 # numbers.  Applies at most `most` records; returns how many.  A ring with a record that must not be
 # applied becomes faulty and stops there.
 cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil
+# The same, but it stops after records of so many bytes.
+cdef int64_t pool_replay_portion(pool *p, int64_t most, uint64_t portion) noexcept nogil
 # Makes the applied transactions durable, then their position, then frees the space of the logs.
 # Returns 0; -1: the medium failed.
 cdef int pool_checkpoint(pool *p) noexcept nogil

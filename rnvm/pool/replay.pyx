@@ -62,6 +62,22 @@ cdef int64_t pool_collect_portion(pool *p, uint64_t portion) noexcept nogil:
         if p.operations[session].epoch:
             found += ring_collect(&p.operations[session], p.scratch, capacity(p))
             found += ring_collect(&p.memory[session], p.scratch, capacity(p))
+    return make_durable(p, found)
+
+
+cdef int64_t pool_collect_from(pool *p, uint32_t *next, uint64_t portion) noexcept nogil:
+    cdef int64_t found = 0
+    while next[0] < p.g.sessions and found < <int64_t> portion:
+        if p.operations[next[0]].epoch:
+            found += ring_collect(&p.operations[next[0]], p.scratch, capacity(p))
+            found += ring_collect(&p.memory[next[0]], p.scratch, capacity(p))
+        next[0] += 1
+    return make_durable(p, found)
+
+
+cdef int64_t make_durable(pool *p, int64_t found) noexcept nogil:
+    """Make what was collected durable, and publish the new positions; return its bytes."""
+    cdef uint32_t session
     if not found:
         return 0
     if medium_drain(p.m):
@@ -238,14 +254,14 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
                         rnvm_sequence_of(owner.number))
 
 
-cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil:
+cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most, uint64_t *left) noexcept nogil:
     cdef ring *r = &p.memory[session]
     cdef rnvm_record *record = <rnvm_record *> p.scratch
     cdef int64_t applied = 0
     cdef uint64_t length
     cdef int verdict
     RFP_ASSERT(r.head <= r.replayed)
-    while r.replayed < r.durable and not r.faulty and applied < most:
+    while r.replayed < r.durable and not r.faulty and applied < most and left[0]:
         length = ring_read(r, r.replayed, p.scratch, capacity(p))
         if not length:
             r.faulty = FAULT_MALFORMED
@@ -261,18 +277,23 @@ cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil
             apply_record(p, record)
             r.replayed += length
             applied += 1
+            left[0] -= min(length, left[0])
     RFP_ASSERT(applied <= most)
     return applied
 
 
 cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil:
+    return pool_replay_portion(p, most, <uint64_t> -1)
+
+
+cdef int64_t pool_replay_portion(pool *p, int64_t most, uint64_t portion) noexcept nogil:
     cdef int64_t applied = 0, before = -1
     cdef uint32_t session
     # Repeat as long as it makes progress: a record may wait for one in another ring.
-    while applied != before and applied < most:
+    while applied != before and applied < most and portion:
         before = applied
         for session in range(p.g.sessions):
-            applied += replay_ring(p, session, most - applied)
+            applied += replay_ring(p, session, most - applied, &portion)
     return applied
 
 

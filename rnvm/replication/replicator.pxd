@@ -30,6 +30,7 @@ cdef struct moment:            # frames behind `published` are published after t
 cdef struct mirror_slot:
     uint32_t state             # RNVM_SLOT_FREE, RNVM_COPYING ...
     uint32_t reason            # RNVM_GONE, RNVM_LEAVING: RNVM_LOST_PATIENCE ...
+    bint waited                # while COPYING the service waits for room in its stream, too
     stream s
     const rnvm_ack *words      # the mirror's; copied once, checked
     uint64_t first             # number of the last frame that is not in its stream

@@ -439,7 +439,7 @@ cdef bint late(replicator *r, mirror_slot *slot, uint64_t now) noexcept nogil:
     if slot.state == RNVM_COPYING:
         # It may take its time, unless the service waits for room in its stream.  That it takes
         # a little is not enough: the service would wait for as long as the mirror likes.
-        if has_room(slot):
+        if not slot.waited or has_room(slot):
             slot.since = now
     elif slot.acked >= slot.target:
         slot.target = r.numbers.published
@@ -522,7 +522,9 @@ cdef void replicator_publish(replicator *r) noexcept nogil:
 cdef bint replicator_has_room(const replicator *r) noexcept nogil:
     cdef uint32_t i
     for i in range(RNVM_MIRRORS_MAX):
+        # A stream that is not required yet must not hold up front-ends: it may be overrun.
         if (r.slots[i].s.shown != NULL and r.slots[i].state != RNVM_LEAVING
+                and (r.slots[i].state != RNVM_COPYING or r.slots[i].waited)
                 and not has_room(&r.slots[i])):
             return False
     return True

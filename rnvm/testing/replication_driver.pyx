@@ -206,6 +206,10 @@ cdef class Replication:
         number = next(number for number, text in SLOT_STATES.items() if text == state)
         replicator_set_state(&self.r, slot, number)
 
+    def wait_for(self, int slot):
+        """Wait for room in the stream of a mirror that copies, too."""
+        self.r.slots[slot].waited = True
+
     def remove(self, int slot):
         """Remove a mirror."""
         replicator_remove(&self.r, slot, RNVM_LOST_REMOVED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -18,10 +19,18 @@ from polling import until
 import rnvm
 import rnvm.mirror.mirror
 from rfp.core import clock
-from rfp.errors import StorageFailed
+from rfp.errors import (
+    ConnectionFailed,
+    FabricError,
+    QuotaExceeded,
+    RfpError,
+    ServerRefused,
+    StorageFailed,
+)
 from rfp.fabric.fabric import REMOTE_WRITE
 from rfp.protocol.client.opener import Opener
 from rnvm import pools
+from rnvm.media import identity
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
@@ -298,3 +307,228 @@ def test_a_mirror_that_lies_costs_only_itself(caplog: pytest.LogCaptureFixture) 
             replicated(backend)
         assert "could not be" in caplog.text
         assert numbers(copy) == (1, 1)
+
+
+@pytest.mark.shm
+def test_a_copy_stays_whole_while_nothing_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[str] = []
+    arrived, go = threading.Event(), threading.Event()
+    go.set()
+
+    class Watching(Follower):
+        def begin(self, copy: Any, *rest: Any, **options: Any) -> None:
+            self.on = copy
+            super().begin(copy, *rest, **options)
+
+        def copy(self, at: int, n: int, deadline: int) -> None:
+            super().copy(at, n, deadline)
+            found = identity.read(self.on)
+            states.append("new" if found is None else found["state"])
+            if at + n == self.size:
+                arrived.set()
+                go.wait(SOON)
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Watching)
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            with rnvm.connect(backend.address) as fe:
+                Sample(fe, "s").add(1)
+            mirror.wait_level(SOON)
+            replicated(backend)
+        assert set(states) == {"catching up"}
+        states.clear()
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        assert set(states) == {"whole"}
+        # A frame that comes while nothing has differed yet: the copy is marked, then whole again.
+        go.clear()
+        arrived.clear()
+        with mirror_of(backend, copy) as mirror, rnvm.connect(backend.address) as fe:
+            assert arrived.wait(SOON)
+            Sample(fe, "s").add(1)
+            go.set()
+            mirror.wait_level(SOON)
+            replicated(backend)
+        with pools.view(copy) as (view, _):
+            found = identity.read(view)
+        assert found is not None
+        assert found["state"] == "whole"
+        assert any(found["identity"])
+        assert numbers(copy) == (2, 2)
+
+
+@pytest.mark.shm
+@pytest.mark.parametrize(
+    "error", [FabricError("EMFILE"), ServerRefused("no memory"), MemoryError()], ids=type
+)
+def test_a_passing_trouble_does_not_end_a_mirror(error: Exception) -> None:
+    with two_paths() as (path, copy):
+        address = address_of(path)
+        with open_primary(path, address=address) as backend:
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(SOON)
+        with mirror:
+            until(lambda: mirror.state == "waiting")
+            opener, raised = mirror._opener, []
+
+            class Failing:
+                def __call__(self, deadline: int) -> Any:
+                    if len(raised) < 3:
+                        raised.append(error)
+                        raise error
+                    return opener(deadline)
+
+                def close(self) -> None:
+                    opener.close()
+
+            mirror._opener = Failing()  # type: ignore[assignment]
+            with open_primary(path, address=address):
+                mirror.wait_level(SOON)
+            assert len(raised) == 3
+
+
+# Stops itself while it copies.
+BACKUP = """
+import os, signal, sys, rnvm, rnvm.mirror.mirror
+
+class Stopping(rnvm.mirror.mirror.Follower):
+    def copy(self, at, n, deadline):
+        super().copy(at, n, deadline)
+        if at == 0:
+            print("copying", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+rnvm.mirror.mirror.Follower = Stopping
+rnvm.backup(sys.argv[1], of=sys.argv[2], connect_timeout=SOON)
+print("done", flush=True)
+""".replace("SOON", str(SOON))
+
+
+@pytest.mark.shm
+def test_no_front_end_waits_for_a_backup() -> None:
+    with two_paths() as (path, copy):
+        with (
+            open_primary(path, size="64MiB", mirror_patience=10 * SOON) as backend,
+            rnvm.connect(backend.address, timeout=SOON) as fe,
+            Process(BACKUP, copy, backend.address) as backup,
+        ):
+            table = HashTable(fe, "t")
+            backup.wait_for(1)
+            until(lambda: list(mirrors(backend).values()) == ["copying"])
+            written = 0
+            while list(mirrors(backend).values()) == ["copying"]:
+                for _ in range(20):
+                    table[b"%d" % (written % 500)] = b"%d" % written * 2000
+                    written += 1
+                assert written < 100_000
+            until(lambda: "its stream was full" in str(mirrors(backend)))
+            backup.signal(signal.SIGCONT)
+            backup.wait_for(1)
+            while b"done" not in backup.printed():
+                backup.signal(signal.SIGCONT)
+                backup.wait_for(1)
+            replication(backend)
+        with rnvm.Backend(copy) as backend, rnvm.connect(backend.address, timeout=SOON) as fe:
+            assert len(HashTable(fe, "t")) == min(written, 500)
+
+
+@pytest.mark.shm
+def test_one_call_applies_more_than_a_stream_holds_and_no_mirror_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with two_paths() as (path, copy), contextlib.ExitStack() as stack:
+        pools.create(
+            path,
+            "192MiB",
+            operation_log="4MiB",
+            memory_log="4MiB",
+            front_ends=8,
+            assume_persistent=True,
+        )
+        backend = stack.enter_context(open_primary(path, size=None, mirror_patience=10 * SOON))
+        mirror = stack.enter_context(mirror_process(copy, backend.address))
+        tables = []
+        for i in range(6):
+            fe = stack.enter_context(rnvm.connect(backend.address, timeout=SOON))
+            tables.append(HashTable(fe, f"t{i}"))
+            tables[-1][b"0"] = b"0"
+        backend._service._go_slow()  # type: ignore[attr-defined]
+        for i in range(1, 160):
+            for table in tables:
+                table[b"%d" % i] = b"%10d" % i * 2000
+        mirror.stop()
+        # It requests that all rings be applied.
+        checker = threading.Thread(target=tables[0].check)
+        checker.start()
+        try:
+            until(lambda: lag(backend) > 8 << 20)
+        finally:
+            mirror.signal(signal.SIGCONT)
+            checker.join()
+        assert list(mirrors(backend).values()) == ["in sync"]
+        assert "its stream was full" not in caplog.text
+        for table in tables:
+            assert len(table) == 160
+
+
+@pytest.mark.shm
+def test_a_back_end_closes_while_a_call_waits_for_a_mirror() -> None:
+    with two_paths() as (path, copy), contextlib.ExitStack() as stack:
+        backend = open_primary(path, mirror_patience=10 * SOON)
+        with mirror_process(copy, backend.address) as mirror:
+            fe = stack.enter_context(rnvm.connect(backend.address, timeout=SOON, reconnect=False))
+            table = HashTable(fe, "t")
+            table[b"0"] = b"0"
+            mirror.stop()
+
+            def write() -> None:
+                with contextlib.suppress(RfpError):
+                    for i in itertools.count():
+                        table[b"%d" % (i % 10)] = b"%10d" % i * 2000
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            until(lambda: lag(backend) > 4 << 20)
+            began = time.monotonic()
+            backend.close()
+            assert time.monotonic() - began < SOON
+            writer.join()
+
+
+def lag(backend: rnvm.Backend) -> int:
+    return max(each.get("lag_bytes", 0) for each in backend.figures()["mirrors"])
+
+
+@pytest.mark.shm
+def test_the_connections_of_one_process_do_not_keep_other_mirrors_out() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend, contextlib.ExitStack() as all:
+
+        def connect() -> None:
+            opener = all.enter_context(contextlib.closing(Opener(backend.address, "rnvm")))
+            all.enter_context(contextlib.closing(Follower(opener, clock.now_ns() + 10**10)))
+
+        for _ in range(4):
+            connect()
+        with pytest.raises(QuotaExceeded):
+            connect()
+        with mirror_process(copy, backend.address):
+            assert list(mirrors(backend).values()) == ["in sync"]
+
+
+@pytest.mark.shm
+@pytest.mark.long
+def test_the_place_of_a_removed_mirror_is_free_soon_although_it_stays_connected() -> None:
+    with two_paths() as (path, _), open_primary(path) as backend:
+        with (
+            contextlib.closing(Opener(backend.address, "rnvm")) as opener,
+            contextlib.closing(Follower(opener, clock.now_ns() + 10**10)) as liar,
+            contextlib.closing(VolatileMemory(liar.size)) as medium,
+        ):
+            liar.begin(medium, clock.now_ns() + 10**10)
+            liar.link.memory(liar.ticket | 1, REMOTE_WRITE, clock.now_ns() + 10**10).write(
+                0, b"\xff" * 32
+            )
+            until(lambda: "could not be" in str(mirrors(backend)))
+            until(lambda: not mirrors(backend))
+            with pytest.raises(ConnectionFailed):
+                liar.finish(clock.now_ns() + 10**10)

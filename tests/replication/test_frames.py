@@ -420,6 +420,7 @@ def test_in_a_group_a_mirror_whose_stream_is_full_stays_required_until_it_is_rem
 
 def test_a_copying_mirror_that_takes_a_little_now_and_then_costs_no_more_than_the_patience():
     pair = Pair(patience=1000)
+    pair.replication.wait_for(0)
     while pair.replication.has_room:
         pair.primary.write(DATA, bytes(50_000))
         pair.primary.drain()
@@ -433,6 +434,19 @@ def test_a_copying_mirror_that_takes_a_little_now_and_then_costs_no_more_than_th
             break
     assert lost is not None
     assert lost <= 1200
+    assert pair.replication.has_room
+
+
+def test_a_copying_mirror_holds_up_nobody():
+    pair = Pair(patience=1000)
+    for now in range(100_000):
+        assert pair.replication.has_room
+        pair.primary.write(DATA, bytes(50_000))
+        pair.primary.drain()
+        pair.replication.poll(now)
+        if pair.replication.slot(0)["state"] == "gone":
+            break
+    assert pair.replication.slot(0)["reason"] == "overrun"
     assert pair.replication.has_room
 
 
