@@ -428,6 +428,9 @@ class Claim:
         if kind.mode == "image":  # their mapping is a copy, which no process reads any more
             return
         with contextlib.closing(_copied(fd, min(total, HEADER_BYTES))) as view:
+            found = identity.read(view) if view.length >= HEADER_BYTES else None
+            if found is not None and found["state"] == "catching up":
+                return  # refused by every opener: nothing may be written before
             at, count = repair.session_table(view, total)
         if count:
             _fill(fd, total, kind)

@@ -67,17 +67,21 @@ def mirror(
 ) -> None:  # fmt: skip
     """Keep a copy of a served pool in the file POOL, in the foreground until Ctrl-C or SIGTERM.
 
-    The copy follows the back-end frame by frame, and connects again whenever the back-end restarts.
-    While it is in sync, calls of durability="replicated" wait for it.
+    An existing POOL is OVERWRITTEN if it is a copy of the same pool, also if it has changes that
+    the back-end lacks.  The copy follows the back-end frame by frame, and connects again whenever
+    the back-end restarts.  While it is in sync, calls of durability="replicated" wait for it.
+    While it is compared and something differs, it cannot be served.
 
     \b
     Examples:
       rnvm mirror copy.pool --of orders.pool
       rnvm mirror copy.pool --of rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
-    To make the copy the pool that is served, end the mirror, then run `rnvm serve POOL`.
+    To make the copy the pool that is served, make sure that the back-end does not run any more,
+    end the mirror, then run `rnvm serve POOL`.
 
-    Exits with status 3 if the copy's medium fails.
+    Exits with status 3 if the copy's medium fails or is full, or its file is removed; with status 1
+    if the back-end, or POOL, is refused.
     """
     following = None
     log_to_stderr(log_level)
@@ -132,12 +136,16 @@ def backup(pool: str, of: str, in_place: bool, timeout: float, **access: Any) ->
 
     The result is an ordinary pool with everything that was acknowledged before the command; opening
     it is ordinary recovery.  To restore it, copy it to the pool's place while no process has that
-    open.  An existing copy of the same pool is brought up to date: only what differs is written.
+    open.  An existing copy of the same pool is brought up to date: only what differs is written;
+    it is no pool until the command has ended.
+
+    The address may be that of a group, whose primary is copied.
 
     \b
     Examples:
       rnvm backup orders-monday.pool --of orders.pool
-      rnvm serve orders-monday.pool
+      rnvm backup orders-monday.pool --of etcd://c1:2379,c2:2379/orders
+      rnvm check orders-monday.pool
     """
     last = [clocks.now()]
 

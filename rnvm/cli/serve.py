@@ -54,8 +54,8 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 @click.option(
     "--min-mirrors",
     type=click.IntRange(0, MIRRORS_MAX),
-    help='Mirrors in sync that calls of durability="replicated" require.  '
-    "[default: 0; a group has its own number]",
+    help='Mirrors in sync that calls of durability="replicated" require; with fewer, such a call '
+    "changes nothing and raises NotReplicated.  [default: 0; a group has its own number]",
 )
 @click.option(
     "--mirror-patience",
@@ -106,6 +106,8 @@ def serve(
     log_to_stderr(log_level)
     raise_open_files()
     _stop_on_signals()
+    if leave_group and group is not None:
+        raise click.UsageError("give --group or --leave-group, not both")
     if leave_group:
         admin.leave_group(pool)
     if group is not None:

@@ -109,7 +109,7 @@ struct rnvm_superblock {
     uint64_t magic;
     uint64_t generation;        /* the greater one of two whole copies counts */
     uint64_t size;              /* bytes that the pool takes; its file may be longer */
-    uint64_t opened;            /* how often it was opened for writing */
+    uint64_t opened;            /* rises with each opening for writing */
     uint32_t state;
     uint32_t reserved;
     uint8_t uuid[16];

@@ -19,7 +19,7 @@ from rnvm.group.member_lock import MemberLock
 from rnvm.group.registered import Registered
 from rnvm.group.state import EPOCH_MAX, GroupState, Listed
 from rnvm.media import identity
-from rnvm.media.medium import Medium
+from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
@@ -39,11 +39,11 @@ def address_of(group: str, coordinator: str | None) -> CoordinatorAddress:
 
 
 @contextlib.contextmanager
-def _held(path: str | os.PathLike[str]) -> Iterator[Medium]:
-    """Yield the medium of a pool that no process has open; its logs are applied."""
+def _held(path: str | os.PathLike[str]) -> Iterator[Pool]:
+    """Yield a pool that no process has open; its logs are applied."""
     # A running member does not have its pool open between two roles.
     with MemberLock(path), contextlib.closing(pools.open_pool(path, in_group=True)) as pool:
-        yield pool.medium
+        yield pool
 
 
 def create_group(
@@ -72,12 +72,15 @@ def create_group(
         InvalidArgument: A name or number is not valid.
     """
     first = GroupState("0" * 32, 1, None, (Listed(member, "0" * 32),), min_mirrors)  # checks
-    with open_coordinator(address, timeout=timeout) as coordinator, _held(path) as medium:
+    with open_coordinator(address, timeout=timeout) as coordinator, _held(path) as pool:
+        medium = pool.medium
         found = identity.read(medium)
         if found is None or found["group"] == NO_ID:
-            # Before anybody is told: a copy that is listed must say so itself.
+            # Before anybody is told: a copy that is listed must say so itself.  Not below the epoch
+            # of the pool without a group: its mirrors have followed that, and become members.
+            seen = 0 if found is None else int(found["epoch"])
             found = {"identity": identity.new(), "group": identity.new(), "member": member,
-                     "epoch": max(1, 0 if found is None else int(found["epoch"]))}  # fmt: skip
+                     "epoch": min(max(pool.opened, seen), EPOCH_MAX)}  # fmt: skip
             identity.write(medium, state="whole", **found)
         elif found["member"] != member or found["state"] != "whole":
             raise _of_another(path, found["member"])
@@ -169,7 +172,8 @@ def force_group(
         GroupNotFound: There is no state, and min_mirrors is not given.
         VersionMismatch: The state changed meanwhile.
     """
-    with open_coordinator(address, timeout=timeout) as coordinator, _held(path) as medium:
+    with open_coordinator(address, timeout=timeout) as coordinator, _held(path) as pool:
+        medium = pool.medium
         found = identity.read(medium)
         if found is None or found["group"] == NO_ID:
             raise PoolRefused(
@@ -226,8 +230,8 @@ def leave_group(path: str | os.PathLike[str]) -> None:
     Raises:
         NotAPool, PoolInUse, PoolRefused: The pool cannot be used.
     """
-    with _held(path) as medium:
-        identity.erase(medium)
+    with _held(path) as pool:
+        identity.erase(pool.medium)
 
 
 __all__ = ["Status", "address_of", "create_group", "force_group", "group_status", "leave_group"]

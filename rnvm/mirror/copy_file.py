@@ -6,27 +6,34 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
 
 from rfp import units
+from rfp.core.limits import SYSTEM_PAGE
 from rfp.errors import (
+    FabricError,
     NotAPool,
     PoolDamaged,
     PoolInUse,
     PoolRefused,
     PoolTooNew,
     PoolTooOld,
+    StorageFailed,
     VolatileMedium,
 )
 from rnvm import pools
 from rnvm.format.layout import HEADER_BYTES
 from rnvm.media import identity, wal
 from rnvm.media.medium import Medium, VolatileMemory
-from rnvm.mirror.follower import put_head
+from rnvm.mirror.follower import has_header, put_head
 from rnvm.pool.inspect import Inspection
 
-ZEROS_AT_ONCE = 1 << 20
+ZEROS_AT_ONCE = 1 << 20  # also what a device must have of them, to count as empty
 OTHER_PATH = "give another path, or remove the file if its content is not needed"
+FORMER = ".former"  # suffix of a file that was set aside
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+F_SETSIG = 10  # of fcntl(); Python's module lacks it
 
 
 class CopyFile:
@@ -39,6 +46,9 @@ class CopyFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.medium: Medium | None = None
+        self.leave = False  # set a file in memory aside also if no process has it mapped
+        self._began = False  # open() has accepted the file that was there
+        self._broken = False  # opening or closing the medium failed
         self.head = b""
         self.made = not os.path.exists(path)
         folder = os.path.dirname(os.path.abspath(path))
@@ -89,7 +99,7 @@ class CopyFile:
     @property
     def failed(self) -> bool:
         """Return whether the medium has failed, or the file was removed or replaced."""
-        if self.medium is not None and self.medium.failed:
+        if self._broken or (self.medium is not None and self.medium.failed):
             return True
         return self.fd >= 0 and os.fstat(self.fd).st_nlink == 0
 
@@ -110,6 +120,16 @@ class CopyFile:
         """
         if self.medium is not None and self.medium.length == size and self.head == head[:256]:
             return self.medium
+        try:
+            self.medium = self._opened(head, size, in_place=in_place)
+        except FabricError as error:
+            # What was not synced may look well in the page cache: it is not tried again.
+            self._broken = isinstance(error, StorageFailed) or error.errno in NO_ROOM
+            raise
+        self.head = head[:256]
+        return self.medium
+
+    def _opened(self, head: bytes, size: int, *, in_place: bool) -> Medium:
         self._release()
         with contextlib.closing(VolatileMemory(size)) as view:
             view.poke(0, head)
@@ -117,7 +137,7 @@ class CopyFile:
             view.poke(3 * 4096, head[2 * 4096 : 2 * 4096 + 64])
             theirs = Inspection(view)
             area = wal.describe(view)
-        kind = pools.media(self.fd)
+        kind = self._kind()
         if kind.volatile and not theirs.assume_persistent:
             raise VolatileMedium(
                 f"{self.path} is on {kind.kind}, which loses its content when the machine stops, "
@@ -132,21 +152,92 @@ class CopyFile:
                 "allow it: --in-place (in_place=True)",
             )
         new = self._is_new(head)
-        self._resize(size, kind)
-        if new:
-            with contextlib.closing(
-                pools._medium(self.fd, size, pools.media(self.fd), force_flush=False)
-            ) as medium:
-                put_head(medium, head)
-            if stat.S_ISREG(os.fstat(self.fd).st_mode):
-                pools._sync_folder(self.path)
-        self.medium = pools._medium(self.fd, size, pools.media(self.fd), force_flush=False)
-        self.head = head[:256]
-        if self.medium.direct and (wal.describe(self.medium) or {"frames": 0})["frames"]:
+        if not new and not self._began and kind.mode == "direct" and self.regular >= 0:
+            self._leave_mapped(head, size, kind)
+        else:
+            self._resize(size, kind)
+            if new:
+                _put_head(self.fd, head, size)
+        if not self._began and self.regular >= 0:
+            # Also if an earlier attempt made the file, and was cut off before it synced the folder.
+            pools._sync_folder(self.path)
+        self._began = True
+        medium = pools._medium(self.fd, size, pools.media(self.fd), force_flush=False)
+        if medium.direct and (wal.describe(medium) or {"frames": 0})["frames"]:
             # An area on a direct medium is unused: these are frames of a file that was copied here.
-            wal.apply(self.medium)
-            wal.forget(self.medium)
-        return self.medium
+            wal.apply(medium)
+            wal.forget(medium)
+        return medium
+
+    def _kind(self) -> pools.Media:
+        if self.regular < 0 or pools.length(self.fd):
+            return pools.media(self.fd)
+        # A file system with DAX shows itself only if there is a page to map.
+        os.ftruncate(self.fd, SYSTEM_PAGE)
+        try:
+            return pools.media(self.fd)
+        finally:
+            os.ftruncate(self.fd, 0)
+
+    # A file that front-ends may have mapped
+
+    def _leave_mapped(self, head: bytes, size: int, kind: pools.Media) -> None:
+        """Use the file that is there; or a new one, if a process may store into that one.
+
+        Front-ends of a back-end that served this file may have been stopped while they wrote to
+        their rings.  When they go on, they would damage the copy behind the mirror's back.
+        """
+        held = _held_by_others(self.fd)
+        if held is None:
+            # A mirror wrote it last if it says so: opening a pool erases a mirror's identity.
+            with contextlib.closing(pools._copied(self.fd, HEADER_BYTES)) as view:
+                found = identity.read(view)
+            held = found is None or found["state"] == "none" or any(found["group"])
+        if held or self.leave:
+            try:
+                self._set_aside(head, size, kind)
+                return
+            except FabricError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                if held:
+                    error.hint = (
+                        "end the front-ends of the pool that was served from this file, so that it "
+                        "can be overwritten; or remove the file"
+                    )
+                    raise
+        self._resize(size, kind)
+
+    def _set_aside(self, head: bytes, size: int, kind: pools.Media) -> None:
+        """Replace the file by a new one, with this header; keep the old one as POOL.former."""
+        real = os.path.realpath(self.path)
+        made = f"{real}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(made)  # of an attempt that was cut off
+        mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+        fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            pools._fill(fd, size, kind)
+            _put_head(fd, head, size)
+            os.rename(real, real + FORMER)
+            os.rename(made, real)
+        except BaseException:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            raise
+        former, self.fd = self.fd, fd
+        os.close(former)
+
+    def leveled(self) -> None:
+        """Remove the file that was set aside: the copy is whole and followed."""
+        former = os.path.realpath(self.path) + FORMER
+        with contextlib.suppress(OSError):
+            with open(former, "rb") as file:
+                same = file.read(256) == self.head
+            if same:
+                os.unlink(former)
 
     def _is_new(self, head: bytes) -> bool:
         """Return whether the file has no content yet; raise if it has another one than a copy's."""
@@ -157,18 +248,13 @@ class CopyFile:
                 raise NotAPool(f"{self.path} is neither a pool nor empty", hint=OTHER_PATH)
             if blank:
                 return True
-            pages = [view.read(at, 256) for at in (0, 4096)]
-            if head[:256] in pages:
+            if head[:256] in [view.read(at, 256) for at in (0, 4096)]:
                 return False
-            if pages == [bytes(256)] * 2:
-                found = identity.read(view)
-                if found is not None and found["state"] == "catching up":
-                    return True
-                # An image of a disc begins with zeros, too.
-                if found is None and (
-                    not stat.S_ISREG(os.fstat(self.fd).st_mode) or _is_zero(self.fd, total)
-                ):
-                    return True
+            found = identity.read(view)
+            if found is not None and found["state"] == "catching up" and not has_header(view):
+                return True  # cut off while the header was written, or before
+            if found is None and self._is_zero(total):
+                return True
         try:
             with contextlib.closing(pools._view(self.fd, total)) as whole:
                 theirs = Inspection(whole).uuid
@@ -178,6 +264,14 @@ class CopyFile:
             f"{self.path} is another pool ({theirs}), not a copy of the one that is served",
             hint=OTHER_PATH,
         )
+
+    def _is_zero(self, total: int) -> bool:
+        if self.regular >= 0:
+            return _has_zeros(self.fd, total)
+        # The size of a device says nothing: other users of one begin within the first bytes.
+        total = min(total, ZEROS_AT_ONCE)
+        with contextlib.closing(pools._copied(self.fd, total)) as view:
+            return _zeros(0, view.read(0, total))
 
     def _resize(self, size: int, kind: pools.Media) -> None:
         regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
@@ -219,11 +313,33 @@ class CopyFile:
         """Remove a file that was made here and in which nothing is."""
         if self.made and self.fd >= 0 and self.empty:
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                real = os.path.realpath(self.path)
+                if os.path.samestat(os.stat(real), os.fstat(self.fd)):
+                    os.unlink(real)
 
 
-def _is_zero(fd: int, length: int) -> bool:
-    """Return whether a file contains zeros alone."""
+def _put_head(fd: int, head: bytes, size: int) -> None:
+    """Mark a new file as not whole, and write the primary's header and superblock into it."""
+    medium = pools._medium(fd, size, pools.media(fd), force_flush=False)
+    with contextlib.closing(medium):
+        put_head(medium, head)
+
+
+def _held_by_others(fd: int) -> bool | None:
+    """Return whether another process may have a file open or mapped; None: it is not known."""
+    # The kernel grants a lease for writing only if no other descriptor of the file exists; each
+    # mapping keeps one.  Its signal, if another process opens the file just now, must be harmless.
+    try:
+        fcntl.fcntl(fd, F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    return False
+
+
+def _has_zeros(fd: int, length: int) -> bool:
+    """Return whether a file contains zeros alone, beside a first identity that was cut off."""
     at = 0
     while at < length:
         try:
@@ -231,7 +347,17 @@ def _is_zero(fd: int, length: int) -> bool:
         except OSError as error:
             return error.errno == errno.ENXIO  # only holes are left
         data = os.pread(fd, ZEROS_AT_ONCE, at)
-        if not data or data.count(0) != len(data):
+        if not data or not _zeros(at, data):
             return False
         at += len(data)
     return True
+
+
+def _zeros(at: int, data: bytes) -> bool:
+    """Return whether the bytes at this offset are zeros, beside the records of an identity."""
+    left = bytearray(data)
+    for begin, end in identity.PLACES:
+        low, high = max(begin - at, 0), min(end - at, len(data))
+        if low < high:
+            left[low:high] = bytes(high - low)
+    return left.count(0) == len(left)

@@ -57,9 +57,9 @@ from rnvm.format.messages cimport (
     RNVM_OTHER_POOL, RNVM_OTHER_VERSION, RNVM_STOPPED,
 )
 from rnvm.format.replication cimport (
-    RNVM_CATCHING_UP, RNVM_IN_SYNC, RNVM_MEMBER_MAX, RNVM_MIRROR_MEMBER, RNVM_REPLICATION,
-    RNVM_STREAM_MAGIC, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity, rnvm_level, rnvm_mirror,
-    rnvm_mirrored, rnvm_stream,
+    RNVM_CATCHING_UP, RNVM_IN_SYNC, RNVM_MEMBER_MAX, RNVM_MIRROR_MEMBER, RNVM_MIRROR_WAITS,
+    RNVM_REPLICATION, RNVM_STREAM_MAGIC, RNVM_STREAM_MIN, RNVM_STREAM_RING, rnvm_ack, rnvm_identity,
+    rnvm_level, rnvm_mirror, rnvm_mirrored, rnvm_replicated, rnvm_stream,
 )
 from rnvm.format.wal cimport rnvm_frame
 from rnvm.media.identity cimport identity_read
@@ -129,6 +129,7 @@ cdef class Follower:
         stream: Bytes of the stream that the mirror requests; 0: the primary decides.
         member: The mirror's name in the primary's figures.
         in_group: It is a member of the primary's group.
+        waits: The primary waits for room in the stream also while the copy is not whole.
 
     Raises:
         ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary cannot be reached.
@@ -168,7 +169,7 @@ cdef class Follower:
     cdef readonly uint64_t changed     # bytes of them that it has written
 
     def __cinit__(self, opener, uint64_t deadline, *, uint64_t stream=0, str member="",
-                  bint in_group=False):
+                  bint in_group=False, bint waits=False):
         cdef rnvm_mirror question
         self.in_group = in_group
         name = member.encode()[:RNVM_MEMBER_MAX]
@@ -189,6 +190,7 @@ cdef class Follower:
             memset(&question, 0, sizeof(question))
             question.version = RNVM_REPLICATION
             question.flags = RNVM_MIRROR_MEMBER if in_group else 0
+            question.flags |= RNVM_MIRROR_WAITS if waits else 0
             question.stream = stream
             memcpy(question.pool, self.header.uuid, sizeof(question.pool))
             memset(self.member, 0, sizeof(self.member))
@@ -476,11 +478,13 @@ cdef class Follower:
 
     # Catch-up
 
-    def begin(self, Medium copy not None, uint64_t deadline, int file=-1):
+    def begin(self, Medium copy not None, uint64_t deadline, int file=-1, *, bint mirrors=True):
         """Make the primary publish frames from now on, for the copy on this medium.
 
         Args:
             file: Descriptor of the copy's file, which must not be removed; -1: none.
+            mirrors: Also refuse to overwrite a pool that was itself served after this primary was
+                opened; a backup overwrites one.
 
         Raises:
             ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary's answer.
@@ -511,10 +515,7 @@ cdef class Follower:
                 or memcmp(self.line.uuid, self.header.uuid, sizeof(self.line.uuid))):
             raise HandshakeFailed("the primary's stream is not one that this release understands",
                                   hint=SAME_RELEASE)
-        if self.line.epoch < self.identity.epoch:
-            raise HandshakeFailed(f"the back-end is of epoch {self.line.epoch}, but this copy has "
-                                  f"followed one of epoch {self.identity.epoch}: it is an earlier "
-                                  "primary", hint="connect to the present primary")
+        self.refuse_earlier(mirrors)
         memcpy(self.theirs.group, self.line.group, sizeof(self.theirs.group))
         memset(&self.ack, 0, sizeof(self.ack))
         self.ack.acked = self.ack.received = self.line.first
@@ -525,6 +526,26 @@ cdef class Follower:
         self.a.unwhole = True
         self.applying = True
         self.alive = rfp_now()
+
+    cdef int refuse_earlier(self, bint mirrors) except -1:
+        """Raise if the copy has followed, or was, a later primary of the same origin."""
+        cdef uint64_t seen = self.identity.epoch
+        cdef rnvm_header header
+        cdef rnvm_superblock superblock
+        # A group counts epochs of its own: those of before, or of another group, say nothing.
+        if memcmp(self.identity.group, self.line.group, sizeof(self.line.group)):
+            return 0
+        if (mirrors and not any_byte(self.line.group, sizeof(self.line.group)) and not self.marked
+                and header_read(&self.medium.c, &header)
+                and superblock_read(&self.medium.c, &header, &superblock)):
+            seen = max(seen, superblock.opened)
+        if self.line.epoch < seen:
+            raise HandshakeFailed(
+                f"the back-end is of epoch {self.line.epoch}, but this copy has followed, or was, "
+                f"a primary of epoch {seen}: it may have changes that the back-end lacks",
+                hint="connect to the present primary; if that is this back-end, for instance on a "
+                     "restored backup, remove the copy, or give another path")
+        return 0
 
     def copy(self, uint64_t at, uint64_t n, uint64_t deadline):
         """Apply all frames published so far, then copy n bytes of the pool, at most a chunk.
@@ -563,8 +584,16 @@ cdef class Follower:
         return 0
 
     cdef bint differs(self, uint64_t at, uint64_t n) noexcept nogil:
-        """Return whether a chunk differs from the copy, in any line (also in those of its own)."""
-        return memcmp(self.medium.c.base + at, self.buffer.c.base, n) != 0
+        """Return whether a chunk differs from the copy, in any line that is replicated."""
+        cdef uint64_t place = max(at, <uint64_t> RNVM_SUPERBLOCKS), stop
+        cdef uint64_t end = min(at + n, self.g.size) & ~<uint64_t> (RNVM_LINE - 1)
+        while place < end:
+            place = rnvm_replicated(&self.g, place, end, &stop)
+            if place < stop and memcmp(self.medium.c.base + place,
+                                       self.buffer.c.base + (place - at), stop - place):
+                return True
+            place = stop
+        return False
 
     def finish(self, uint64_t deadline):
         """Apply what was published before the last READ; from now on the copy is whole.
@@ -739,6 +768,14 @@ cdef class Follower:
             self.buffer.close()
 
 
+cdef bint any_byte(const uint8_t *bytes, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if bytes[i]:
+            return True
+    return False
+
+
 cdef void nap(uint64_t ns) noexcept nogil:
     cdef timespec wanted
     wanted.tv_sec = 0
@@ -779,3 +816,10 @@ def put_head(Medium copy not None, bytes head not None):
         failed = failed or medium_drain(&copy.c) or header_write(&copy.c, &header)
     if failed:
         raise_failed(&copy.c)
+
+
+def has_header(Medium copy not None):
+    """Return whether a copy of the header is whole, of whatever pool."""
+    cdef rnvm_header header
+    copy.check(0, 4 * RNVM_PAGE)
+    return header_read(&copy.c, &header) != 0

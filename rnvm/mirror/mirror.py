@@ -23,19 +23,24 @@ from rfp.errors import (
     Closed,
     ConnectionFailed,
     DeadlineExceeded,
+    FabricError,
     HandshakeFailed,
+    InvalidAddress,
     PoolDamaged,
     PoolRefused,
     QuotaExceeded,
     RfpError,
+    ServerRefused,
     StorageFailed,
+    Unsupported,
     not_copied,
     out_of_bounds,
 )
 from rfp.fabric.fabric import Fabric
 from rfp.protocol.client.opener import Opener
 from rfp.protocol.server.real_thread import RealThread
-from rnvm.connecting import _find
+from rnvm.connecting import GroupOpener, _find
+from rnvm.coordinator.address import is_coordinator
 from rnvm.media import identity
 from rnvm.mirror.copy_file import CopyFile
 from rnvm.mirror.follower import OVERRUN, PATIENCE, Follower, StreamEnded
@@ -62,7 +67,7 @@ class Mirror:
 
     Args:
         path: Path of the copy; made if it does not exist.  An existing file must be a copy of the
-            same pool.
+            same pool, and is overwritten.
         of: Address of the back-end, or the path of a pool that `rnvm serve` serves on this host.
         name: The mirror's name in the back-end's figures; default: host name and process.
         in_place: Allow a file on a disk for a pool without write-ahead area, which syncs pages in
@@ -112,6 +117,7 @@ class Mirror:
         self._state = "connecting"
         self._reason: RfpError | None = None  # of the last attempt that failed
         self._error: BaseException | None = None  # that ended the mirror
+        self._trace: TracebackType | None = None
         self._closing = False
         self._closed = True
         self._ended = threading.Lock()  # held by the thread inside close()
@@ -125,12 +131,17 @@ class Mirror:
         self._in_place = in_place
         self.timeout = timeout
         self.name = printable(name or f"{socket.gethostname()}:{os.getpid()}", 32)
-        self._opener = Opener(
-            _find(of),
-            "rnvm",
-            fabric=fabric,
-            credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca),
-        )
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        self._opener: Opener | GroupOpener
+        if is_coordinator(of):
+            if _joins:
+                raise InvalidAddress(
+                    f"invalid address {str(of)!r}: a mirror of a group is one of its members",
+                    hint="use rnvm.GroupMember, or rnvm serve POOL --group",
+                )
+            self._opener = GroupOpener(str(of), credentials)
+        else:
+            self._opener = Opener(_find(of), "rnvm", fabric=fabric, credentials=credentials)
         self.address = str(self._opener.address)
         try:
             self._file = CopyFile(path)
@@ -164,7 +175,7 @@ class Mirror:
         log.error("the mirror %s of %s ended: %s", self.path, self.address, error)
         if not self._size:
             self._file.discard()
-        self._error = error
+        self._error, self._trace = error, error.__traceback__
         self._set("failed")
 
     def _set(self, state: str) -> None:
@@ -180,11 +191,12 @@ class Mirror:
                 self._connect_and_follow(stream)
             except StreamEnded as error:
                 self._reason = error
-                if error.reason in (OVERRUN, PATIENCE) and levels == self._levels:
+                late = error.reason == PATIENCE and levels == self._levels
+                if error.reason == OVERRUN or late:
                     stream = min(2 * int(self._last["stream"]), REQUESTED_BYTES_MAX)
                     log.warning(
-                        "the mirror %s copies again with a stream of %d bytes: the last one was "
-                        "full before the copy was whole",
+                        "the mirror %s compares again with a stream of %d bytes: the last one was "
+                        "full",
                         self.path,
                         stream,
                     )
@@ -195,6 +207,8 @@ class Mirror:
                 self._reason = error
             except (ConnectionFailed, DeadlineExceeded, QuotaExceeded) as error:
                 self._reason = error
+                if isinstance(error.__cause__, ServerRefused):
+                    stream //= 2  # the primary has no memory for so much
             except StorageFailed as error:
                 if self._file.failed:
                     raise
@@ -212,12 +226,25 @@ class Mirror:
         return clock.deadline_in(self.timeout)
 
     def _connect_and_follow(self, stream: int) -> None:
+        try:
+            self._follow_once(stream)
+        except Exception as error:
+            if not self._retries() or not self._is_passing(error):
+                raise
+            raise ConnectionFailed(f"cannot follow the primary now: {error}") from error
+
+    def _retries(self) -> bool:
+        """Return whether a trouble may be one of this moment: it has followed before."""
+        return self._in_group or self._connections > 0
+
+    def _follow_once(self, stream: int) -> None:
         follower = Follower(
             self._opener,
             self._deadline(),
             stream=stream,
             member=self.name,
             in_group=self._in_group,
+            waits=self._joins and stream >= REQUESTED_BYTES_MAX,
         )
         with self._changed:
             self._follower = follower
@@ -231,6 +258,15 @@ class Mirror:
                 self._follower = None
             follower.close()
 
+    def _is_passing(self, error: BaseException) -> bool:
+        """Return whether another attempt may succeed although this one has failed."""
+        if isinstance(error, ServerRefused):
+            return not isinstance(error, (PoolRefused, Unsupported, QuotaExceeded))
+        # This process, or the primary's, lacks memory or descriptors for a moment.
+        resources = isinstance(error, (FabricError, MemoryError, OSError))
+        known = isinstance(error, (StorageFailed, ConnectionFailed, DeadlineExceeded))
+        return resources and not known and not self._file.failed
+
     def _follow(self, follower: Follower) -> None:
         self._before_open(follower)
         self._refuse_group(follower)
@@ -238,7 +274,7 @@ class Mirror:
         if not self._in_group:
             with contextlib.suppress(PoolDamaged):
                 refuse_grouped(medium)
-        follower.begin(medium, self._deadline(), self._file.regular)
+        follower.begin(medium, self._deadline(), self._file.regular, mirrors=self._joins)
         self._refuse_group(follower)
         self._begun(follower)
         self._connections += 1
@@ -262,6 +298,7 @@ class Mirror:
             if self._state != "level" and (follower.in_sync or not self._joins):
                 self._levels += 1
                 self._reason = None
+                self._file.leveled()
                 self._set("level")
                 log.info("the mirror %s follows %s, epoch %d", self.path, self.address,
                          follower.epoch)  # fmt: skip
@@ -319,7 +356,7 @@ class Mirror:
         over = ("level", "failed", "closed")
         reached = self._wait(lambda: self._state in over, clock.deadline_in(timeout))
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(self._trace)  # it does not grow with each call
         if self._state == "closed":
             raise Closed("the mirror is closed")
         if not reached:
@@ -484,7 +521,8 @@ def backup(
 
     Args:
         path: Path of the copy.
-        of: Address of the back-end, or the path of a pool that `rnvm serve` serves on this host.
+        of: Address of the back-end, or the path of a pool that `rnvm serve` serves on this host; or
+            a group, whose primary is copied.
         timeout: Seconds for all of it.
         connect_timeout: Seconds for connecting, and for each answer of the back-end.
         progress: Called now and then with the bytes compared and the bytes of the pool.

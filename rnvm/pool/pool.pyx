@@ -14,11 +14,14 @@ from rnvm.format.layout cimport (
     rnvm_header, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at,
     rnvm_structure_index, rnvm_superblock,
 )
-from rnvm.media.identity cimport identity_forget
+from rnvm.format.replication cimport rnvm_identity
+from rnvm.media.identity cimport identity_forget, identity_read
 from rnvm.media.medium cimport (
     Medium, medium, medium_drain, medium_write, medium_write64, raise_failed,
 )
-from rnvm.media.pool_header cimport header_write, superblock_write
+from rnvm.media.pool_header cimport (
+    header_read, header_write, superblock_read, superblock_write,
+)
 from rnvm.media.wal cimport wal_format
 from rnvm.pool.blocks cimport block_owner, blocks_allocate, blocks_format, blocks_reclaim
 from rnvm.pool.catalog cimport catalog_create, catalog_drop, catalog_entry_state
@@ -38,6 +41,9 @@ from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import damaged
 
 ALL_RECORDS = (1 << 63) - 1
+# By which the epoch of a copy is above its primary's, when it is served itself: more than the times
+# that the other one was opened since.
+HISTORY = 1 << 16
 UNIX_EPOCH_NOW = None          # tests set it, so that the same history makes the same bytes
 
 
@@ -173,6 +179,23 @@ cdef void format_entries(pool *p) noexcept nogil:
         dual_copy_format(p.m, p.g.seed, at + RNVM_MEMORY, words)
 
 
+cdef bint was_copied(const medium *m, rnvm_superblock *superblock) noexcept:
+    """Return whether a mirror or a backup wrote the pool last, or it has left a group.
+
+    Its history goes on apart from that of the pool that it is a copy of.  Mirrors of that one
+    follow the copy, and not the other way round, if its epoch is above all that they have seen.
+    """
+    cdef rnvm_identity found
+    cdef uint32_t i
+    if not identity_read(m, &found):
+        return False
+    for i in range(sizeof(found.group)):
+        if found.group[i]:
+            return False                   # the group's state decides
+    superblock.opened = max(superblock.opened, found.epoch)
+    return True
+
+
 cdef class Pool:
     """A pool that is open for writing; one thread at a time may use it.
 
@@ -215,9 +238,15 @@ cdef class Pool:
         self.clean = inspection.clean
         # Everything was read and is valid; changes begin here.
         inspection.superblock.state = RNVM_OPEN
-        inspection.superblock.opened += 1
+        copied = was_copied(self.c.m, &inspection.superblock)
+        inspection.superblock.opened += HISTORY if copied else 1
         if superblock_write(self.c.m, &inspection.superblock):
             raise_failed(self.c.m)
+        if copied:
+            # Only now: a crash before makes the next opening skip numbers again.
+            identity_forget(self.c.m)
+            if medium_drain(self.c.m):
+                raise_failed(self.c.m)
         if inspection.headers != 3 and header_write(self.c.m, &inspection.header):
             raise_failed(self.c.m)
         self.closed = False
@@ -415,6 +444,17 @@ cdef class Pool:
             raise_failed(self.c.m)
 
     # Sessions
+
+    @property
+    def opened(self):
+        """Return the number of this opening: the epoch of a pool without a group."""
+        cdef rnvm_header header
+        cdef rnvm_superblock superblock
+        self.check()
+        if not header_read(self.c.m, &header) \
+                or not superblock_read(self.c.m, &header, &superblock):
+            return 0
+        return superblock.opened
 
     def attach(self, uint64_t detail=0):
         """Attach a session for a front-end; return its index and its epoch.

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 import rnvm
+from rnvm import pools
+from rnvm.media import identity
 from rnvm.testing.sample_structure import Sample
 
 from .copies import MEMORY, numbers, two_paths
@@ -94,3 +96,15 @@ def test_a_backup_of_a_back_end_that_does_not_run_fails_at_once() -> None:
         run("status", path, status=3)
         assert not os.path.exists(copy)
         assert MEMORY in copy
+
+
+def test_a_pool_keeps_its_identity_if_its_command_cannot_be() -> None:
+    with two_paths() as (path, _):
+        run("create", path, "--size", "8MiB", "--assume-persistent")
+        with pools.claim(path) as claimed, contextlib.closing(claimed.raw()) as medium:
+            identity.write(medium, state="whole", identity=b"i" * 16, group=b"g" * 16, member="a")
+        run("serve", path, "--leave-group", "--group", "etcd://localhost:1/g", status=2)
+        with pools.view(path) as (view, _):
+            found = identity.read(view)
+        assert found is not None
+        assert found["member"] == "a"

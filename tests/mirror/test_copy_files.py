@@ -1,0 +1,207 @@
+"""The file of a copy: which one is taken, which is refused, and which is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rnvm
+import rnvm.mirror.copy_file
+from rfp.errors import FabricError, NotAPool, StorageFailed
+from rnvm import pools
+from rnvm.check.against import against
+from rnvm.media import identity
+from rnvm.media.medium import VolatileMemory
+from rnvm.mirror.copy_file import FORMER, CopyFile
+from rnvm.testing.sample_structure import Sample
+from tests.frontend.processes import SOON, Process
+
+from .copies import mirror_of, mirrors, numbers, open_primary, replicated, two_paths
+
+pytestmark = pytest.mark.shm
+
+FRONT_END = """
+import signal, sys, rnvm
+from rnvm.testing.sample_structure import Sample
+fe = rnvm.connect(sys.argv[1], timeout=SOON)
+Sample(fe, "s").add(1)
+print("mapped", flush=True)
+signal.pause()
+""".replace("SOON", str(SOON))
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "not mapped"])
+def test_a_file_in_memory_is_overwritten_only_if_no_process_has_it_mapped(mapped: bool) -> None:
+    with two_paths() as (path, copy), contextlib.ExitStack() as later:
+        with open_primary(path) as backend:
+            front_end = later.enter_context(Process(FRONT_END, backend.address))
+            front_end.wait_for(1)
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(SOON)
+                replicated(backend)
+            front_end.stop()
+        if not mapped:
+            front_end.kill()
+        before = os.stat(path)
+        with (
+            rnvm.Backend(copy) as promoted,
+            rnvm.connect(promoted.address, timeout=SOON) as fe,
+            mirror_of(promoted, path) as mirror,
+        ):
+            mirror.wait_level(SOON)
+            assert os.path.samestat(os.stat(path), before) == (not mapped)
+            assert not os.path.exists(path + FORMER)
+            assert Sample(fe, "s").add(1) == 2
+            replicated(promoted)
+        assert not against(path, copy).findings
+        assert numbers(path) == (2, 2)
+
+
+def test_a_file_is_set_aside_until_the_copy_is_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        monkeypatch.setattr(rnvm.mirror.copy_file, "_held_by_others", lambda _: True)
+        kept: list[bool] = []
+        leveled = CopyFile.leveled
+
+        def watched(self: CopyFile) -> None:
+            kept.append(os.path.exists(copy + FORMER))
+            leveled(self)
+
+        monkeypatch.setattr(CopyFile, "leveled", watched)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        assert kept == [True]
+        assert not os.path.exists(copy + FORMER)
+        assert numbers_of_files(copy) == ["copy"]
+
+
+def numbers_of_files(copy: str) -> list[str]:
+    return sorted(os.listdir(os.path.dirname(copy)))
+
+
+def test_without_room_for_both_a_mapped_file_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        before = Path(copy).read_bytes()
+
+        def full(fd: int, size: int, kind: object) -> None:
+            error = FabricError("no room")
+            error.errno = errno.ENOSPC
+            raise error
+
+        monkeypatch.setattr(rnvm.mirror.copy_file, "_held_by_others", lambda _: True)
+        monkeypatch.setattr(pools, "_fill", full)
+        with mirror_of(backend, copy) as mirror:
+            with pytest.raises(FabricError, match="no room") as failure:
+                mirror.wait_level(SOON)
+            assert "end the front-ends" in str(failure.value)
+        assert Path(copy).read_bytes() == before
+        assert numbers_of_files(copy) == ["copy"]
+
+
+def cut_off(left: str, copy: str) -> None:
+    """Leave what a mirror leaves if it is killed while it begins a new copy."""
+    size = os.path.getsize(copy)
+    with contextlib.closing(VolatileMemory(size)) as medium:
+        if left == "header":
+            medium.poke(0, Path(copy).read_bytes()[: 4 * 4096])
+        identity.write(medium, state="catching up")
+        for at in (0, 4096) if left == "header" else [begin for begin, _ in identity.PLACES]:
+            medium.poke(at, bytes(8))  # the magic numbers become durable last
+        Path(copy).write_bytes(medium.read(0, size))
+
+
+@pytest.mark.parametrize("left", ["identity", "header"])
+def test_a_new_copy_that_was_cut_off_at_its_beginning_is_completed(left: str) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        cut_off(left, copy)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        assert numbers(copy) == (1, 1)
+
+
+@pytest.mark.parametrize("at", [0, 5000, 65600])
+def test_a_device_with_content_is_not_overwritten(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_paths("disk to disk") as (path, copy), open_primary(path) as backend:
+        with open(copy, "wb") as file:
+            file.truncate(os.path.getsize(path))
+            file.seek(at)
+            file.write(b"_BHRfS_M")
+        before = Path(copy).read_bytes()
+        monkeypatch.setattr(CopyFile, "regular", -1)  # as a device
+        monkeypatch.setattr(CopyFile, "_resize", lambda *_: None)
+        with mirror_of(backend, copy) as mirror, pytest.raises(NotAPool, match="nor empty"):
+            mirror.wait_level(SOON)
+        assert Path(copy).read_bytes() == before
+
+
+def test_a_new_copy_on_a_file_system_with_dax_needs_no_write_ahead_area(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def maps(fd: int) -> bool:
+        asked.append(os.fstat(fd).st_size)
+        return bool(asked[-1])
+
+    with two_paths("memory to disk") as (path, copy), open_primary(path) as backend:
+        real = pools.media
+
+        def media(fd: int) -> pools.Media:
+            kind = real(fd)
+            if kind.kind == "page cache" and os.fstat(fd).st_size and maps(fd):
+                return pools.Media("fsdax", "direct", False, kind.promise)
+            return kind
+
+        def direct(fd: int, total: int, kind: pools.Media, *, force_flush: bool) -> Any:
+            return pools.Direct(fd, total, "none", sync=False)
+
+        monkeypatch.setattr(pools, "media", media)
+        monkeypatch.setattr(pools, "_medium", direct)
+        with mirror_of(backend, copy, in_place=False) as mirror:
+            mirror.wait_level(SOON)
+        assert asked
+
+
+def test_the_failure_of_the_copys_own_medium_ends_the_mirror(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failed(*_: object) -> None:
+        raise StorageFailed("EIO")
+
+    monkeypatch.setattr(rnvm.mirror.copy_file, "put_head", failed)
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            for _ in range(2):
+                with pytest.raises(StorageFailed, match="EIO"):
+                    mirror.wait_level(SOON)
+            assert mirror.failed
+        assert not mirrors(backend)
+
+
+def test_only_the_file_that_was_made_is_removed() -> None:
+    with two_paths() as (_, copy):
+        target = copy + ".target"
+        os.symlink(target, copy)
+        with contextlib.closing(CopyFile(copy)) as file:
+            file.discard()
+        assert os.path.islink(copy)
+        assert not os.path.exists(target)
+        os.unlink(copy)
+        with contextlib.closing(CopyFile(copy)) as file:
+            os.rename(copy, copy + ".moved")
+            Path(copy).touch()
+            file.discard()
+        assert os.path.exists(copy)
