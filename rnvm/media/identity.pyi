@@ -4,7 +4,7 @@ from rnvm.media.medium import Medium
 
 bugs: dict[str, int]
 IDENTITY_STATES: dict[int, str]
-PLACES: tuple[tuple[int, int], ...]
+IDENTITY_RECORDS: tuple[tuple[int, int], ...]
 
 def plant(*which: str) -> None: ...
 def read(on: Medium) -> dict[str, Any] | None: ...

@@ -356,7 +356,7 @@ def _has_zeros(fd: int, length: int) -> bool:
 def _zeros(at: int, data: bytes) -> bool:
     """Return whether the bytes at this offset are zeros, beside the records of an identity."""
     left = bytearray(data)
-    for begin, end in identity.PLACES:
+    for begin, end in identity.IDENTITY_RECORDS:
         low, high = max(begin - at, 0), min(end - at, len(data))
         if low < high:
             left[low:high] = bytes(high - low)

@@ -114,7 +114,9 @@ def cut_off(left: str, copy: str) -> None:
         if left == "header":
             medium.poke(0, Path(copy).read_bytes()[: 4 * 4096])
         identity.write(medium, state="catching up")
-        for at in (0, 4096) if left == "header" else [begin for begin, _ in identity.PLACES]:
+        for at in (
+            (0, 4096) if left == "header" else [begin for begin, _ in identity.IDENTITY_RECORDS]
+        ):
             medium.poke(at, bytes(8))  # the magic numbers become durable last
         Path(copy).write_bytes(medium.read(0, size))
 
