@@ -106,8 +106,6 @@ def serve(
     log_to_stderr(log_level)
     raise_open_files()
     _stop_on_signals()
-    if leave_group and group is not None:
-        raise click.UsageError("give --group or --leave-group, not both")
     if leave_group:
         admin.leave_group(pool)
     if group is not None:
