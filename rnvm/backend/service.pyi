@@ -26,6 +26,7 @@ class PoolService(Service):
         mirror_patience: float = 1.0,
         epoch: int = 0,
         group: bytes | None = None,
+        copied: bool = False,
     ) -> None: ...
     @property
     def names(self) -> int: ...
