@@ -196,7 +196,9 @@ class GroupMember:
         self.address = str(addresses.unique() if address is None else addresses.parse(address))
         _check_options(options)
         self._options = options
-        self._access = {key: options[key] for key in _PEER_ACCESS if options.get(key) is not None}
+        self._access = {
+            key: options[key] for key in (*_PEER_ACCESS, "fabric") if options.get(key) is not None
+        }
         if times is not None and times.promise < SECOND_NS:
             # What the primary's service thread counts on is a constant.
             raise out_of_bounds("times.promise", times.promise, SECOND_NS, 2**63 - 1)

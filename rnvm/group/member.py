@@ -544,9 +544,11 @@ class Member:
 
     def _claim(self, now: int) -> None:
         """Send the second change of the election, when the promise is over."""
-        if self._keep_at is not None and now >= self._keep_at:
-            self._keep(self.epoch)
-        if self._keep_at is not None or self._change is not None or now < self.promised:
+        if self._keep_at is not None:
+            if now >= self._keep_at:
+                self._keep(self.epoch)  # nothing behind it in this step: it may fail again
+            return
+        if self._change is not None or now < self.promised:
             return
         if self.seen is None:
             self._read(now)
