@@ -10,5 +10,6 @@ cdef enum:
     FORGET_JOINING = 16        # a joining mirror is not waited for
     REPLICATE_OWN_PARTS = 32   # live words and the write-ahead area are replicated and copied
     ANY_EPOCH = 64             # pieces of any epoch are applied
+    ONE_PROMISE = 128          # the latest promise of a mirror counts, not the earliest
 
 cdef uint32_t replication_bugs() noexcept nogil

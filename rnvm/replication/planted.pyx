@@ -6,7 +6,7 @@ bugs = {
     "skip frame": SKIP_FRAME, "out of order": APPLY_OUT_OF_ORDER,
     "acknowledge early": ACKNOWLEDGE_EARLY, "drain seldom": DRAIN_SELDOM,
     "forget joining": FORGET_JOINING, "own parts": REPLICATE_OWN_PARTS,
-    "any epoch": ANY_EPOCH,
+    "any epoch": ANY_EPOCH, "one promise": ONE_PROMISE,
 }
 cdef uint32_t planted = 0
 

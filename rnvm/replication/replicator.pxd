@@ -99,6 +99,8 @@ cdef void replicator_remove(replicator *r, int slot, uint32_t reason) noexcept n
 # Reads the acknowledgements, advances `acked`, ends mirrors that lied or were too slow, publishes
 # an empty frame if it is time.  Returns True: something changed (acked, a state).
 cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil
+# The same, with the time of CLOCK_BOOTTIME given (without a policy: `now`).
+cdef bint replicator_poll_at(replicator *r, uint64_t now, uint64_t boot) noexcept nogil
 # Publishes what is noted, or an empty frame, without a drain.
 cdef void replicator_publish(replicator *r) noexcept nogil
 # Returns whether every stream has room for what one step of the service may publish.

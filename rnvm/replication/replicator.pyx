@@ -32,7 +32,7 @@ from rnvm.format.replication cimport (
 from rnvm.format.wal cimport rnvm_frame, rnvm_range
 from rnvm.media.medium cimport medium, medium_drain, medium_operations
 from rnvm.replication.planted cimport (
-    FORGET_JOINING, REPLICATE_OWN_PARTS, replication_bugs,
+    FORGET_JOINING, ONE_PROMISE, REPLICATE_OWN_PARTS, replication_bugs,
 )
 from rnvm.replication.stream cimport stream_append, stream_begin, stream_publish, stream_room
 
@@ -411,14 +411,17 @@ cdef void keep_moment(replicator *r, uint64_t now) noexcept nogil:
     r.moment_count += 1
 
 
-cdef void extend(replicator *r) noexcept nogil:
+cdef void extend(replicator *r, uint64_t boot) noexcept nogil:
     """Compute until when may be answered; it never falls, as a reader may keep what it has read."""
-    cdef uint64_t sent = rfp_boot_now()
+    cdef uint64_t sent = boot, last = 0
     cdef uint32_t i
-    r.clock = sent
+    r.clock = boot
     for i in range(RNVM_MIRRORS_MAX):
         if r.slots[i].state in (RNVM_JOINING, RNVM_IN_SYNC, RNVM_LEAVING):
             sent = min(sent, r.slots[i].sent)
+            last = max(last, r.slots[i].sent)
+    if last and replication_bugs() & ONE_PROMISE:
+        sent = last
     r.until = max(r.until, sent + TRUSTED)
 
 
@@ -469,6 +472,10 @@ cdef bint advance(replicator *r) noexcept nogil:
 
 
 cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
+    return replicator_poll_at(r, now, rfp_boot_now() if r.policy else now)
+
+
+cdef bint replicator_poll_at(replicator *r, uint64_t now, uint64_t boot) noexcept nogil:
     cdef mirror_slot *slot
     cdef uint32_t i
     cdef bint changed = r.changed
@@ -507,10 +514,10 @@ cdef bint replicator_poll(replicator *r, uint64_t now) noexcept nogil:
             rfp_store64(&slot.s.shown.acked, r.numbers.acked)
     if changed:
         count_slots(r)
-    keep_moment(r, rfp_boot_now() if r.policy else now)
+    keep_moment(r, boot)
     changed |= advance(r)
     if r.policy:
-        extend(r)
+        extend(r, boot)
     replicator_show(r)
     return changed
 

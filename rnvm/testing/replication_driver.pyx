@@ -37,7 +37,8 @@ from rnvm.replication.applier cimport (
 from rnvm.replication.copier cimport copier_begin, copier_chunk, copier_end
 from rnvm.replication.replicator cimport (
     replicator, replicator_add, replicator_begin, replicator_end, replicator_has_room,
-    replicator_poll, replicator_publish, replicator_remove, replicator_set_state,
+    replicator_poll, replicator_poll_at, replicator_publish, replicator_remove,
+    replicator_set_state,
 )
 
 from rfp.errors import InvalidArgument
@@ -184,9 +185,17 @@ cdef class Replication:
             self.links.append(made)
         return made
 
-    def poll(self, uint64_t now=0):
-        """Read acknowledgements; return whether something changed."""
-        cdef bint changed = replicator_poll(&self.r, now)
+    def poll(self, uint64_t now=0, *, boot=None):
+        """Read acknowledgements; return whether something changed.
+
+        Args:
+            boot: The time of CLOCK_BOOTTIME in ns; default: the real one.
+        """
+        cdef bint changed
+        if boot is None:
+            changed = replicator_poll(&self.r, now)
+        else:
+            changed = replicator_poll_at(&self.r, now, boot)
         if self.r.m.base != NULL:
             frame_words_sweep(&self.pool.c, self.pool.c.g.names)
         return bool(changed)
@@ -230,6 +239,11 @@ cdef class Replication:
     def acked(self):
         """Return up to which frame all required mirrors have acknowledged."""
         return self.r.numbers.acked
+
+    @property
+    def until(self):
+        """Return until when may be answered, in ns of CLOCK_BOOTTIME."""
+        return self.r.until
 
     @property
     def in_sync(self):

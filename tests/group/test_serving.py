@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,13 +15,13 @@ PROMISE = 1000 * MS
 DRIFT = 20_000
 
 
-def life(rule: type[Serving], seed: int) -> None:
+def life(rule: Callable[[int, int], Any], seed: int, drift: int = DRIFT) -> None:
     """Run some mirrors; raise if the primary may answer when one of them may open its pool."""
     draw = random.Random(seed)
-    half = DRIFT / 2 / PARTS
+    half = drift / 2 / PARTS
     rate = 1 + draw.choice((-half, 0, half))
     mirror_rate = 1 + draw.choice((-half, 0, half))
-    serving = rule(PROMISE, DRIFT)
+    serving = rule(PROMISE, drift)
     now = 0
     received = dict.fromkeys(range(draw.choice((1, 2, 3))), 0)  # the last frame
     frees = dict.fromkeys(received, 0.0)  # real times at which their promises end
