@@ -253,6 +253,13 @@ def test_the_mirror_refuses_a_piece_with(what, pair):
         lie(pair)
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_the_check_of_the_epoch_alone_refuses_a_piece_of_another_one(epoch, pair):
+    planted.plant("any epoch")
+    lie(pair, epoch=epoch)
+    assert pair.mirror.read(DATA, 8) == W
+
+
 def test_the_mirror_takes_the_same_piece_without_the_lie(pair):
     lie(pair)
     assert pair.mirror.read(DATA, 8) == W
