@@ -106,7 +106,7 @@ def test_a_mirror_follows_again_after_the_back_end_restarted() -> None:
         assert numbers(copy) == (2, 2)
 
 
-def test_two_mirrors_follow_at_once_and_replicated_means_both() -> None:
+def test_two_mirrors_follow_at_once() -> None:
     with two_paths() as (path, copy), open_primary(path) as backend:
         with (
             rnvm.connect(backend.address) as fe,
