@@ -48,6 +48,8 @@ def test_a_front_end_of_an_event_loop_has_the_promise_and_the_patience_of_a_grou
             sample = await fe.run(Sample, fe._sync, "s")
             assert await fe.run(sample.add, 1) == 1
             assert (fe._sync.durability, fe._sync.timeout) == ("replicated", 15.0)
+        with rnvm.connect(group) as near:
+            assert (near.durability, near.timeout) == ("replicated", 15.0)
 
     with rnvm.GroupMember(folder / "a.pool", group=group, member="a") as alone:
         alone.wait("primary", SOON)

@@ -25,7 +25,10 @@ PLACES = {
 
 MIRROR = """
 import signal, sys, rnvm
-with rnvm.Mirror(sys.argv[1], of=sys.argv[2], in_place=True) as mirror:
+from rfp.testing.reordering_fabric import ReorderFabric
+path, address, seed = sys.argv[1:]
+fabric = ReorderFabric(seed=int(seed)) if seed else None
+with rnvm.Mirror(path, of=address, in_place=True, fabric=fabric) as mirror:
     mirror.wait_level(60)
     print("level", flush=True)
     signal.pause()
@@ -50,9 +53,13 @@ def mirror_of(backend: rnvm.Backend | str, copy: str, **options: Any) -> rnvm.Mi
 
 
 @contextlib.contextmanager
-def mirror_process(copy: str, address: str) -> Iterator[Process]:
-    """Yield a mirror's process, once it is level."""
-    with Process(MIRROR, copy, address) as mirror:
+def mirror_process(copy: str, address: str, reordering: int | None = None) -> Iterator[Process]:
+    """Yield a mirror's process, once it is level.
+
+    Args:
+        reordering: The seed of a network as bad as the contract allows.
+    """
+    with Process(MIRROR, copy, address, "" if reordering is None else reordering) as mirror:
         mirror.wait_for(1)
         yield mirror
 

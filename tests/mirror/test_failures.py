@@ -76,15 +76,23 @@ def primary_process(path: str, min_mirrors: int = 0) -> Iterator[Process]:
         yield primary
 
 
-@pytest.mark.parametrize("places", ["memory to memory", "disk to disk"])
+@pytest.mark.parametrize(
+    ("places", "reorders"),
+    [
+        ("memory to memory", False),
+        ("disk to disk", False),
+        pytest.param("memory to memory", True, marks=pytest.mark.shm),
+    ],
+    ids=["memory to memory", "disk to disk", "over the worst network"],
+)
 @pytest.mark.parametrize("first", ["primary", "mirror"])
 def test_a_copy_has_all_that_was_acknowledged_as_replicated(
-    places: str, first: str, rng: random.Random
+    places: str, reorders: bool, first: str, rng: random.Random, seed: int
 ) -> None:
     with two_paths(places) as (path, copy):
         with (
             primary_process(path, min_mirrors=1) as primary,
-            mirror_process(copy, address_of(path)) as mirror,
+            mirror_process(copy, address_of(path), seed if reorders else None) as mirror,
             Process(WRITER, address_of(path), "replicated") as writer,
         ):
             writer.wait_for(20)
