@@ -99,12 +99,15 @@ class GroupOpener:
             )
         connection = self._openers[each.address](deadline)
         # An old primary that does not know yet that it was replaced must not be used.
-        about = connection.figures(deadline)["pool"].get("replication") or {}
-        if about.get("epoch") != found.epoch:
+        try:
+            about = connection.figures(deadline)["pool"].get("replication") or {}
+            if about.get("epoch") != found.epoch:
+                raise ConnectionFailed(
+                    f"{primary.member} is not the primary of epoch {found.epoch} of {where} yet"
+                )
+        except BaseException:
             connection.close()
-            raise ConnectionFailed(
-                f"{primary.member} is not the primary of epoch {found.epoch} of {where} yet"
-            )
+            raise
         return connection
 
     def close(self) -> None:
