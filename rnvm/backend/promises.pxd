@@ -27,6 +27,8 @@ cdef bint promises_repeated(backend *s, client *c, response *answer) noexcept no
 cdef void promises_put_off(backend *s, client *c, uint8_t opcode, response *answer) noexcept nogil
 # Whether a change is refused because too few mirrors are in sync.
 cdef bint promises_refuse(const backend *s, const client *c, response *answer) noexcept nogil
+# Answers how long the back-end may still answer.
+cdef void call_serving(backend *s, response *answer) noexcept nogil
 # For tests alone: from now on each drain publishes a frame, and acked is what the test sets.
 cdef void promises_hold(backend *s) noexcept nogil
 cdef void promises_release(backend *s) noexcept nogil

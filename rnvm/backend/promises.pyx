@@ -3,10 +3,12 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from rfp.core.core cimport rfp_load64_acquire, rfp_store64, rfp_store64_release
+from rfp.core.core cimport (
+    rfp_boot_now, rfp_load64_acquire, rfp_store64, rfp_store64_release,
+)
 from rfp.protocol.server.service cimport response
 from rnvm.backend.connections cimport client
-from rnvm.backend.state cimport backend
+from rnvm.backend.state cimport backend, reply
 from rnvm.format.messages cimport *
 from rnvm.format.replication cimport RNVM_REPLICATION_LINE, rnvm_replication_line
 from rnvm.media.medium cimport medium, medium_operations, replicated
@@ -39,7 +41,7 @@ cdef bint promises_begin(backend *s) noexcept nogil:
     # On a direct medium they are still those of an earlier start, perhaps in a group.
     rfp_store64(&line.until, 0)
     rfp_store64(&line.clock, 0)
-    s.flags |= RNVM_REPLICATES
+    s.flags |= RNVM_REPLICATES | (RNVM_GROUPED if s.mirrors.policy else 0)
     if not frame_words_begin(s.g.p):
         return False
     promises_tick(s)
@@ -52,8 +54,20 @@ cdef void promises_end(backend *s) noexcept nogil:
 
 
 cdef void promises_tick(backend *s) noexcept nogil:
+    if rfp_load64_acquire(&s.frozen_until) or s.mirrors.policy and not s.mirrors.r.policy:
+        freeze(s)
     if s.g.p.frames.shown != NULL:
         frame_words_sweep(s.g.p, WORDS_PER_TICK)
+
+
+cdef void freeze(backend *s) noexcept nogil:
+    """For tests alone: `until` is what the test sets, or goes on."""
+    cdef uint64_t until = rfp_load64_acquire(&s.frozen_until)
+    s.mirrors.r.policy = not until
+    if until:
+        s.mirrors.r.until = until
+        rfp_store64_release(&(<rnvm_replication_line *> (
+            s.g.p.m.base + RNVM_REPLICATION_LINE)).until, until)
 
 
 # Responses
@@ -104,6 +118,12 @@ cdef bint promises_refuse(const backend *s, const client *c, response *answer) n
     answer.status = RNVM_FEW_MIRRORS
     answer.result = r.in_sync << 32 | r.min_mirrors
     return True
+
+
+cdef void call_serving(backend *s, response *answer) noexcept nogil:
+    cdef uint64_t now = rfp_boot_now(), until = s.mirrors.r.until
+    cdef uint64_t left = until - now if until > now else 0
+    reply(answer, &left, sizeof(left))
 
 
 # The stand-in for a replicator

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from time import sleep
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -13,7 +14,7 @@ cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
 from rfp.core.core cimport (
-    rfp_compare_swap64, rfp_copy_out, rfp_load64, rfp_load64_acquire, rfp_store64,
+    rfp_boot_now, rfp_compare_swap64, rfp_copy_out, rfp_load64, rfp_load64_acquire, rfp_store64,
     rfp_store64_release,
 )
 from rfp.core.limits cimport system_page
@@ -39,7 +40,7 @@ from rnvm.backend.mirrors cimport (
     mirrors_tick,
 )
 from rnvm.backend.promises cimport (
-    promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
+    call_serving, promises_begin, promises_end, promises_hold, promises_put_off, promises_refuse,
     promises_repeated, promises_tick,
 )
 from rnvm.backend.rpc_handlers cimport (
@@ -529,6 +530,22 @@ cdef class PoolService(Service):
         if acked is not None:
             rfp_store64(&numbers.acked, max(numbers.acked, min(acked, numbers.published)))
 
+    def _freeze_serving(self, seconds=None):
+        """In a group: from now on `until` is now + seconds, and remains that.  For tests alone.
+
+        Args:
+            seconds: None: it is extended again.
+        """
+        cdef uint64_t until = 0
+        if seconds is not None:
+            until = <uint64_t> (<int64_t> rfp_boot_now() + <int64_t> (seconds * 1e9))
+        rfp_store64_release(&self.b.frozen_until, until)
+        for _ in range(10000):
+            if self.b.mirrors.r.policy == (seconds is None) \
+                    and (not until or self.b.mirrors.r.until == until):
+                break
+            sleep(0.001)
+
     # Cold calls, with the GIL
 
     cdef int open(self, const request *asked, response *answer, int64_t user) except -1:
@@ -809,6 +826,8 @@ cdef void execute_once(backend *s, client *c, const request *asked,
         call_moment(s, asked, answer)
     elif asked.opcode == RNVM_SHARE:
         call_share(s, asked, answer, c)
+    elif asked.opcode == RNVM_SERVING:
+        call_serving(s, answer)
     elif asked.opcode == RNVM_SYNC:
         # A call that waited for the last sync is answered before the next one, which serves all
         # records written by then.
@@ -827,7 +846,7 @@ cdef void execute_once(backend *s, client *c, const request *asked,
 cdef bint writes_pool(uint8_t opcode) noexcept nogil:
     """Return whether a call may write to the pool."""
     return (opcode != RNVM_OUTCOME and opcode != RNVM_LIST and opcode != RNVM_PENDING
-            and opcode != RNVM_WATCH and opcode != RNVM_RETAINED)
+            and opcode != RNVM_WATCH and opcode != RNVM_RETAINED and opcode != RNVM_SERVING)
 
 
 cdef bint crowded(const pool *p) noexcept nogil:

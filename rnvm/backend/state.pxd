@@ -56,6 +56,7 @@ cdef struct backend:
     bint replaying
     bint asked                         # a call waits until it has collected
     void *held                         # of promises_hold(), for tests alone
+    uint64_t frozen_until              # for tests alone: in place of mirrors.r.until; 0: none
     uint64_t *max_sleep_ns             # how long the worker may sleep
     void *owner                        # the PoolService
 

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define RNVM_MESSAGES 4         /* version of everything here */
+#define RNVM_MESSAGES 5         /* version of everything here */
 
 enum rnvm_opcode {              /* request payload                    -> response payload */
     RNVM_ATTACH = 17,           /* rnvm_attach                        -> rnvm_attached */
@@ -42,6 +42,9 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_WATCH = 32,            /* rnvm_number (structure): from now on the back-end wakes threads
                                  * that sleep on its sequence when that changes.  A back-end that
                                  * does not know the call answers RNVM_BAD_REQUEST */
+    RNVM_SERVING = 35,          /* -                                  -> rnvm_number: ns for which
+                                 * the back-end may still answer, computed at this call; 0: it may
+                                 * not, since another one may be the group's primary */
     RNVM_MIRROR = 33,           /* a mirror's calls: rnvm/format/replication.h */
     RNVM_LEVEL = 34,
     RNVM_MOMENT = 40,           /* rnvm_number (structure), many      -> rnvm_version, as many: the
@@ -113,6 +116,8 @@ struct rnvm_attached {
 #define RNVM_LAST 8             /* no session is left for another front-end: log no operations,
                                  * so that this one never waits for their execution */
 #define RNVM_REPLICATES 16      /* the back-end accepts mirrors, and publishes what is replicated */
+#define RNVM_GROUPED 32         /* it may answer for a limited time, which the replication line has,
+                                 * or RNVM_SERVING returns: only in a group */
 
 struct rnvm_open {
     uint32_t kind;

@@ -20,6 +20,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_SHARE
         RNVM_RETAINED
         RNVM_WATCH
+        RNVM_SERVING
         RNVM_MIRROR
         RNVM_LEVEL
         RNVM_MOMENT
@@ -51,6 +52,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_FORGETFUL
         RNVM_LAST
         RNVM_REPLICATES
+        RNVM_GROUPED
         RNVM_STATUS_REVOKE
         RNVM_STATUS_SPARE
         RNVM_LIVE_HOLDER

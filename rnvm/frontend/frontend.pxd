@@ -1,5 +1,6 @@
 # The front-end: a session at a back-end, and the structures that are open in it.
 
+from libc.stdint cimport uint32_t
 from rnvm.format.messages cimport rnvm_opened
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport instance
@@ -15,7 +16,7 @@ cdef class FrontEnd(Session):
     cdef int find(self, object structure, instance *s, bint create) except -1
     cdef int look_up(self, object structure, instance *s, bint create,
                      rnvm_opened *opened) except -1
-    cdef int raise_not_found(self, object structure, bytes codec) except -1
+    cdef int raise_not_found(self, object structure, uint32_t status, bytes codec) except -1
     cdef list entries(self)
     cdef int make_first_nodes(self, object structure, instance *s) except -1
     cdef void forget(self, instance *s) noexcept

@@ -24,7 +24,8 @@ from rnvm.frontend.remote cimport (
     link_set_deadline, remote_apply_logs, session_fail)
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.status cimport FENCED, LOST, OK
+from rnvm.frontend.promise cimport promise_serves
+from rnvm.frontend.status cimport FENCED, LOST, OK, UNREPLICATED
 from rnvm.frontend.watch cimport watches_wake
 
 from rfp.errors import (
@@ -204,7 +205,7 @@ cdef class FrontEnd(Session):
         cdef rnvm_open question
         cdef char[FIND_BYTES] text
         cdef char[64] answer
-        cdef uint32_t got = 0
+        cdef uint32_t got = 0, told
         cdef bytes name = structure._entry_name()
         cdef bytes codec = structure._codec_bytes()
         if not 1 <= len(name) <= RNVM_NAME_MAX:
@@ -221,7 +222,9 @@ cdef class FrontEnd(Session):
         memcpy(text + sizeof(question), <const char *> name, len(name))
         self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer,
                                  sizeof(answer), &got))
-        self.raise_not_found(structure, answer[:got])
+        told = self.c.link.status
+        self.raise_unless_serving()             # also for an error: the next primary may know more
+        self.raise_not_found(structure, told, answer[:got])
         if got != sizeof(opened[0]):
             self.raise_for(LOST)
         memcpy(opened, answer, sizeof(opened[0]))
@@ -230,9 +233,8 @@ cdef class FrontEnd(Session):
                            "name", hint="open it again to use that one")
         return 0
 
-    cdef int raise_not_found(self, object structure, bytes codec) except -1:
+    cdef int raise_not_found(self, object structure, uint32_t status, bytes codec) except -1:
         """Raises the error of a status of RNVM_FIND, unless it is good.  codec: its payload."""
-        cdef uint32_t status = self.c.link.status
         if status == RNVM_GOOD:
             return 0
         base, place, _ = partitions.parsed(structure._entry_name())
@@ -299,6 +301,7 @@ cdef class FrontEnd(Session):
                 self.ensure_session()
                 try:
                     listed = self.entries()
+                    self.raise_unless_serving()
                     break
                 except ConnectionFailed:
                     self.raise_unless_lost()
@@ -325,6 +328,7 @@ cdef class FrontEnd(Session):
         while True:
             self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LIST_BYTES, &got))
             if self.c.link.status == RNVM_UNREPLICATED:
+                self.raise_unless_serving()     # else the next primary is asked
                 raise self.not_in_time(False)
             if self.c.link.status != RNVM_GOOD:
                 self.raise_for(LOST)
@@ -360,6 +364,7 @@ cdef class FrontEnd(Session):
         """
         cdef bytes encoded = name.encode()
         cdef int status
+        cdef uint32_t told = 0
         if partitions.parsed(encoded)[2]:
             raise InvalidArgument("a partition cannot be dropped by itself",
                                   hint="drop the mapping: give its name")
@@ -383,6 +388,10 @@ cdef class FrontEnd(Session):
                 if status == OK:
                     status = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded),
                                        NULL, 0, NULL)
+                    told = self.c.link.status
+                    if status == OK:
+                        with nogil:
+                            status = promise_serves(&self.c)
                     if status == LOST:
                         raise OutcomeUnknown(
                             f"the session at {self.address} was lost while {name!r} was dropped",
@@ -390,17 +399,19 @@ cdef class FrontEnd(Session):
                                  "decide")
                 if status != FENCED and (status != LOST or rfp_now() >= self.c.link.deadline_ns):
                     break
-            self.raise_for(status)
-            if self.c.link.status == RNVM_ABSENT:
-                raise NotFound(f"there is no structure {name!r}")
-            if self.c.link.status == RNVM_FEW_MIRRORS:
-                raise few_mirrors()
-            if self.c.link.status == RNVM_UNREPLICATED:
+            if status == UNREPLICATED:
                 raise self.not_in_time(True)
-            if self.c.link.status == RNVM_IN_USE:
+            self.raise_for(status)
+            if told == RNVM_ABSENT:
+                raise NotFound(f"there is no structure {name!r}")
+            if told == RNVM_FEW_MIRRORS:
+                raise few_mirrors()
+            if told == RNVM_UNREPLICATED:
+                raise self.not_in_time(True)
+            if told == RNVM_IN_USE:
                 raise CallerError(f"another front-end is writing to {name!r}",
                                   hint="close the structure there first")
-            if self.c.link.status != RNVM_GOOD:
+            if told != RNVM_GOOD:
                 self.raise_for(LOST)
         finally:
             self.release_call()

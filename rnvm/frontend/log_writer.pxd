@@ -43,6 +43,8 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
 # Waits until the written records are as durable as was agreed: OK.  Otherwise fe.in_doubt says
 # which records may count, and the session has failed: only its end decides.
 cdef int logs_await_durable(frontend *fe) noexcept nogil
+# Near: waits until all written records are in a frame, and notes it: OK, LATE, LOST ...
+cdef int logs_await_frames(frontend *fe) noexcept nogil
 # These records are in doubt (again).
 cdef inline void in_doubt_set(frontend *fe, const doubt *written) noexcept nogil:
     fe.in_doubt = written[0]

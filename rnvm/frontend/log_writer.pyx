@@ -321,8 +321,9 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
 cdef int logs_await_durable(frontend *fe) noexcept nogil:
     cdef int status = await_durable(fe)
     if status == OK:
-        if fe.session.replicated and fe.in_doubt.any:
-            promise_wrote(fe, &fe.in_doubt)
+        if fe.in_doubt.any and (fe.session.replicated or fe.session.guarded):
+            promise_wrote(fe, &fe.in_doubt, fe.session.replicated and fe.link.mapped
+                          and counts_when_stored(fe))
         in_doubt_clear(fe)
     elif fe.in_doubt.any and not fe.link.error:
         session_fail(fe, LOST)                  # only the end of the session decides which count
@@ -370,6 +371,17 @@ cdef int await_durable(frontend *fe) noexcept nogil:
     if status == OK and not all_durable(fe):
         # RNVM_SYNC makes all whole records durable: one of ours is not whole.
         return session_fail(fe, LOST)
+    return status
+
+
+cdef int logs_await_frames(frontend *fe) noexcept nogil:
+    cdef int status = read_positions(fe)
+    if status == OK and not all_durable(fe):
+        status = remote_ask(fe, RNVM_SYNC, 0)
+        if status == OK and fe.link.status == RNVM_GOOD:
+            status = read_positions(fe)
+        if status == OK and not all_durable(fe):
+            status = session_fail(fe, LOST)
     return status
 
 

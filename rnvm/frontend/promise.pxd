@@ -23,11 +23,12 @@ cpdef enum:                    # for _skip_steps()
     PROMISE_CACHED = 8         # also if all nodes were in the cache
     PROMISE_ORDER = 16         # a frame word is loaded after the state
     PROMISE_SERVES = 32        # in a group: the serving word is loaded after it
+    PROMISE_STORED = 64        # own records that count when stored are waited for
 
 # Whether frame words are loaded too early, for tests only.
 cdef bint promise_loads_early() noexcept nogil
 
-# A new session: nothing was read.  written: records of the last session that may not be replicated.
+# A new session: nothing was read or written.
 cdef void promise_begin(frontend *fe) noexcept nogil
 
 # The frame word of a state that was read, loaded after it.
@@ -41,21 +42,23 @@ cdef int promise_note_line(instance *s) noexcept nogil
 cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil
 # Own records contain an operation of another session: it is a state that was read.
 cdef int promise_reexecuted(frontend *fe) noexcept nogil
-# The last own records that were written are in doubt again: the session was lost before they were
-# known to be replicated.
+# The last own records that were written are in doubt again: the session was lost before their call
+# could answer.
 cdef void promise_in_doubt(frontend *fe) noexcept nogil
-# Own records were written and are durable.
-cdef void promise_wrote(frontend *fe, const doubt *written) noexcept nogil
+# Own records were written and are durable.  stored: they may be in no frame yet.
+cdef void promise_wrote(frontend *fe, const doubt *written, bint stored) noexcept nogil
 
 # Waits until all that was read (own: and written) is replicated: OK, UNREPLICATED after the
 # deadline, LOST ...
 cdef inline int promise_await(frontend *fe, bint own) noexcept nogil:
     if not fe.session.replicated or fe.promise.state <= fe.promise.acked and (
-            not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread):
+            not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread
+            and not fe.promise.stored):
         fe.promise.written.any = fe.promise.written.any and not own
-        return promise_serves(fe) if fe.session.replicated else OK
+        return promise_serves(fe) if fe.session.guarded else OK
     return await_frames(fe, own)
-# In a group: whether the back-end is still the primary, after the last load.  LOST: no, perhaps.
+# In a group: waits until the back-end is known to be the primary still, after the last load: OK,
+# LOST (another one may be the primary), UNREPLICATED after the deadline ...
 cdef int promise_serves(frontend *fe) noexcept nogil
 cdef int await_frames(frontend *fe, bint own) noexcept nogil
 # Whether a change may be logged: OK, FEW_MIRRORS, or the status of a READ.

@@ -1,28 +1,33 @@
 """The wait until what a session has read and written is replicated."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from rfp.core.core cimport rfp_boot_now, rfp_load64_acquire, rfp_now, rfp_pause
 from rfp.core.system cimport sched_yield
 from rnvm.format.layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm.format.messages cimport (
-    RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)
+    RNVM_GOOD, RNVM_LIVE_FRAME, RNVM_SERVING, RNVM_STATUS_SPARE, RNVM_SYNC, RNVM_UNREPLICATED)
 from rnvm.format.replication cimport RNVM_REPLICATION_LINE, rnvm_replication_line
-from rnvm.frontend.log_writer cimport in_doubt_set
-from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
-from rnvm.frontend.state cimport doubt, frontend, instance
+from rnvm.frontend.log_writer cimport in_doubt_set, logs_await_frames
+from rnvm.frontend.remote cimport (
+    link_set_deadline, remote_ask, remote_call, remote_read, remote_wait, session_fail)
+from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, doubt, frontend, instance
 from rnvm.frontend.status cimport FEW_MIRRORS, LATE, LOST, OK, UNREPLICATED
 
 cdef enum:
     POLL_NS_MAX = 30000       # of polling the replication line, before the back-end is asked
     POLL_NS_MIN = 5000
     PAUSES = 16                # between the first polls; a system call between the others
-    SERVES_TRIES = 12          # of a primary's time to answer, with growing pauses between
+    # A primary whose mirror was lost may answer again that soon; after this time the group is asked.
+    LAPSED_NS = 1000000000
+    TRUST_NS = 1000000000      # that a response of RNVM_SERVING may grant, at most
+    DRIFT = 1000               # one part of so many: between this clock and the back-end's
 
 cdef uint32_t all_steps = PROMISE_GATE | PROMISE_STATE | PROMISE_OWN | PROMISE_CACHED \
-    | PROMISE_ORDER | PROMISE_SERVES
+    | PROMISE_ORDER | PROMISE_SERVES | PROMISE_STORED
 cdef uint32_t promise_steps = all_steps
+cdef int64_t clock_shift = 0
 cdef uint64_t misses = 0
 
 
@@ -30,6 +35,16 @@ def _skip_steps(uint32_t skipped):
     """Answer without these steps, for tests only."""
     global promise_steps
     promise_steps = all_steps & ~skipped
+
+
+def _shift_clock(double seconds):
+    """Use a clock that differs by so many seconds, for tests only."""
+    global clock_shift
+    clock_shift = <int64_t> (seconds * 1e9)
+
+
+cdef inline uint64_t boot_now() noexcept nogil:
+    return rfp_boot_now() + <uint64_t> clock_shift
 
 
 cdef bint promise_loads_early() noexcept nogil:
@@ -66,6 +81,7 @@ cdef int promise_note_line(instance *s) noexcept nogil:
 
 
 cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil:
+    fe.promise.stored = False
     if not promise_steps & PROMISE_OWN:
         return
     if not frame:
@@ -74,13 +90,22 @@ cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil:
         fe.promise.own = frame
 
 
-cdef void promise_wrote(frontend *fe, const doubt *written) noexcept nogil:
+cdef void promise_wrote(frontend *fe, const doubt *written, bint stored) noexcept nogil:
     fe.promise.records += 1
-    fe.promise.written = written[0]
+    fe.promise.stored |= stored and promise_steps & PROMISE_STORED != 0
+    if fe.scope.batching and fe.promise.written.any and not written.written[OPERATION_LOG]:
+        # Changes of the batch: its operations count even if this record does not.
+        fe.promise.written.written[REDO_LOG] = True
+        fe.promise.written.lsn[REDO_LOG] = written.lsn[REDO_LOG]
+    else:
+        fe.promise.written = written[0]
 
 
 cdef void promise_in_doubt(frontend *fe) noexcept nogil:
-    in_doubt_set(fe, &fe.promise.written)
+    cdef doubt written = fe.promise.written
+    # Also if they are replicated: a later primary has them, and only that one may say so.
+    written.any = written.written[OPERATION_LOG] or written.written[REDO_LOG]
+    in_doubt_set(fe, &written)
 
 
 # The replication line
@@ -121,7 +146,8 @@ cdef int promise_reexecuted(frontend *fe) noexcept nogil:
 
 cdef inline bint reached(frontend *fe, bint own) noexcept nogil:
     return fe.promise.state <= fe.promise.acked and (
-        not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread)
+        not own or fe.promise.own <= fe.promise.acked and not fe.promise.unread
+        and not fe.promise.stored)
 
 
 cdef int poll(frontend *fe, bint own, bint *done) noexcept nogil:
@@ -135,7 +161,7 @@ cdef int poll(frontend *fe, bint own, bint *done) noexcept nogil:
         if line.published > fe.promise.own:
             fe.promise.own = line.published
     done[0] = reached(fe, own)
-    if done[0] and fe.promise.own <= fe.promise.acked:
+    if done[0] and fe.promise.own <= fe.promise.acked and not fe.promise.stored:
         fe.promise.written.any = False
     return OK
 
@@ -150,9 +176,13 @@ cdef bint from_cache_alone(const frontend *fe) noexcept nogil:
 cdef int wait_for_frames(frontend *fe, bint own) noexcept nogil:
     cdef bint done = False
     cdef uint64_t pause = 0, began = rfp_now()
-    cdef int polls = 0, status
+    cdef int polls = 0, status = OK
     if not promise_steps & PROMISE_GATE or from_cache_alone(fe):
         return OK
+    if own and fe.promise.stored:
+        status = logs_await_frames(fe)
+    if status != OK:
+        return UNREPLICATED if status == LATE else status
     while True:
         status = poll(fe, own, &done)
         if status != OK:
@@ -185,26 +215,60 @@ cdef int wait_for_frames(frontend *fe, bint own) noexcept nogil:
 
 cdef int await_frames(frontend *fe, bint own) noexcept nogil:
     cdef int status = wait_for_frames(fe, own)
-    return promise_serves(fe) if status == OK else status
+    return promise_serves(fe) if status == OK and fe.session.guarded else status
+
+
+# Whether the back-end is still the primary of its group
+
+
+cdef bint trusted(const frontend *fe) noexcept nogil:
+    cdef uint64_t until = fe.promise.trusted_until
+    if fe.session.reads_until:
+        until = rfp_load64_acquire(
+            &(<const rnvm_replication_line *> (fe.link.pool.base + RNVM_REPLICATION_LINE)).until)
+    return boot_now() < until
+
+
+cdef int ask_trust(frontend *fe, uint64_t deadline) noexcept nogil:
+    """Asks the back-end how long it may answer.
+
+    It computes that after this clock was read: the time here ends before the time there.
+    """
+    cdef uint64_t own_deadline = fe.link.deadline_ns, sent = boot_now(), left = 0
+    cdef uint32_t got = 0
+    cdef int status
+    link_set_deadline(fe, min(deadline, own_deadline))
+    status = remote_call(fe, RNVM_SERVING, NULL, 0, &left, sizeof(left), &got)
+    link_set_deadline(fe, own_deadline)
+    if status == LATE and rfp_now() < own_deadline:
+        return session_fail(fe, LOST)
+    if status == OK and (fe.link.status != RNVM_GOOD or got != sizeof(left)):
+        return session_fail(fe, LOST)
+    if status == OK and left:
+        left = min(left, <uint64_t> TRUST_NS)
+        fe.promise.trusted_until = max(fe.promise.trusted_until, sent + left - left // DRIFT)
+    return status
 
 
 cdef int promise_serves(frontend *fe) noexcept nogil:
-    cdef const rnvm_replication_line *line
-    cdef uint64_t pause = 0, until
-    cdef int i, status
-    if not fe.link.mapped or not promise_steps & PROMISE_SERVES:
-        return OK              # over a network: not checked
-    line = <const rnvm_replication_line *> (fe.link.pool.base + RNVM_REPLICATION_LINE)
-    for i in range(SERVES_TRIES):
-        until = rfp_load64_acquire(&line.until)
-        if not until or rfp_boot_now() < until:
+    cdef uint64_t pause = 0, began
+    cdef int status = OK
+    if not fe.session.guarded or not promise_steps & PROMISE_SERVES or trusted(fe):
+        return OK
+    began = rfp_now()
+    while True:
+        if not fe.session.reads_until:
+            status = ask_trust(fe, began + LAPSED_NS)
+        if status == OK and trusted(fe):
             return OK
-        # A back-end that was paused, or whose mirror does not answer; or another one is the
-        # primary, and what was read here may be old.
-        status = remote_wait(fe, &pause)
+        if status == OK:
+            # A back-end that was paused, or whose mirror does not answer; or another one is the
+            # primary, and what was read here may be old.
+            status = remote_wait(fe, &pause)
         if status != OK:
-            return status
-    return session_fail(fe, LOST)
+            return UNREPLICATED if status == LATE else status
+        if rfp_now() - began > LAPSED_NS:
+            return session_fail(fe, LOST)
 
 
 cdef int promise_allows(frontend *fe) noexcept nogil:
@@ -232,4 +296,6 @@ cdef int promise_gone(frontend *fe) noexcept nogil:
             return session_fail(fe, LOST)
         if status == OK:
             status = remote_wait(fe, &pause)
+    if status == OK and fe.session.guarded:
+        return promise_serves(fe)               # the next primary may have it still
     return UNREPLICATED if status == LATE else status

@@ -19,6 +19,7 @@ from rfp.protocol.client.remote_arena cimport (
     ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find)
 from rnvm.format.layout cimport rnvm_geometry
 from rnvm.format.messages cimport RNVM_APPLY, RNVM_GOOD, RNVM_NOT_ATTACHED
+from rnvm.format.replication cimport RNVM_REPLICATION_LINE, rnvm_replication_line
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend
 from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, STOPPED
 
@@ -26,6 +27,8 @@ from rfp.errors import DeadlineExceeded, RfpError
 
 cdef enum:
     SIGNAL_INTERVAL_NS = 100000000     # between two polls for signals in a wait
+    # without a new time until which a group's primary may answer: it removes a silent mirror before
+    SILENCE_NS_MAX = 2000000000
     PAUSE_NS_MIN = 1000
     PAUSE_NS_MAX = 1000000
     PAUSE_SPINS_MIN = 64       # of the first pause
@@ -39,6 +42,8 @@ cdef void link_open(frontend *fe, client_ring *ring, bint mapped,
     fe.link.ring = ring
     fe.link.mapped = mapped
     fe.link.polls_liveness = polls_liveness
+    fe.link.until = 0xffffffffffffffff          # not read yet
+    fe.link.until_since_ns = fe.link.until_read_ns = 0
     fe.link.error = 0
 
 
@@ -202,24 +207,23 @@ cdef int remote_read_pieces(frontend *fe, const uint64_t *offsets, uint32_t coun
 
 cdef int free_slot(frontend *fe, char **payload) noexcept nogil:
     """Finds where the next request's payload goes."""
-    cdef int outcome
+    cdef int status
     payload[0] = client_ring_payload(fe.link.ring)
     while payload[0] == NULL:
         # All slots wait for the responses of calls that timed out.
         if fe.link.ring.lost:
             return status_of(fe, fe.link.ring.lost)
         fe.link.ring.slot[fe.link.ring.tail].abandoned = False
-        outcome = client_ring_wait(fe.link.ring, fe.link.deadline_ns)
-        if outcome != DONE:
-            client_ring_abandon(fe.link.ring)
-            return status_of(fe, outcome)
+        status = await_response(fe)
+        if status != OK:
+            return status
         client_ring_discard(fe.link.ring)
         payload[0] = client_ring_payload(fe.link.ring)
     return OK
 
 
 cdef int await_response(frontend *fe) noexcept nogil:
-    """Waits for the response of the request that was just posted."""
+    """Waits for the response of the oldest request, and abandons it if the wait fails."""
     cdef uint64_t now
     cdef int outcome
     while True:
@@ -228,6 +232,9 @@ cdef int await_response(frontend *fe) noexcept nogil:
                                    min(fe.link.deadline_ns, now + SIGNAL_INTERVAL_NS))
         if outcome != TIMED_OUT:
             return status_of(fe, outcome)
+        if silent(fe, now):
+            client_ring_abandon(fe.link.ring)
+            return session_fail(fe, LOST)
         if rfp_now() >= fe.link.deadline_ns or interrupted(fe):
             client_ring_abandon(fe.link.ring)
             return LATE if rfp_now() >= fe.link.deadline_ns else STOPPED
@@ -278,6 +285,23 @@ cdef int remote_apply_logs(frontend *fe) noexcept nogil:
 # Waits
 
 
+cdef bint silent(frontend *fe, uint64_t now) noexcept nogil:
+    """In a group: whether the primary was stopped, or cut off, long enough to be replaced.
+
+    Its process is alive then, and its memory can be read.
+    """
+    cdef rnvm_replication_line line
+    if not fe.session.grouped or now < fe.link.until_read_ns + SIGNAL_INTERVAL_NS:
+        return False
+    fe.link.until_read_ns = now
+    if remote_read(fe, RNVM_REPLICATION_LINE, &line, sizeof(line)) != OK:
+        return False                            # the wait itself fails
+    if line.until != fe.link.until:
+        fe.link.until = line.until
+        fe.link.until_since_ns = now
+    return now - fe.link.until_since_ns > SILENCE_NS_MAX
+
+
 cdef bint interrupted(frontend *fe) noexcept with gil:
     """Whether a signal handler raised; the exception is kept for the caller."""
     try:
@@ -309,6 +333,6 @@ cdef int remote_wait(frontend *fe, uint64_t *pause_ns) noexcept nogil:
     if pause_ns[0] == PAUSE_NS_MAX:
         if interrupted(fe):
             return STOPPED
-        if not fe.link.ring.pair.ops.alive(fe.link.ring.pair):
+        if not fe.link.ring.pair.ops.alive(fe.link.ring.pair) or silent(fe, now):
             return session_fail(fe, LOST)
     return OK

@@ -13,12 +13,13 @@ from rnvm.frontend.moment cimport moment_begin, moment_end
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.operation cimport (
     scope_set_batching, scope_set_transacting, structures_release, transaction_commit)
-from rnvm.frontend.promise cimport promise_allows, promise_in_doubt
+from rnvm.frontend.promise cimport promise_allows, promise_in_doubt, promise_serves
 from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport doubt, instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
 
-from rfp.errors import CallerError, ConnectionFailed, InvalidArgument, not_copied
+from rfp.errors import (
+    CallerError, Closed, ConnectionFailed, InvalidArgument, OutcomeUnknown, RfpError, not_copied)
 from rnvm.frontend.session import unknown
 
 
@@ -50,6 +51,7 @@ cdef class Batch:
     def __exit__(self, kind, error, trace):
         cdef Session fe = self.fe
         cdef int status
+        cdef bint promised
         if fe.is_forked and fe.open_batch is self:      # it is the parent's
             return
         acquire_to_end(fe, fe.open_batch is self)
@@ -64,7 +66,8 @@ cdef class Batch:
             with nogil:
                 status = transaction_commit(&fe.c)
             scope_set_batching(&fe.c, False)
-            if status == OK and fe.c.session.replicated:
+            promised = fe.c.session.replicated or fe.c.session.guarded
+            if status == OK and promised:
                 with nogil:
                     structures_release(&fe.c)   # locks do not wait for mirrors
                 status = fe.await_replicated()
@@ -72,7 +75,14 @@ cdef class Batch:
                 # Each operation is durable by itself, and the next holder of its structure's lock
                 # executes it again: acquire the locks, so that this front-end does.
                 written = [each for each in fe.structures.values() if each._was_entered()]
-                fe.connect_again()
+                try:
+                    fe.connect_again()
+                except (Closed, OutcomeUnknown):
+                    raise
+                except RfpError as error:
+                    if promised:
+                        raise unknown(fe.address) from error
+                    raise
                 status = OK
                 for each in written:
                     status = status or each._take_lock()
@@ -206,7 +216,7 @@ cdef class Transaction(NamedScope):
         cdef Session fe = self.fe
         cdef doubt written
         cdef uint32_t session
-        cdef uint64_t epoch, ticket
+        cdef uint64_t epoch, ticket, records = fe.c.promise.records
         cdef int status
         with nogil:
             in_doubt_clear(&fe.c)
@@ -217,24 +227,30 @@ cdef class Transaction(NamedScope):
             fe.discard_transaction()            # nothing was written
             fe.raise_for(status)
         scope_set_transacting(&fe.c, False)
-        if status == OK and fe.c.session.replicated:
+        if status == OK and (fe.c.session.replicated or fe.c.session.guarded):
             with nogil:
                 structures_release(&fe.c)       # locks do not wait for mirrors
             cache_trim(&fe.c)
             status = fe.await_replicated()
-            if status != OK:
+            if status != OK and fe.c.promise.records != records:
                 promise_in_doubt(&fe.c)
         if status == LOST or status == FENCED:
             written = fe.c.in_doubt
             session, epoch, ticket = fe.c.session.number, fe.c.session.epoch, fe.ticket
             try:
                 fe.connect_again()
-            except ConnectionFailed as error:
+            except (Closed, OutcomeUnknown):
+                raise
+            except RfpError as error:
                 if written.any:
                     raise unknown(fe.address) from error
                 raise
             if not fe.records_count(session, epoch, ticket, &written):
                 raise self.nothing_done("at the end of a transaction")
+            with nogil:
+                status = promise_serves(&fe.c)
+            if status != OK:
+                raise unknown(fe.address)
             return 0
         with nogil:
             structures_release(&fe.c)

@@ -52,6 +52,13 @@ cdef class Session:
     cdef uint64_t ticket                   # of the last session, 0: there was none; and its number
     cdef uint32_t previous
     cdef unsigned char[16] uuid            # of the pool; zeros: not known yet
+    # The last records of an earlier session, and the session, until a later one has confirmed that
+    # they count, or that they never will.  Promise `replicated`: if they were not known to be
+    # replicated; `persistent`, in a group: those that were acknowledged
+    cdef doubt unconfirmed
+    cdef uint32_t unconfirmed_session
+    cdef uint64_t unconfirmed_epoch
+    cdef uint64_t unconfirmed_ticket
     cdef bint is_closed                    # no further call begins
     cdef bint waits_ended                  # no call waits any more until a structure changes
     cdef list sleepers                     # a Watch for each thread that sleeps until that
@@ -89,9 +96,11 @@ cdef class Session:
     # Waits until everything written and read is replicated: OK, or a status of a lost session.
     cdef int await_replicated(self) except? -1
     cdef object not_in_time(self, bint wrote)
-    # Raises OutcomeUnknown if records of the last session that were not replicated are gone.
-    cdef int confirm_written(self, uint32_t session, uint64_t epoch, uint64_t ticket,
-                             const doubt *written) except -1
+    # In a group: raises unless the back-end is still the primary.  LOST: the session is lost too.
+    cdef int raise_unless_serving(self) except -1
+    cdef int keep_unconfirmed(self) except -1
+    # Raises OutcomeUnknown if unconfirmed records are gone.
+    cdef int confirm_written(self) except -1
     cdef int finish(self) except -1
     # End the open scope: a transaction is discarded, a batch is written.
     cdef int discard_transaction(self) except -1

@@ -39,7 +39,8 @@ from rnvm.frontend.node_cache cimport cache_clear, cache_free
 from rnvm.frontend.operation cimport (
     scope_set_batching, scope_set_transacting, structure_close, structures_release,
     transaction_commit)
-from rnvm.frontend.promise cimport promise_await, promise_begin, promise_in_doubt
+from rnvm.frontend.promise cimport (
+    promise_await, promise_begin, promise_in_doubt, promise_serves)
 from rnvm.frontend.read_set cimport read_set_free
 from rnvm.frontend.remote cimport (
     link_clear_error, link_open, link_poll_liveness, link_set_alive, link_set_buffer,
@@ -56,11 +57,14 @@ from rnvm.media.pool_header cimport header_whole
 
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
-    NotReplicated, OutcomeUnknown, OutOfMemory, QuotaExceeded, ReadConflict, SnapshotTooOld,
+    NotReplicated, OutcomeUnknown, OutOfMemory, QuotaExceeded, ReadConflict, RfpError,
+    SnapshotTooOld,
     StorageFailed, StructureDamaged, TooLarge, Unsupported, WrongKind)
 from rfp.core.forks import notice
 
 cdef enum:
+    # of an attempt to connect again: with less time left when it failed, it has used it up
+    ATTEMPT_NS_LEFT = 10000000
     LANDING_BYTES = 65536      # of one READ, at most, if memory must be registered
 
 # A call that begins so long (seconds) after the back-end was last known to be alive cannot see a
@@ -230,6 +234,7 @@ cdef class Session:
         cdef rnvm_attach question
         cdef rnvm_attached answer
         cdef uint32_t got = 0
+        self.c.session.grouped = self.c.session.guarded = False     # not known yet
         self.link = self.opener(deadline)
         self.channel = self.link.attach(deadline)
         self.channel.c.rings[0].paradigm = FETCH
@@ -281,6 +286,10 @@ cdef class Session:
             cas_open(&self.c, &self.words.c)
         self.read_geometry(answer.size)
         self.open_logs(answer.operations, answer.memory)
+        self.c.session.grouped = answer.flags & RNVM_GROUPED != 0
+        self.c.session.guarded = self.c.session.grouped and self.c.session.persistent
+        # In another time namespace this process' clock is another one.
+        self.c.session.reads_until = self.c.link.mapped and self.link.same_clock
         return 0
 
     cdef int raise_refused(self) except -1:
@@ -409,15 +418,13 @@ cdef class Session:
 
     cdef int connect_again(self) except -1:
         """Begins the next session before the call's deadline; finds structures by their names."""
-        cdef uint64_t deadline = self.c.link.deadline_ns
+        cdef uint64_t deadline = self.c.link.deadline_ns, until
         cdef double pause = SESSION_PAUSE_S_MIN, attempt = ATTEMPT_S_MIN
         if not self.reconnect:
             raise ConnectionFailed(f"the session at {self.address} was lost",
                                    hint="connect again, or set reconnect=True")
-        cdef doubt written = self.c.promise.written
-        cdef uint32_t session = self.c.session.number
-        cdef uint64_t epoch = self.c.session.epoch, ticket = self.ticket
         reason = None
+        self.keep_unconfirmed()
         self.broken = self.c.scope.transacting
         self.forget_session()
         self.end()
@@ -425,7 +432,8 @@ cdef class Session:
             if self.is_closed:
                 raise Closed("this front-end was closed")
             try:
-                self.begin(min(deadline, rfp_now() + <uint64_t> (attempt * 1e9)))
+                until = min(deadline, rfp_now() + <uint64_t> (attempt * 1e9))
+                self.begin(until)
                 if self.is_closed:
                     raise Closed("this front-end was closed")
                 for structure in list(self.structures.values()):
@@ -433,7 +441,7 @@ cdef class Session:
                         structure._reopen()
                     except (NotFound, WrongKind):
                         pass                    # it was dropped: only calls on it raise that
-                self.confirm_written(session, epoch, ticket, &written)
+                self.confirm_written()
                 return 0
             except (ConnectionFailed, DeadlineExceeded, QuotaExceeded, StorageFailed,
                     NotReplicated) as error:
@@ -442,8 +450,9 @@ cdef class Session:
                 self.end()
                 if isinstance(error, HandshakeFailed):
                     raise
-                if isinstance(error, DeadlineExceeded):
-                    attempt *= 2                # the back-end may be slow
+                if isinstance(error, DeadlineExceeded) \
+                        or rfp_now() + ATTEMPT_NS_LEFT >= until:
+                    attempt *= 2                # the back-end, or the coordinator, may be slow
                 if reason is None or not isinstance(error, DeadlineExceeded):
                     reason = error              # more informative than the last time-out
                 if self.seconds_left(deadline) <= pause:
@@ -486,9 +495,40 @@ cdef class Session:
                 raise unknown(self.address)
         return False
 
-    cdef int confirm_written(self, uint32_t session, uint64_t epoch, uint64_t ticket,
-                             const doubt *written) except -1:
-        if written.any and not self.records_count(session, epoch, ticket, written):
+    cdef int keep_unconfirmed(self) except -1:
+        """The session is lost: keeps what must be confirmed, through all attempts to connect."""
+        cdef doubt last = self.c.promise.written
+        if not self.c.session.replicated:
+            last.any = self.c.session.guarded and (last.written[OPERATION_LOG]
+                                                   or last.written[REDO_LOG])
+        if last.any and not self.unconfirmed.any:
+            self.unconfirmed = last
+            self.unconfirmed_session = self.c.session.number
+            self.unconfirmed_epoch = self.c.session.epoch
+            self.unconfirmed_ticket = self.ticket
+        return 0
+
+    cdef int confirm_written(self) except -1:
+        cdef doubt written = self.unconfirmed
+        cdef bint counts = True
+        if not written.any:
+            return 0
+        try:
+            counts = self.records_count(self.unconfirmed_session, self.unconfirmed_epoch,
+                                        self.unconfirmed_ticket, &written)
+        except OutcomeUnknown:
+            if self.c.link.error:
+                self.raise_for(LOST)            # the next session is asked again
+            self.unconfirmed.any = False
+            if self.c.session.replicated:
+                raise
+        self.unconfirmed.any = False
+        if not counts and not self.c.session.replicated:
+            raise OutcomeUnknown(
+                f"changes that were acknowledged as persistent at {self.address} are gone: another "
+                "back-end became the primary, and did not have them",
+                hint='read the structures, then decide; durability="replicated" prevents that')
+        if not counts:
             raise OutcomeUnknown(
                 f"the session at {self.address} was lost, and changes that were not replicated yet "
                 "are gone", hint="read the structures, then decide")
@@ -496,7 +536,17 @@ cdef class Session:
 
     # Replication
 
+    cdef int raise_unless_serving(self) except -1:
+        cdef int status
+        with nogil:
+            status = promise_serves(&self.c)
+        return self.raise_for(status)
+
     cdef object not_in_time(self, bint wrote):
+        if not self.c.session.replicated:
+            return DeadlineExceeded(
+                f"timed out waiting until {self.address} is known to be the group's primary still",
+                hint="increase the timeout, or run rnvm group status")
         if not wrote:
             return DeadlineExceeded(
                 "timed out waiting until what was read is replicated",
@@ -677,11 +727,17 @@ cdef class Session:
             self.raise_for(status)
         try:
             self.ensure_session()
-        except ConnectionFailed as error:
+        except (Closed, OutcomeUnknown):
+            raise
+        except RfpError as error:
             if operation and written.any:
                 raise unknown(self.address) from error
             raise
         if operation and self.records_count(session, epoch, ticket, &written):
+            with nogil:
+                status = promise_serves(&self.c)
+            if status != OK:
+                raise unknown(self.address)
             result[0] = applied
             return HOLDS
         return CALL_AGAIN

@@ -148,6 +148,11 @@ cdef struct link:              # owner: remote.  The connection
     bint polls_liveness        # no READ fails when the back-end is dead: poll for it
     uint64_t alive_ns          # when the back-end was last known to be alive
     uint64_t deadline_ns       # of the present call
+    # grouped, in a wait: until when the back-end may answer, as it was last seen; when that was
+    # first seen, and when it was last read
+    uint64_t until
+    uint64_t until_since_ns
+    uint64_t until_read_ns
     int error                  # LOST or FENCED: all calls return that until the next session; or 0
     uint32_t status            # of the last call (messages.h)
     void *owner                # the FrontEnd
@@ -163,6 +168,9 @@ cdef struct session_terms:     # owner: session.  Agreed with the back-end, or s
     bint direct                # our own stores become durable without the back-end
     bint flushes               # by flushing cache lines
     bint replicated            # an answer waits until what it depends on is replicated
+    bint grouped               # the back-end is a group's: it may answer for a limited time
+    bint guarded               # an answer waits until it is known to be the primary still
+    bint reads_until           # the replication line says that, in the time of this process' clock
     bint waits_until_applied   # a call returns only when its changes are applied: no cache has them
 
 cdef struct open_instances:    # owner: session
@@ -197,6 +205,8 @@ cdef struct promise:           # owner: promise.  What a session of promise `rep
     uint64_t acked             # frames up to it are replicated
     bint few_mirrors           # fewer are in sync than required, as far as is known
     bint unread                # own records are durable, and their frame was not read yet
+    bint stored                # own records count as stored, and may be in no frame yet
+    uint64_t trusted_until     # guarded, without reads_until: ns of CLOCK_BOOTTIME
     uint64_t poll_ns           # of polling the replication line, before the back-end is asked
     uint64_t records           # counts own records
     doubt written              # the last ones, not known to be replicated

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import random
+import shutil
 import tempfile
 import threading
 import time
@@ -34,7 +35,14 @@ from structure_kinds import (
 import rnvm
 import rnvm.aio
 from rfp import address as addresses
-from rfp.errors import DeadlineExceeded, NotFound, NotReplicated, OutcomeUnknown, Unsupported
+from rfp.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    NotFound,
+    NotReplicated,
+    OutcomeUnknown,
+    Unsupported,
+)
 from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.backend import backend as served
@@ -44,9 +52,9 @@ from rnvm.pool import frame_words
 from structures import HashTable, MVBPlusTree, Queue, Stack
 
 from .backends import backend
+from .calls import MOMENT, Call, promptly
 
 FAR = "?rtt=2us"
-MOMENT = 0.05  # seconds in which a call that need not wait has answered
 APPLY_LATE, COLLECT_LATE = 1, 2
 
 
@@ -114,37 +122,6 @@ class Held:
             return kind(fe, name, **options)
 
 
-class Call:
-    """A call in a thread of its own."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.over = threading.Event()
-
-        def run() -> None:
-            try:
-                self.result = function()
-            except BaseException as error:
-                self.error = error
-            finally:
-                self.over.set()
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-
-    @property
-    def waits(self) -> bool:
-        return not self.over.wait(MOMENT)
-
-    def answer(self) -> Any:
-        assert self.over.wait(20)
-        self.thread.join()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
 @contextlib.contextmanager
 def held_backend(options: str = "", **more: Any) -> Iterator[Held]:
     address = str(addresses.unique()) + options
@@ -173,12 +150,6 @@ def gate(held: Held, call: Callable[[], Any]) -> Any:
     # Its own records may be in a later frame than those that were published when it began.
     with held.mirrored():
         return waiting.answer()
-
-
-def promptly(call: Callable[[], Any]) -> Any:
-    waiting = Call(call)
-    assert waiting.over.wait(5)
-    return waiting.answer()
 
 
 # --- What was read
@@ -529,6 +500,111 @@ def test_the_end_of_a_batch_waits_at_the_next_back_end() -> None:
 
     with restarted_at_the_gate(batch, lambda other: None) as (_, table):
         assert dict(table) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+# --- A failover loses what was not replicated
+
+
+class Reopened(HashTable):
+    """Its reopening in a new session fails, while the test says so."""
+
+    fails = False
+
+    def _reopen(self) -> None:
+        if self.fails:
+            raise ConnectionFailed("not yet")
+        super()._reopen()
+
+
+@contextlib.contextmanager
+def with_a_copy(**options: Any) -> Iterator[tuple[rnvm.FrontEnd, Any, Callable[[], None]]]:
+    """Yield a front-end, a structure, and what serves a copy of the pool as it was before."""
+    address = str(addresses.unique())
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        path, copy = os.path.join(folder, "pool"), os.path.join(folder, "copy")
+        first = rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address)
+        stack.enter_context(first)
+        held = Held(first)
+        stack.enter_context(held.stack)
+        fe = held.connect(**options)
+        table = held.open(fe, Reopened)
+        with held.mirrored():
+            table[b"a"] = b"1"
+        held.ack()
+        shutil.copy(path, copy)
+
+        def fail_over() -> None:
+            first.close()
+            stack.enter_context(rnvm.Backend(copy, address=address))
+
+        yield fe, table, fail_over
+
+
+@pytest.mark.usefixtures("sound")
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_lost_batch_is_reported_also_if_a_query_was_answered_in_it(planted: bool) -> None:
+    with with_a_copy() as (_, table, fail_over):
+        written, answered, over = (threading.Event() for _ in range(3))
+        promise._skip_steps(promise.PROMISE_STORED if planted else 0)
+
+        def work() -> None:
+            with table.fe.batch():
+                table[b"b"] = b"2"
+                written.set()
+                table.get(b"a")
+                answered.set()
+                assert over.wait(20)
+                table[b"c"] = b"3"
+
+        batch = Call(work)
+        assert written.wait(20)
+        assert answered.wait(MOMENT) == planted
+        fail_over()
+        over.set()
+        with contextlib.nullcontext() if planted else pytest.raises(OutcomeUnknown):
+            batch.answer()
+        assert b"b" not in table
+
+
+def test_lost_changes_are_reported_by_the_first_session_that_is_whole() -> None:
+    with with_a_copy(timeout=1.5) as (fe, table, fail_over):
+        with fe.batch():
+            table[b"b"] = b"2"
+            fail_over()
+            table.fails = True
+            with pytest.raises(ConnectionFailed) as lost:
+                table[b"c"] = b"3"
+            assert not isinstance(lost.value, OutcomeUnknown)
+            table.fails = False
+            with pytest.raises(OutcomeUnknown):
+                table.get(b"a")
+            assert table.get(b"b") is None
+
+
+@near_and_far
+def test_a_query_in_a_batch_waits_for_the_changes_of_the_batch(held: Held) -> None:
+    fe = held.connect()
+    table = held.open(fe, HashTable)
+    with held.mirrored():
+        table[b"a"] = b"1"
+    asked, answered = threading.Event(), threading.Event()
+
+    def work() -> bytes:
+        with fe.batch():
+            table[b"a"] = b"2"
+            asked.set()
+            found: bytes = table[b"a"]
+            answered.set()
+            return found
+
+    batch = Call(work)
+    assert asked.wait(20)
+    assert not answered.wait(MOMENT)
+    with held.mirrored():
+        assert batch.answer() == b"2"
 
 
 # --- Costs
