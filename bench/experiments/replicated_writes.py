@@ -37,7 +37,7 @@ with rnvm.Mirror(sys.argv[1], of=sys.argv[2]) as mirror:
 
 
 # Writes 100 records, then sleeps for 10 ms, from the line "on" to the line "off".
-WRITER = """
+PACED_WRITER = """
 import select, sys
 import rnvm
 from bench.experiments.keys import drawn
@@ -88,7 +88,7 @@ def writes(setting: Setting, durability: str, mirror: bool) -> Iterator[Side]:
         table = HashTable(fe, "table")
         pool.fill(fe, table, setting.records)
         writer = stack.enter_context(
-            OtherProcess(WRITER, str(backend.address), durability, str(setting.records))
+            OtherProcess(PACED_WRITER, str(backend.address), durability, str(setting.records))
         )
         writer.hear()
 

@@ -16,9 +16,7 @@ from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import Process
 from tests.structures.calls import Call
 
-from .test_groups import MEMBER, SOON, group, until_in_sync, until_primary
-
-__all__ = ["group"]  # a fixture
+from .groups import MEMBER, SOON, until_in_sync, until_primary
 
 near_and_far = pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 

@@ -250,4 +250,4 @@ def test_the_crashes_catch_a_frame_word_that_is_stored_too_late():
 
 
 def test_the_crashes_catch_that_the_frames_of_an_opening_are_missing():
-    assert_caught(lambda seed: after_the_primary(seed, compares=False))
+    assert_caught(lambda seed: after_the_primary(seed, compares=False), after_the_primary)
