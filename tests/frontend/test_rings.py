@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anywhere]
 
 ATTACH, DETACH, LIST, OUTCOME = 17, 18, 21, 29
 NOT_ATTACHED, ABSENT, FORGOTTEN = 4, 5, 11
-VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 4, 13, 14, 1
+VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 5, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
 # session, flags, epoch, operations, memory, lease, snapshot, size, ticket, pool
 ATTACHED = struct.Struct("<IIQQQQQQQ16s")
