@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import coordination_services
 import pytest
+from polling import until
 
 import rnvm
 from rfp.errors import ConnectionFailed
@@ -104,3 +106,19 @@ def test_a_mirror_that_is_cut_from_the_coordinator_takes_over_when_it_reaches_it
         group.until_primary("b")
         group.start("a")
         group.until_in_sync("a", "b")
+
+
+def test_a_cut_primary_that_was_stopped_answers_nothing_old(group):
+    """It cannot read that another one was elected; front-ends that have mapped it call that one."""
+    with counting(group, *BOTH) as callers:
+        group.cut("a")
+        group.signal("a", signal.SIGSTOP)
+        until(lambda: group.state().primary == "b", SOON)
+        with rnvm.connect(group.address, timeout=SOON) as fe:
+            Sample(fe, "s").add(0)  # b serves
+        group.signal("a", signal.SIGCONT)
+        until_answered(*callers, since=time.monotonic_ns())
+        assert group.roles("a")[-1][1] == "primary"
+        group.mend("a")
+        group.until_in_sync("a", "b")
+        assert group.state().primary == "b"

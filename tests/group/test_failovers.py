@@ -121,7 +121,7 @@ def new_group(address: str, folder: Path) -> str:
 
 @pytest.mark.timeout(120)
 def test_after_three_failovers_nothing_is_lost(new_group, folder, rng):
-    fail_over_often(new_group, folder, 3, rng, ("kill",))
+    fail_over_often(new_group, folder, 3, rng, KINDS)
 
 
 @pytest.mark.timeout(120)

@@ -19,14 +19,15 @@ from tests.histories.group_model import Group
 from tests.histories.group_runs import Caller, GroupPlay, Situation, about, play
 from tests.histories.structure_runs import History
 
-READER, PUTTER, SETTER = 2, 3, 4
-# Each of the last three uses one structure alone, so that one fault makes no other answer wrong.
+READER, PUTTER, SETTER, FAR_READER = 2, 3, 4, 5
+# Each of the others uses one structure alone, so that one fault makes no other answer wrong.
 CALLERS = (
     Caller(),
     Caller(far=True),
     Caller(names=("table",), turns={"one": 1}, mapping={"get": 1}),
     Caller(names=("queue",), turns={"one": 1}),
     Caller(names=("tree",), turns={"one": 1}),
+    Caller(names=("table",), turns={"one": 1}, mapping={"get": 1}, far=True),
 )
 FAULTY = (
     replace(CALLERS[0], turns={"one": 1}),
@@ -34,6 +35,7 @@ FAULTY = (
     replace(CALLERS[READER], fault="unchecked"),
     replace(CALLERS[PUTTER], fault="twice"),
     replace(CALLERS[SETTER], durability="persistent"),
+    replace(CALLERS[FAR_READER], fault="unchecked"),
 )
 
 
@@ -47,7 +49,7 @@ def through_two_failovers(callers: tuple[Caller, ...], service: Service, seed: i
     """The primary is stopped; the next one is killed while its mirror acknowledges nothing."""
     with play(Situation(callers), service, seed) as playing:
         playing.until_answered()
-        playing.stop_the_primary(0, READER)
+        playing.stop_the_primary(0, READER, FAR_READER)
         playing.until_in_sync()
         stop_the_mirror_and_kill_the_primary(playing)
         playing.finish()

@@ -93,11 +93,17 @@ class GroupPlay(Play):
         return decode(self.coordinator.read().value, "the group")
 
     def until_in_sync(self) -> None:
+        """Wait until the primary answers and all others are in sync.
+
+        While a member is being elected the state still lists the others.
+        """
         wanted = sorted(self.situation.members)
-        self.running.until(
-            lambda: sorted(each.member for each in self.state().in_sync) == wanted,
-            "all members to be in sync",
-        )
+        for _ in range(2):
+            self.running.until(
+                lambda: sorted(each.member for each in self.state().in_sync) == wanted,
+                "all members to be in sync",
+            )
+            self.until_answered(calls=3)
 
     @property
     def primary(self) -> str:
@@ -204,8 +210,8 @@ class GroupPlay(Play):
         self.start_again(again)
         for number in (again, *also):
             self.until_answered(number, calls=20)
+        self.until_answered()  # no front-end waits for it
         self.go_on(name)
-        self.until_answered()
 
     def pause_the_primary(self) -> None:
         """Stop the primary for less or more than its lease."""
