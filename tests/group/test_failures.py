@@ -122,6 +122,7 @@ def test_a_primary_whose_medium_fails_gives_the_group_to_its_mirror(
         assert known(lambda: sample.add(1)) in (2, 3)
         until(lambda: a.failed, SOON)
         assert isinstance(a.error, StorageFailed)
+        assert "medium failed" in str(a.error)
         # So b may be elected at once, and does not wait until a is missing.
         assert (sent[-1].primary, [each.member for each in sent[-1].in_sync]) == (None, ["b"])
         assert primary_of(address) == "b"
@@ -147,6 +148,7 @@ def test_a_mirror_whose_medium_fails_ends_and_is_removed(
         assert sample.add(1) == 2
         until(lambda: b.failed, SOON)
         assert isinstance(b.error, StorageFailed)
+        assert "medium failed" in str(b.error)
         until_in_sync(group, "a")
         assert sample.add(1) == 3
 
