@@ -9,7 +9,7 @@
 #                                                                                          FREE
 #
 # The control thread allocates the stream and the acknowledgements (GetMemory), and frees them; the
-# service's thread never waits for it, and allocates only the replicator's notes, at the first mirror.
+# service's thread never waits for it, and allocates only the replicator's notes, at the first one.
 # Both leave RESERVED and GIVEN by compare-and-swap, as a connection may end while its memory is
 # being made.  A place that is not used, or whose mirror was removed, ends a while before its
 # connection does.

@@ -19,7 +19,7 @@ cdef enum:
     POLL_NS_MAX = 30000       # of polling the replication line, before the back-end is asked
     POLL_NS_MIN = 5000
     PAUSES = 16                # between the first polls; a system call between the others
-    # A primary whose mirror was lost may answer again that soon; after this time the group is asked.
+    # A primary whose mirror was lost may answer again that soon; afterwards the group is asked.
     LAPSED_NS = 1000000000
     TRUST_NS = 1000000000      # that a response of RNVM_SERVING may grant, at most
     DRIFT = 1000               # one part of so many: between this clock and the back-end's

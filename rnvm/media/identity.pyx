@@ -19,8 +19,10 @@ from rfp.errors import InvalidArgument, PoolDamaged, PoolRefused
 
 IDENTITY_STATES = {RNVM_IDENTITY_NONE: "none", RNVM_WHOLE: "whole", RNVM_CATCHING_UP: "catching up"}
 # Begin and end of each copy of the record, bytes.
-IDENTITY_RECORDS = tuple((RNVM_IDENTITY + copy * RNVM_PAGE,
-                RNVM_IDENTITY + copy * RNVM_PAGE + sizeof(rnvm_identity)) for copy in range(2))
+IDENTITY_RECORDS = tuple(
+    (RNVM_IDENTITY + copy * RNVM_PAGE, RNVM_IDENTITY + copy * RNVM_PAGE + sizeof(rnvm_identity))
+    for copy in range(2)
+)
 bugs = {"no epoch": IDENTITY_NO_EPOCH, "not refused": IDENTITY_NOT_REFUSED}
 cdef uint32_t planted = 0
 

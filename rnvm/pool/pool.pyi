@@ -8,6 +8,7 @@ from rnvm.pool.inspect import damaged as damaged
 from rnvm.sizes import Sizes
 
 ALL_RECORDS: int
+HISTORY: int
 UNIX_EPOCH_NOW: int | None
 
 def format_medium(

@@ -1,7 +1,7 @@
 """Validate pieces and apply them, with a drain after each frame."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport rnvm_geometry
 from rnvm.format.replication cimport (

@@ -27,7 +27,6 @@ from rnvm.format.replication cimport (
     rnvm_stream_seed,
 )
 from rnvm.format.wal cimport rnvm_frame, rnvm_range
-from rnvm.media.identity cimport identity_read
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.pool.frame_words cimport frame_words_begin, frame_words_end, frame_words_sweep
 from rnvm.pool.pool cimport Pool
@@ -372,7 +371,6 @@ cdef class Follower:
         memcpy(self.identity.opening, self.link.shown().opening, 16)
         if copier_end(self.a.m, &self.parts.g, &self.parts.header, &self.identity):
             raise_failed(self.a.m)
-
 
 
 def piece(bytes opening not None, Geometry parts not None, *, uint64_t epoch, uint64_t number,
