@@ -33,3 +33,5 @@ cdef class Mapping(Structure):
     cdef list salvaged(self, list items, list damages)
 
 cdef object VANISHED
+# The class of a mapping's kind: that of a user over it may be made in another way.
+cdef object kind_class(Mapping mapping)

@@ -63,6 +63,13 @@ cdef inline lookup lookup_of(bytes key, bint answer) noexcept:
     return lookup(PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), answer)
 
 
+cdef object kind_class(Mapping mapping):
+    cdef object cls = type(mapping)
+    while getattr(cls.__base__, "KIND", 0):
+        cls = cls.__base__
+    return cls
+
+
 class Partition:
     """One partition of a mapping, as a transaction names it."""
 
@@ -109,11 +116,8 @@ cdef class Mapping(Structure):
             raise
 
     cdef Mapping open_partition(self, uint32_t number, dict options):
-        cdef object cls = type(self)
+        cdef object cls = kind_class(self)
         cdef Mapping part
-        # A class of the user's may be made in another way.
-        while cls.__base__.KIND:
-            cls = cls.__base__
         part = cls.__new__(cls)
         part.place, part.partitions = number, self.partitions
         cls.__init__(part, self.fe, f"{self.name}{SEPARATOR}{number}",

@@ -12,12 +12,10 @@ cdef class VersionedMapping(OrderedMapping):
     cdef rnvm_version at               # the version that is read
     cdef uint64_t session              # the session that keeps its memory
     cdef bint closed
-    # Of a structure: (version, session) of snapshots that were not closed.
-    cdef list lapsed
-    cdef int let_go(self, uint64_t version, uint64_t session) except -1
-    cdef int drop_lapsed(self) except -1
-    # Returns the mapping that reads this version.
-    cdef VersionedMapping at_version(self, const rnvm_version *at, uint64_t session)
+    # Returns a mapping that reads a version of this one, once that was opened.
+    cdef VersionedMapping reader(self)
+    cdef int opened(self, const rnvm_version *at, uint64_t session) except -1
+    cdef int close(self) except -1
 
 
 cdef class Snapshot:

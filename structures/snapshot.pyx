@@ -13,11 +13,12 @@ from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.structure cimport (
     close_version, open_version, open_versions, query_function, query_version, record_room,
 )
+from structures.mapping cimport kind_class
 from structures.mapping_operations cimport MORE
 from structures.multi_version cimport COLLECT
 from structures.ordered_mapping cimport OrderedMapping
 
-from rfp.errors import CallerError, InvalidArgument, RfpError, not_copied
+from rfp.errors import CallerError, InvalidArgument, WrongType, not_copied
 from structures.views import Items, Keys, Values
 
 cdef enum:
@@ -44,11 +45,6 @@ cdef class VersionedMapping(OrderedMapping):
         cdef uint64_t n = OrderedMapping.longest(self, most), room = record_room(self.c)
         room -= min(room, <uint64_t> RNVM_OTHER_CHANGES_MAX + COPIED_BYTES_MAX)
         return min(n, max(room, <uint64_t> RNVM_VALUE_BYTES_MIN))
-
-    cdef int let_go(self, uint64_t version, uint64_t session) except -1:
-        cdef rnvm_version at
-        at.version = version
-        return close_version(self, &at, session)
 
     def snapshot(self, *, timeout=None):
         """Return the present version as a read-only mapping that never changes.
@@ -78,22 +74,34 @@ cdef class VersionedMapping(OrderedMapping):
         """
         cdef rnvm_version at
         cdef uint64_t session
+        cdef Snapshot made
         if self.others is not None:
             return snapshots_of([self], timeout=timeout)[0]
-        self.drop_lapsed()
+        made = snapshot_of(self)
         open_version(self, &at, &session, timeout)
-        return snapshot_of(self, &at, session)
+        made.mapping.opened(&at, session)
+        return made
 
-    cdef int drop_lapsed(self) except -1:
-        while self.lapsed:
-            version, session = self.lapsed.pop()
-            self.let_go(version, session)
+    def __del__(self):
+        # Not the Snapshot does that: its iterators, which read this mapping, may outlive it.
+        self.close()
+
+    cdef int close(self) except -1:
+        if self.source is not None and not self.closed:
+            self.closed = True
+            close_version(self.source, &self.at, self.session)
         return 0
 
-    cdef VersionedMapping at_version(self, const rnvm_version *at, uint64_t session):
-        cdef VersionedMapping mapping = type(self).__new__(type(self))
-        mapping.at = at[0]
-        mapping.session = session
+    cdef int opened(self, const rnvm_version *at, uint64_t session) except -1:
+        self.at = at[0]
+        self.session = session
+        self.closed = False
+        return 0
+
+    cdef VersionedMapping reader(self):
+        cdef object cls = kind_class(self)
+        cdef VersionedMapping mapping = cls.__new__(cls)
+        mapping.closed = True
         mapping.source = self
         mapping.fe = self.fe
         mapping.c.fe = self.c.fe
@@ -122,12 +130,13 @@ cdef class VersionedMapping(OrderedMapping):
 cdef Snapshot snapshot_of(VersionedMapping mapping, const rnvm_version *at, uint64_t session):
     """Return a snapshot of these versions, one for each partition."""
     cdef Snapshot made = Snapshot.__new__(Snapshot)
-    cdef VersionedMapping read = mapping.at_version(at, session)
-    cdef Py_ssize_t i
+    cdef VersionedMapping part
+    cdef list others = []
+    made.mapping = mapping.reader()
     if mapping.others is not None:
-        read.others = tuple([(<VersionedMapping> mapping.others[i]).at_version(&at[i + 1], session)
-                             for i in range(len(mapping.others))])
-    made.mapping = read
+        for part in mapping.others:
+            others.append(part.reader())
+        made.mapping.others = tuple(others)
     return made
 
 
@@ -145,23 +154,25 @@ def snapshots_of(structures, *, timeout=None):
     """
     cdef rnvm_version at[RNVM_PARTS_MAX]
     cdef uint64_t session
-    cdef VersionedMapping each
-    cdef list parts = []
-    cdef list opened = []
-    cdef Py_ssize_t first = 0
-    structures = list(structures)
+    cdef VersionedMapping part
+    cdef Snapshot made
+    cdef list parts = [], snapshots = []
+    cdef Py_ssize_t number = 0
     for each in structures:
+        if not isinstance(each, VersionedMapping):
+            raise WrongType("snapshots of one moment must be of multi-version structures, got "
+                            f"{type(each).__name__}")
         parts += each._parts()
+        snapshots.append(snapshot_of(each))
     if not 1 <= len(parts) <= RNVM_PARTS_MAX:
         raise InvalidArgument(f"snapshots of one moment must be of 1 to {RNVM_PARTS_MAX} "
                               f"structures, each partition counted, got {len(parts)}")
-    for each in parts:
-        each.drop_lapsed()
     open_versions(parts, at, &session, timeout)
-    for each in structures:
-        opened.append(snapshot_of(each, &at[first], session))
-        first += len(each._parts())
-    return opened
+    for made in snapshots:
+        for part in made.mapping._parts():
+            part.opened(&at[number], session)
+            number += 1
+    return snapshots
 
 
 cdef class Snapshot:
@@ -176,18 +187,6 @@ cdef class Snapshot:
 
     def __init__(self):
         raise CallerError("cannot make a Snapshot directly", hint="call snapshot() of a structure")
-
-    def __del__(self):
-        cdef VersionedMapping mapping = self.mapping
-        if mapping is None:
-            return
-        for mapping in mapping._parts():
-            if not mapping.closed:
-                mapping.closed = True
-                # Not now: a finalizer may run inside another call.
-                if mapping.source.lapsed is None:
-                    mapping.source.lapsed = []
-                mapping.source.lapsed.append((mapping.at.version, mapping.session))
 
     @property
     def version(self):
@@ -214,18 +213,15 @@ cdef class Snapshot:
     def close(self):
         """Let the memory of the version go.  May be called again, also after its front-end closed.
 
+        It waits for no other thread.  A snapshot without a reference, also from an iterator, is
+        closed by itself.
+
         Cost:
             Over a network 1 WRITE for each partition.
         """
-        cdef VersionedMapping mapping
-        for mapping in self.mapping._parts():
-            if mapping.closed:
-                continue
-            mapping.closed = True
-            try:
-                mapping.source.let_go(mapping.at.version, mapping.session)
-            except RfpError:
-                pass                       # the session has ended, or ends: nothing is kept for it
+        cdef VersionedMapping part
+        for part in self.mapping._parts():
+            part.close()
 
     def __enter__(self):
         return self

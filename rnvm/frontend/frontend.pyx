@@ -36,14 +36,13 @@ from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
 from rnvm.format import partitions
 from rnvm.frontend.scope import Batch, ReadTransaction, Transaction
-from rnvm.frontend.session import few_mirrors
+from rnvm.frontend.session import GOODBYE_S, few_mirrors
 
 cdef enum:
     FIND_BYTES = 300           # of a request that opens a structure, at most
     LIST_BYTES = 1 << 20       # of a response that lists structures, at most
 
 DURABILITIES = ("volatile", "persistent", "replicated")
-GOODBYE_S = 0.5                # for what close() still has to write and call
 CONFLICTS_MAX = 8              # of a read() before it acquires the locks
 
 Entry = namedtuple("Entry", "name id kind format codec uuid created")   # of the catalog

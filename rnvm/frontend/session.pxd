@@ -68,6 +68,7 @@ cdef class Session:
     cdef object open_batch                 # or None
     cdef object open_transaction           # or None; it keeps its structures alive
     cdef bint wants_operation_log          # c.session.logs_operations: whether this session has it
+    cdef list lapsed                       # versions that no snapshot reads any more, but published
     # structure -> oldest retained version, when nothing was listed up to it
     cdef dict collected
     cdef bint crowded                      # a transaction has found no free block
@@ -109,6 +110,10 @@ cdef class Session:
     cdef int add_instance(self, instance *s) except -1
     cdef bint mark_gone(self, instance *s) noexcept
     cdef void close_gone(self) noexcept
+    # Nothing is kept any more for a snapshot of this session: now, or at the end of the present
+    # call.  It waits for nobody and may be called by a finalizer.
+    cdef void end_snapshot(self, instance *s, uint64_t version, uint64_t ticket) noexcept
+    cdef void end_lapsed(self) noexcept
     # Calls: acquire_call, ensure_session, then the work; raise_or_retry or raise_for its status;
     # release_call.
     cdef int acquire_call(self, object timeout) except -1

@@ -4,6 +4,7 @@ from typing import Any
 from rfp.address import Address
 
 DEATH_NOTICE_S: float
+GOODBYE_S: float
 SESSION_PAUSE_S_MIN: float
 SESSION_PAUSE_S_MAX: float
 ATTEMPT_S_MIN: float

@@ -51,6 +51,7 @@ from rnvm.frontend.state cimport (
 from rnvm.frontend.status cimport (
     AGAIN, CONFLICT, DAMAGED, FENCED, FEW_MIRRORS, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED,
     TOO_LONG, TOO_MANY, TOO_OLD, UNREPLICATED)
+from rnvm.frontend.version_use cimport version_release, version_unpublish
 from rnvm.frontend.write_set cimport write_set_abandon, write_set_free, write_set_undo
 from rnvm.frontend.writer_lock cimport activity_open
 from rnvm.media.pool_header cimport header_whole
@@ -71,6 +72,7 @@ cdef enum:
 # state from before its death.  A new back-end waits longer than that before it serves.
 DEATH_NOTICE_S = 2 * LIVENESS_INTERVAL_NS / 1e9
 
+GOODBYE_S = 0.5                # for what is still written when something is closed
 SESSION_PAUSE_S_MIN, SESSION_PAUSE_S_MAX = 0.001, 0.1
 ATTEMPT_S_MIN = 1.0            # for an attempt to connect again; doubled after each that used it up
 
@@ -198,6 +200,7 @@ cdef class Session:
         self.lock = FairLock.__new__(FairLock)
         self.sleepers = []
         self.collected = {}
+        self.lapsed = []
         self.is_closed = True
 
     def __dealloc__(self):
@@ -414,6 +417,7 @@ cdef class Session:
             # Its snapshots have ended: there may be a new back-end, which keeps nothing for them.
             s.newest_of = s.published_ns = s.published = s.written = s.retained = s.renew_at = 0
             s.kept_count = 0
+        self.lapsed.clear()
         return 0
 
     cdef int connect_again(self) except -1:
@@ -626,6 +630,8 @@ cdef class Session:
         if not self.is_forked:                  # the session is the parent's
             if self.c.open.gone:
                 self.close_gone()
+            if self.lapsed:
+                self.end_lapsed()
             if self.is_closed:
                 self.finish()
         self.lock.release()
@@ -788,6 +794,29 @@ cdef class Session:
             overlay_free(s)
             free(s.kept)
             free(s)
+
+    cdef void end_snapshot(self, instance *s, uint64_t version, uint64_t ticket) noexcept:
+        if self.is_closed or self.is_forked or ticket != self.ticket:
+            return                              # its session has ended, or is the parent's
+        self.lapsed.append((s.id, version))
+        # Another thread's transaction may be open: nothing of it changes.
+        if not self.lock.holder:
+            self.lock.holder = <uint64_t> PyThread_get_thread_ident()
+            self.release_call()
+
+    cdef void end_lapsed(self) noexcept:
+        cdef instance *s
+        cdef uint32_t i
+        # The call's deadline may be over.
+        link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
+        while self.lapsed and not self.c.link.error:
+            id, version = self.lapsed.pop()
+            for i in range(self.c.open.count):
+                s = self.c.open.items[i]
+                if s.id == <uint32_t> id and not s.gone:
+                    version_release(s, version)
+                    with nogil:
+                        version_unpublish(s)    # if it fails, the next query publishes
 
     # The end of the open batch or transaction
 

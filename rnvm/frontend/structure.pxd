@@ -125,8 +125,9 @@ cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
 # RNVM_PARTS_MAX.
 cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
                        object timeout) except -1
-# Closes it: nothing is kept for it any more.
-cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
+# Closes it: nothing is kept for it any more, as soon as no call of its front-end is under way.  May
+# be called by a finalizer.
+cdef void close_version(object structure, const rnvm_version *at, uint64_t session) noexcept
 # A query of a snapshot.  SnapshotTooOld: its memory was used again, or its session has ended.
 cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
                        int (*ask)(instance *s, void *context) noexcept nogil, void *context,

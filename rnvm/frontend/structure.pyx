@@ -33,7 +33,7 @@ from rnvm.frontend.status cimport GONE
 from rnvm.frontend.version_query cimport (
     query_newest, query_snapshot, snapshot_open, snapshots_open)
 from rnvm.frontend.version_root cimport version_find, version_store
-from rnvm.frontend.version_use cimport version_release, version_renew, version_unpublish
+from rnvm.frontend.version_use cimport version_renew
 from rnvm.frontend.watch cimport Watch, watch_of
 from rnvm.frontend.write_set cimport node_set_changed, node_set_new
 from rnvm.frontend.writer_lock cimport locks_poll_others
@@ -536,7 +536,7 @@ cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
     try:
         while True:
             for each in structures:
-                begin(each, fe, True)
+                begin(each, fe, False)
             refuse_changed(fe)
             with nogil:
                 status = locks_poll_others(first.c)
@@ -552,22 +552,9 @@ cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
         fe.release_call()
 
 
-cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:
+cdef void close_version(object structure, const rnvm_version *at, uint64_t session) noexcept:
     cdef Structure s = structure
-    cdef FrontEnd fe = front_of(s)
-    cdef int status
-    fe.acquire_call(None)
-    try:
-        if fe.c.link.error or fe.ticket != session:
-            return 0                            # the session's snapshots have ended with it
-        version_release(s.c, at.version)
-        with nogil:
-            status = version_unpublish(s.c)
-        if status < 0 and not fe.c.link.error:
-            fe.raise_for(status)
-        return 0
-    finally:
-        fe.release_call()
+    (<FrontEnd> s.fe).end_snapshot(s.c, at.version, session)
 
 
 cdef int query_version(object structure, const rnvm_version *at, uint64_t session,

@@ -47,7 +47,7 @@ cdef int open_version(object structure, rnvm_version *at, uint64_t *session,
                       object timeout) except -1
 cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
                        object timeout) except -1
-cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1
+cdef void close_version(object structure, const rnvm_version *at, uint64_t session) noexcept
 cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
                        int (*ask)(instance *s, void *context) noexcept nogil, void *context,
                        object timeout) except -1

@@ -377,8 +377,8 @@ cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
     return 0
 
 
-cdef int close_version(object structure, const rnvm_version *at, uint64_t session) except -1:
-    return 0
+cdef void close_version(object structure, const rnvm_version *at, uint64_t session) noexcept:
+    pass
 
 
 cdef int query_version(object structure, const rnvm_version *at, uint64_t session,
