@@ -43,8 +43,10 @@ cdef class OrderedMapping(Mapping):
     """A persistent mapping in the order of its keys (as bytes): a complete MutableMapping."""
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
-        # With partitions, the key's partition does it.
-        if not self.split or self.others is not None or code != SET and code != SET_DEFAULT:
+        cdef Mapping part = self.partition_of(key)
+        if part is not self:
+            return part.change(code, key, value, timeout)
+        if not self.split or code != SET and code != SET_DEFAULT:
             return Mapping.change(self, code, key, value, timeout)
         try:
             return Mapping.change(self, code, key, value, timeout)
