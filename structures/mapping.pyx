@@ -19,7 +19,7 @@ from rnvm.format.layout cimport RNVM_NAME_MAX
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, Structure, fault, pool_bytes, root_read, version_read,
+    OK, Structure, fault, pool_bytes, root_read, transaction_mark, transaction_undo, version_read,
 )
 from structures.arguments cimport RAISE, key_argument, key_or_none, value_argument
 from structures.key_partition cimport partition_of_key
@@ -422,10 +422,15 @@ cdef class Mapping(Structure):
         Args:
             timeout: Seconds, of each operation.
         """
+        cdef uint64_t mark = transaction_mark(self)
         cdef Mapping part
-        for part in self._parts():
-            while part.execute(CLEAR, b"", 0, timeout) == MORE:
-                pass
+        try:
+            for part in self._parts():
+                while part.execute(CLEAR, b"", 0, timeout) == MORE:
+                    pass
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
 
     def __iter__(self):
         return self._each(False)
@@ -446,7 +451,15 @@ cdef class Mapping(Structure):
         return MutableMapping.__eq__(self, other)
 
     __reversed__ = None                    # a mapping without an order has no reverse
-    update = MutableMapping.update
+
+    def update(self, other=(), /, **items):
+        """Set many items, one after the other, as `dict.update()`; in a transaction all or none."""
+        cdef uint64_t mark = transaction_mark(self)
+        try:
+            MutableMapping.update(self, other, **items)
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
 
 
 MutableMapping.register(Mapping)

@@ -9,7 +9,7 @@ from operator import itemgetter
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from rnvm.frontend.structure cimport OK
+from rnvm.frontend.structure cimport OK, transaction_mark, transaction_undo
 from structures.arguments cimport bytes_argument, key_argument, value_argument
 from structures.layout cimport KEY_MAX, SIZES
 from structures.mapping cimport VANISHED, Mapping
@@ -418,18 +418,22 @@ cdef class OrderedMapping(Mapping):
         """
         cdef list pairs = []
         cdef bytes key, value
-        cdef uint64_t n = 0, length = 0
-        for k, v in (items.items() if hasattr(items, "items") else items):
-            key = key_argument(self, k)
-            value = value_argument(self, v)
-            if pairs and length + len(key) + len(value) > LOAD_BYTES:
-                self.load_all(pairs, timeout)
-                pairs = []
-                length = 0
-            length += sizeof(pair_header) + len(key) + len(value)
-            pairs.append((key, value))
-            n += 1
-        self.load_all(pairs, timeout)
+        cdef uint64_t n = 0, length = 0, mark = transaction_mark(self)
+        try:
+            for k, v in (items.items() if hasattr(items, "items") else items):
+                key = key_argument(self, k)
+                value = value_argument(self, v)
+                if pairs and length + len(key) + len(value) > LOAD_BYTES:
+                    self.load_all(pairs, timeout)
+                    pairs = []
+                    length = 0
+                length += sizeof(pair_header) + len(key) + len(value)
+                pairs.append((key, value))
+                n += 1
+            self.load_all(pairs, timeout)
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
         return n
 
     cdef int load(self, list pairs, object timeout) except -1:

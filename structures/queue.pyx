@@ -165,14 +165,16 @@ cdef class Queue(QueueContents):
     def put_many(self, values, *, timeout=None):
         """Put many values at the end, some hundred in one operation; return how many.
 
-        Each operation is atomic, all of them together only in a transaction.
+        Each operation is atomic, all of them together only in a transaction, which may continue if
+        this call fails.
 
         Args:
             values: An iterable of what put() takes.
             timeout: Seconds, of each operation.
 
         Raises:
-            TooLarge: A value is longer than `largest_value`.  Values before it may have been put.
+            TooLarge: A value is longer than `largest_value`.  Outside a transaction, values before
+                it may have been put.
 
         Cost:
             2 WRITEs for each 16 KiB, or for as much as the pool's logs take.

@@ -12,6 +12,7 @@ from rnvm.format.layout cimport RNVM_OTHER_CHANGES_MAX, RNVM_PARTS_MAX, RNVM_VAL
 from rnvm.format.version cimport rnvm_version
 from rnvm.frontend.structure cimport (
     close_version, open_version, open_versions, query_function, query_version, record_room,
+    transaction_mark, transaction_undo,
 )
 from structures.mapping cimport kind_class
 from structures.mapping_operations cimport MORE
@@ -120,15 +121,20 @@ cdef class VersionedMapping(OrderedMapping):
         Args:
             timeout: Seconds, of each operation.
         """
+        cdef uint64_t mark = transaction_mark(self)
         cdef VersionedMapping part
-        OrderedMapping.clear(self, timeout=timeout)
-        for part in self._parts():
-            while part.execute(COLLECT, b"", 0, timeout) == MORE:
-                pass
+        try:
+            OrderedMapping.clear(self, timeout=timeout)
+            for part in self._parts():
+                while part.execute(COLLECT, b"", 0, timeout) == MORE:
+                    pass
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
 
 
-cdef Snapshot snapshot_of(VersionedMapping mapping, const rnvm_version *at, uint64_t session):
-    """Return a snapshot of these versions, one for each partition."""
+cdef Snapshot snapshot_of(VersionedMapping mapping):
+    """Return a snapshot whose versions, one for each partition, are still to be opened."""
     cdef Snapshot made = Snapshot.__new__(Snapshot)
     cdef VersionedMapping part
     cdef list others = []

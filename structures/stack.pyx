@@ -7,7 +7,7 @@ stack_walk the checks.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport kind
-from rnvm.frontend.structure cimport OK, register_kind
+from rnvm.frontend.structure cimport OK, register_kind, transaction_mark, transaction_undo
 from structures.arguments cimport RAISE, RAISE, value_argument
 from structures.layout cimport stack_root
 from structures.stack_operations cimport (
@@ -166,8 +166,13 @@ cdef class Stack(ValueStructure):
         >>> len(undo)
         0
         """
-        while self.execute(CLEAR_TOP, b"", 0, timeout) == REMAINING:
-            pass
+        cdef uint64_t mark = transaction_mark(self)
+        try:
+            while self.execute(CLEAR_TOP, b"", 0, timeout) == REMAINING:
+                pass
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
 
     def __len__(self):
         """Return how many values there are.

@@ -2,7 +2,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.frontend.structure cimport Structure
+from rnvm.frontend.structure cimport Structure, transaction_mark, transaction_undo
 from structures.arguments cimport RAISE, value_argument
 from structures.layout cimport VALUE_MAX
 
@@ -29,17 +29,21 @@ cdef class ValueStructure(Structure):
         cdef list some = []
         cdef bytes raw
         cdef Py_ssize_t length = 0
-        cdef uint64_t n = 0
-        for value in values:
-            raw = value_argument(self, value)
-            if some and length + len(raw) > MANY_BYTES:
-                self.add_some(some, one, many, timeout)
-                some = []
-                length = 0
-            some.append(raw)
-            length += OVERHEAD_BYTES + len(raw)
-            n += 1
-        self.add_some(some, one, many, timeout)
+        cdef uint64_t n = 0, mark = transaction_mark(self)
+        try:
+            for value in values:
+                raw = value_argument(self, value)
+                if some and length + len(raw) > MANY_BYTES:
+                    self.add_some(some, one, many, timeout)
+                    some = []
+                    length = 0
+                some.append(raw)
+                length += OVERHEAD_BYTES + len(raw)
+                n += 1
+            self.add_some(some, one, many, timeout)
+        except BaseException:
+            transaction_undo(self, mark)
+            raise
         return n
 
     cdef int add_some(self, list values, uint32_t one, uint32_t many, object timeout) except -1:

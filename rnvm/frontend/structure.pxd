@@ -134,6 +134,15 @@ cdef int query_version(object structure, const rnvm_version *at, uint64_t sessio
                        object timeout) except -1
 
 
+# Of a call that consists of several operations: if one of them fails within a transaction, the call
+# undoes all since the mark, also those of an iterator that it called.  Outside a transaction there
+# is nothing to undo.
+cdef uint64_t transaction_mark(object structure) except? 0xffffffffffffffff
+cdef int transaction_undo(object structure, uint64_t mark) except -1
+# A bytes object for an instance of bytes or of a subclass.
+cdef bytes exact_bytes(object value)
+
+
 cdef class Structure:
     """The base of all structures."""
     cdef instance *c

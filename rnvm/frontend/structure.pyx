@@ -35,7 +35,7 @@ from rnvm.frontend.version_query cimport (
 from rnvm.frontend.version_root cimport version_find, version_store
 from rnvm.frontend.version_use cimport version_renew
 from rnvm.frontend.watch cimport Watch, watch_of
-from rnvm.frontend.write_set cimport node_set_changed, node_set_new
+from rnvm.frontend.write_set cimport node_set_changed, node_set_new, write_set_undo
 from rnvm.frontend.writer_lock cimport locks_poll_others
 
 from rfp.core import clock
@@ -53,6 +53,7 @@ cdef enum:
     RENEW_LISTED = 256         # nodes that are listed before the back-end is asked again
 
 cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
+cdef uint64_t NO_MARK = ~<uint64_t> 0          # no transaction is open
 cdef double QUERY_S_MIN = 0.02                 # that each query of a wait has, also at its end
 
 
@@ -563,6 +564,25 @@ cdef int query_version(object structure, const rnvm_version *at, uint64_t sessio
     cdef Structure s = structure
     cdef job j = job(ask, context, False, 0, NULL, 0, at, session, NULL, NULL)
     return run(s, &j, timeout)
+
+
+cdef uint64_t transaction_mark(object structure) except? 0xffffffffffffffff:
+    cdef FrontEnd fe = front_of(structure)
+    return fe.c.write_set.undo_count if structure._in_transaction() else NO_MARK
+
+
+cdef int transaction_undo(object structure, uint64_t mark) except -1:
+    cdef FrontEnd fe = front_of(structure)
+    # Without an open front-end or session there is no transaction any more.
+    if mark == NO_MARK or fe.is_closed or fe.c.link.error:
+        return 0
+    fe.acquire_call(None)
+    try:
+        if fe.c.scope.transacting and mark <= fe.c.write_set.undo_count:
+            write_set_undo(&fe.c, mark)
+        return 0
+    finally:
+        fe.release_call()
 
 
 @cython.no_gc_clear                     # its instance belongs to the front-end

@@ -52,6 +52,10 @@ cdef int query_version(object structure, const rnvm_version *at, uint64_t sessio
                        int (*ask)(instance *s, void *context) noexcept nogil, void *context,
                        object timeout) except -1
 
+cdef uint64_t transaction_mark(object structure) except? 0xffffffffffffffff
+cdef int transaction_undo(object structure, uint64_t mark) except -1
+cdef bytes exact_bytes(object value)
+
 
 cdef class Structure:
     cdef instance *c

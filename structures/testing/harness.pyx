@@ -392,6 +392,21 @@ cdef int query_version(object structure, const rnvm_version *at, uint64_t sessio
         s.c.at = NULL
 
 
+cdef uint64_t transaction_mark(object structure) except? 0xffffffffffffffff:
+    return (<Memory> (<Structure> structure).fe).a.step_count
+
+
+cdef int transaction_undo(object structure, uint64_t mark) except -1:
+    cdef Memory fe = (<Structure> structure).fe
+    if fe.depth:
+        roll_back(&fe.a, mark)
+    return 0
+
+
+cdef bytes exact_bytes(object value):
+    return bytes(memoryview(value))
+
+
 cdef dict kinds = {}
 cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "too long",
                    NO_MEMORY: "no memory"}
