@@ -29,8 +29,8 @@ from structures.mapping_operations cimport (
     digest_of, item_header, lookup, pair_header,
 )
 
-from rfp.errors import InvalidArgument, StructureDamaged, Undecodable
-from rnvm.format.partitions import MAPPING_PARTS_MAX, SEPARATOR, entry_name
+from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable, WrongType
+from rnvm.format.partitions import MAPPING_PARTS_MAX, SEPARATOR, entry_name, name_bytes
 from structures.views import Items, Keys, Values
 
 cdef enum:
@@ -92,15 +92,18 @@ cdef class Mapping(Structure):
         if not self.place and self.fe is None:
             self.partitions = 0
         if partitions is not None and self.fe is None:
+            if not isinstance(partitions, int) or isinstance(partitions, bool):
+                raise WrongType(f"partitions must be an int, got {type(partitions).__name__}")
             if not 1 <= partitions <= MAPPING_PARTS_MAX:
                 raise InvalidArgument(f"partitions must be between 1 and {MAPPING_PARTS_MAX}, "
                                       f"got {partitions}")
-            widest = len(entry_name(name.encode(), partitions - 1, partitions))
+            encoded = name_bytes(name)
+            widest = len(entry_name(encoded, partitions - 1, partitions))
             if widest > RNVM_NAME_MAX:
                 raise InvalidArgument(
                     f"the name of a mapping with {partitions} partitions must be between 1 and "
-                    f"{RNVM_NAME_MAX - widest + len(name.encode())} bytes of UTF-8, got "
-                    f"{len(name.encode())}")
+                    f"{RNVM_NAME_MAX - widest + len(encoded)} bytes of UTF-8, got "
+                    f"{len(encoded)}")
             self.partitions = partitions
         Structure.__init__(self, fe, name, **options)
         if not self.partitions or self.place:
@@ -140,7 +143,7 @@ cdef class Mapping(Structure):
             name = name[:name.rindex(SEPARATOR)]
         if SEPARATOR in name:
             return Structure._entry_name(self)
-        return entry_name(name.encode(), self.place, self.partitions)
+        return entry_name(name_bytes(name), self.place, self.partitions)
 
     def _parts(self):
         return (self, *(self.others or ()))
@@ -217,8 +220,10 @@ cdef class Mapping(Structure):
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
     cdef list answered_items(self):
-        cdef uint64_t length, at = 0
-        cdef const char *answer = self.answer_bytes(&length)
+        # A copy: a garbage collection may call the front-end, which has room for one answer.
+        cdef bytes copied = self.answer()
+        cdef const char *answer = PyBytes_AS_STRING(copied)
+        cdef uint64_t length = <uint64_t> PyBytes_GET_SIZE(copied), at = 0
         cdef item_header header
         cdef bytes raw
         cdef list items = []
@@ -339,16 +344,26 @@ cdef class Mapping(Structure):
     def setdefault(self, key, default=None, *, timeout=None):
         """Return the value of a key; if it has none, set it to the default, in the same operation.
 
+        It returns the default itself if it has set it, and not what the codec makes of it.
+
         Args:
             key: 1 to 1024 bytes, or a type of the codec.
-            default: 0 bytes to `largest_value`, or a type of the codec.
+            default: 0 bytes to `largest_value`, or a type of the codec; anything if the key has a
+                value.
             timeout: Seconds.
 
         Cost:
             2 WRITEs if it changes something.
         """
-        cdef bytes raw = key_argument(self, key)
-        if self.change(SET_DEFAULT, raw, value_argument(self, default), timeout) == FOUND:
+        cdef bytes raw = key_argument(self, key), value
+        try:
+            value = value_argument(self, default)
+        except (TooLarge, WrongType):
+            value = self.fetch(raw, timeout)
+            if value is None:
+                raise
+            return self.decode(value, raw)
+        if self.change(SET_DEFAULT, raw, value, timeout) == FOUND:
             return self.decode(self.answer(), raw)
         return default
 

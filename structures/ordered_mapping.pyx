@@ -332,7 +332,7 @@ cdef class OrderedMapping(Mapping):
             ends = sorted([end for end in ends if end is not None], key=first_of, reverse=last)
             if not ends:
                 raise KeyError(f"{self.name!r} is empty")
-            raw, value = ends[0]
+            raw, value = max(ends, key=first_of) if last else min(ends, key=first_of)
             if value is None:
                 value = self.fetch(raw, timeout)
             if value is None:

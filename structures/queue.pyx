@@ -124,6 +124,11 @@ cdef class Queue(QueueContents):
                 raise WrongKind(f"{dead_letter!r} is not a queue")
             dead_letter = opened if opened is not None else Queue(
                 fe, dead_letter, codec=codec, create=create, timeout=timeout)
+        if (dead_letter is not None and dead_letter.codec is not self.codec
+                and dead_letter.codec_name != self.codec_name):
+            raise InvalidArgument(
+                f"dead_letter must have codec={self.codec_name or None!r}, that of the queue, got "
+                f"{dead_letter.codec_name or None!r}", hint="moved values keep their bytes")
         self.dead_letter = dead_letter
         self.max_deliveries = most if dead_letter is not None else 0
 
@@ -260,6 +265,9 @@ cdef class Queue(QueueContents):
             if deadline is None:
                 deadline = clock.deadline_in(self.fe.timeout)
             elif clock.now_ns() > deadline:
+                if not self.max_deliveries:
+                    raise DeadlineExceeded(f"other consumers of the queue {self.name!r} took each "
+                                           "value first", hint="call again")
                 raise DeadlineExceeded(
                     f"the queue {self.name!r} has more values for the dead-letter queue than could "
                     "be moved in time", hint="call again: values that were moved stay there")
@@ -469,7 +477,7 @@ cdef class Queue(QueueContents):
         except (ConnectionFailed, DeadlineExceeded):
             return True
 
-    def ack(self, bytes token not None, *, timeout=None):
+    def ack(self, token, *, timeout=None):
         """Acknowledge a reserved value: the work is done, and the value leaves the queue.
 
         Args:
@@ -492,7 +500,7 @@ cdef class Queue(QueueContents):
         cdef ticket t = self.ticket_of(token)
         self.settle(ACK, &t, sizeof(t), timeout)
 
-    def nack(self, bytes token not None, *, timeout=None):
+    def nack(self, token, *, timeout=None):
         """Give a reserved value back; it is delivered next, after values given back before.
 
         If this object has a dead-letter queue and the value was delivered `max_deliveries` times,
@@ -522,7 +530,7 @@ cdef class Queue(QueueContents):
                and not self.bury(&operation.t, timeout)):
             operation.most = 0
 
-    def extend(self, bytes token not None, lease=60.0, *, timeout=None):
+    def extend(self, token, lease=60.0, *, timeout=None):
         """Extend a reservation: its lease ends so many seconds from now.
 
         Args:

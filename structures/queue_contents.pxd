@@ -7,4 +7,4 @@ from structures.value_structure cimport ValueStructure
 cdef class QueueContents(ValueStructure):
     cdef bytes token(self, const ticket *t)
     # Returns the ticket of a token of this queue.
-    cdef ticket ticket_of(self, bytes token) except *
+    cdef ticket ticket_of(self, object token) except *

@@ -17,7 +17,7 @@ from structures.value_structure cimport ValueStructure
 from structures.values cimport values_in
 from structures.wall_clock cimport wall_clock_ns
 
-from rfp.errors import InvalidArgument, LeaseEnded, StructureDamaged
+from rfp.errors import InvalidArgument, LeaseEnded, StructureDamaged, WrongType
 
 cdef struct token_bytes:       # the token of reserve(), ack(), nack() and extend()
     uint64_t identity          # of the queue in its pool, for this incarnation of its name
@@ -115,10 +115,12 @@ cdef class QueueContents(ValueStructure):
         token.t = t[0]
         return PyBytes_FromStringAndSize(<const char *> &token, sizeof(token))
 
-    cdef ticket ticket_of(self, bytes token) except *:
+    cdef ticket ticket_of(self, object token) except *:
         """Return the ticket of a token of this queue."""
         cdef token_bytes there
         cdef uint64_t mine
+        if not isinstance(token, bytes):
+            raise WrongType(f"a token must be bytes, got {type(token).__name__}")
         if len(token) != sizeof(there):
             raise InvalidArgument("invalid token", hint="give the token that reserve() returned")
         memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))

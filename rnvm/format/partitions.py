@@ -13,9 +13,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from rfp.errors import InvalidArgument
+
 SEPARATOR = "\x1f"
 MAPPING_PARTS_MAX = 64  # of a mapping: all of them can change in one transaction
 NAME = re.compile(rb"(.*)\x1f(\d{1,2})/(\d{1,2})", re.DOTALL)
+
+
+def name_bytes(name: str) -> bytes:
+    """Return the name of a structure as the catalog contains it."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"a structure's name must be encodable in UTF-8, got {name!r}"
+        ) from error
 
 
 def entry_name(name: bytes, partition: int, partitions: int) -> bytes:

@@ -361,7 +361,7 @@ cdef class FrontEnd(Session):
 
         Cost: two calls
         """
-        cdef bytes encoded = name.encode()
+        cdef bytes encoded = partitions.name_bytes(name)
         cdef int status
         cdef uint32_t told = 0
         if partitions.parsed(encoded)[2]:

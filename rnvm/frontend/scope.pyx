@@ -326,7 +326,7 @@ cdef tuple all_parts(Session fe, tuple structures):
     for each in structures:
         whole = getattr(each, "_partition_of", each)
         alone = whole is not each
-        if fe.structures.get(getattr(whole, "name", None)) is not whole:
+        if whole is None or fe.structures.get(getattr(whole, "name", None)) is not whole:
             raise InvalidArgument(f"{each!r} is not an open structure of this front-end")
         for part in each._parts():
             if alone and not any([part is own for own in whole._parts()]):

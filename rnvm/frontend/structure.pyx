@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -44,12 +44,13 @@ from rfp.protocol.client.caller_memory import checked
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument,
     NotFound, RfpError, SnapshotTooOld, Undecodable, WrongKind, WrongType, not_copied)
-from rnvm.format.partitions import SEPARATOR
+from rnvm.format.partitions import SEPARATOR, name_bytes
 
 ROOT = 1                       # type of a root
 ROOT_BYTES_MAX = 3072
 
 cdef enum:
+    CODEC_NAME_MAX = 16        # bytes, of a naming entry
     RENEW_LISTED = 256         # nodes that are listed before the back-end is asked again
 
 cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
@@ -238,7 +239,15 @@ def json_codec():
 # Only if the program requests it: nothing in a pool makes a process unpickle.
 def pickle_codec():
     import pickle
-    return Codec("pickle", pickle.dumps, pickle.loads)
+
+
+    def encode(value):
+        try:
+            return pickle.dumps(value)
+        except pickle.PicklingError as error:
+            raise TypeError(str(error)) from error
+
+    return Codec("pickle", encode, pickle.loads)
 
 
 BUILT_IN_CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
@@ -260,14 +269,28 @@ def codec_of(codec):
     if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
         raise WrongType(f"invalid codec of type {type(codec).__name__} (expected an object with "
                         "encode(value) -> bytes and decode(bytes) -> value)")
+    length = len(codec_name(codec))
+    if length > CODEC_NAME_MAX:
+        raise InvalidArgument(f"the name of a codec must be at most {CODEC_NAME_MAX} bytes of "
+                              f"UTF-8, got {length}", hint="shorten its attribute `name`")
     return codec
 
 
 def codec_name(codec):
-    """Return the codec's name in the naming entry: a structure is not opened with another codec."""
+    """Return the codec's name in the naming entry: a structure is not opened with another one.
+
+    All codecs without a name have one and the same.
+    """
     if codec is None:
         return b""
-    return str(getattr(codec, "name", "own")).encode()[:16]
+    return str(getattr(codec, "name", "own")).encode(errors="replace")
+
+
+cdef bytes exact_bytes(object value):
+    # The functions that get it are compiled for bytes, not for its subclasses.
+    if type(value) is bytes:
+        return value
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
 
 
 # Waiting
@@ -617,6 +640,7 @@ cdef class Structure:
             raise InvalidArgument(f"{type(self).__name__} is not a registered kind of structure")
         if self.fe is not None:
             raise InvalidArgument("a structure must be opened only once")
+        name_bytes(name)
         self.codec = codec_of(codec)
         self.name = name
         self.c.kind = known
@@ -656,20 +680,20 @@ cdef class Structure:
     cdef bytes encode(self, object value):
         if self.codec is None:
             if isinstance(value, bytes):
-                return value
+                return exact_bytes(value)
             if isinstance(value, (bytearray, memoryview)):
                 return bytes(checked(value, "values"))
             raise WrongType(f"a value must be bytes, got {type(value).__name__}",
                             hint='convert it, or open the structure with a codec such as "json"')
         try:
             encoded = self.codec.encode(value)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise WrongType(
                 f"the codec {self.codec_name!r} cannot encode {type(value).__name__}: {error}",
                 hint="pass a value that encode(value) of the codec accepts") from error
         if not isinstance(encoded, bytes):
             raise WrongType(f"the codec's encode must return bytes, got {type(encoded).__name__}")
-        return encoded
+        return exact_bytes(encoded)
 
     cdef object decode(self, bytes value, bytes key=None, bytes token=None):
         if self.codec is None:
@@ -842,7 +866,7 @@ cdef class Structure:
             raise InvalidArgument("a structure's name must not contain U+001F",
                                   hint="to open a mapping with partitions, give its name and "
                                        "partitions=")
-        return self.name.encode()
+        return name_bytes(self.name)
 
     def _codec_bytes(self):
         return codec_name(self.codec)
