@@ -28,7 +28,8 @@ was changed.  If one was changed, the read transaction ends with CONFLICT.
 Multi-version structures
 ------------------------
 Their version of the moment is read with the moment, and kept as that of a snapshot.  Queries read
-this version, whatever writers do, so these structures never need a later moment.  If another
+this version, whatever writers do, so these structures never need a later moment.  For that, a
+kept lock of such a structure is given back at the beginning: 1 call.  If another
 structure needs one, they move on only if no query of theirs has answered, or if they have not
 changed at all.
 
@@ -63,7 +64,7 @@ from rnvm.frontend.version_root cimport read_newest
 from rnvm.frontend.version_use cimport (
     version_keep, version_publish_now, version_release, version_unpublish, versions_reserve)
 from rnvm.frontend.writer_lock cimport (
-    lock_acquire_kept, lock_release_kept, locks_poll_others)
+    lock_acquire_kept, lock_release, lock_release_kept, locks_poll_others)
 
 cdef enum:
     PASSES_MAX = 64            # over the states, before the locks are acquired
@@ -72,6 +73,7 @@ cdef enum:
 
 cdef int moment_begin(frontend *fe, instance **named, uint32_t count, bint locked) noexcept nogil:
     cdef uint32_t i
+    cdef int status = OK
     fe.moment.is_open = True
     fe.moment.settled = fe.moment.locked = False
     fe.moment.failed = OK
@@ -84,7 +86,13 @@ cdef int moment_begin(frontend *fe, instance **named, uint32_t count, bint locke
         named[i].moment = 0
         named[i].answered = False
     read_set_noting(fe, not locked)
-    return acquire_all(fe) if locked else OK
+    if locked:
+        return acquire_all(fe)
+    for i in range(count):
+        # With a kept lock it would read the newest state, which ends when others get the lock.
+        if status == OK and named[i].kind.collect != NULL:
+            status = lock_release(named[i])
+    return status
 
 
 cdef int moment_end(frontend *fe) noexcept nogil:
