@@ -1,9 +1,11 @@
 # The entries of leaves: find one, read its value, answer with it.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault
-from structures.bptree_pages cimport page_read, path, top_read, tree_descend, tree_top
+from structures.bptree_pages cimport (
+    LEVELS_MAX, child_of, page_read, path, top_read, tree_descend, tree_top,
+)
 from structures.layout cimport VALUE_OF
 from structures.mapping_operations cimport MISSING, answer_stored
 from structures.page cimport PAGE_INLINE, page, page_entry, page_entry_at
@@ -49,6 +51,34 @@ cdef inline int tree_first(instance *s, path *p, page_entry *e) noexcept nogil:
         return MISSING
     outcome = tree_descend(s, &root, b"", 0, p)
     return entry_in(s, p, e) if outcome == OK else outcome
+
+
+cdef inline int tree_last(instance *s, path *p, page_entry *e) noexcept nogil:
+    """Find the entry of the highest key; MISSING: the tree is empty."""
+    cdef tree_top root
+    cdef const page *node
+    cdef uint64_t address
+    cdef uint32_t at
+    if top_read(s, &root) != OK:
+        return s.error
+    if not root.levels:
+        return MISSING
+    if root.levels > LEVELS_MAX:
+        return fault(s, s.root, b"the tree is too high")
+    p.levels = root.levels
+    p.found = True
+    address = root.top
+    for at in range(root.levels):
+        node = page_read(s, address, root.levels - 1 - at)
+        if node == NULL:
+            return s.error
+        p.pages[at] = address
+        p.indexes[at] = node.count - 1
+        if not node.count or not page_entry_at(node, node.count - 1, e):
+            return fault(s, address, b"an entry extends beyond its page")
+        if at + 1 < root.levels:
+            address = child_of(e)
+    return OK
 
 
 cdef inline int entry_value(instance *s, const page_entry *e, const char **bytes) noexcept nogil:

@@ -12,7 +12,7 @@ cdef int tree_apply(instance *s, uint32_t code, const char *bytes, uint32_t leng
 # Its parts, which a multi-version tree has too: for mapping_apply, and SPLIT.
 cdef int tree_put(instance *s, const pair *p, bint keep) noexcept nogil
 cdef int tree_take(instance *s, const pair *p, uint32_t code) noexcept nogil
-cdef int tree_pop_first(instance *s) noexcept nogil
+cdef int tree_pop(instance *s, bint last, const pair *same) noexcept nogil
 cdef int tree_split(instance *s, const char *bytes, uint32_t length) noexcept nogil
 # Context: a lookup.
 cdef int find_key(instance *s, void *context) noexcept nogil

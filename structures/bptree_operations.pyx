@@ -8,7 +8,7 @@ from rnvm.frontend.structure cimport (
     OK, fault, node_cost, node_read, record_room,
 )
 from structures.bptree_leaf cimport (
-    answer_item, answer_value, entry_in, entry_value, leaf_of, tree_find, tree_first,
+    answer_item, answer_value, entry_in, entry_value, leaf_of, tree_find, tree_first, tree_last,
 )
 from structures.bptree_pages cimport (
     child_of, count_change, page_change, page_free, page_read, path, path_own, top_read, top_write,
@@ -18,7 +18,8 @@ from structures.layout cimport (
     KEY_OF, SIZES, TYPE_PAGE, VALUE_MAX, VALUE_NODE, VALUE_OF,
 )
 from structures.mapping_operations cimport (
-    CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, lookup, pair, pair_header,
+    ANOTHER, CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, item_is, lookup, pair,
+    pair_header,
 )
 from structures.multi_version cimport multi_version, value_retire
 from structures.ordered_operations cimport ordered_apply
@@ -160,12 +161,17 @@ cdef int tree_take(instance *s, const pair *p, uint32_t code) noexcept nogil:
     return remove_found(s, &where, &e) if outcome == OK else outcome
 
 
-cdef int tree_pop_first(instance *s) noexcept nogil:
+cdef int tree_pop(instance *s, bint last, const pair *same) noexcept nogil:
     cdef page_entry e
     cdef path where
-    cdef int outcome = tree_first(s, &where, &e)
-    if outcome == OK:
+    cdef const char *value = NULL
+    cdef int outcome = tree_last(s, &where, &e) if last else tree_first(s, &where, &e)
+    if outcome == OK and same == NULL:
         outcome = answer_item(s, &e, True, True)
+    elif outcome == OK:
+        outcome = entry_value(s, &e, &value)
+        if outcome == OK and not item_is(same, e.key, e.key_length, value, VALUE_OF(e.sizes)):
+            outcome = ANOTHER
     return remove_found(s, &where, &e) if outcome == OK else outcome
 
 
@@ -263,7 +269,7 @@ cdef int tree_split(instance *s, const char *bytes, uint32_t length) noexcept no
 cdef int tree_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     if code == SPLIT and length > sizeof(pair_header):
         return tree_split(s, bytes, length)
-    return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop_first, clear)
+    return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop, clear)
 
 
 # Queries

@@ -7,14 +7,15 @@ from rnvm.frontend.structure cimport (
     OK, answer_put, node_change, node_cost, record_room,
 )
 from structures.bst_nodes cimport (
-    LINKS_BYTES, HIGHER, add_count, bst_descend, bst_insert, bst_new, bst_read, bst_remove,
+    HIGHER, LINKS_BYTES, LOWER, add_count, bst_descend, bst_insert, bst_new, bst_read, bst_remove,
     bst_replace, bst_seek, bst_way, entry, entry_of, is_inside, node_length, value_address,
 )
 from structures.layout cimport (
     BST_KEY, SIZES, TYPE_BST, VALUE_NODE, VALUE_OF, bst_address, bst_length, bst_node,
 )
 from structures.mapping_operations cimport (
-    CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_entry, answer_removed, lookup, pair,
+    ANOTHER, CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_entry, answer_removed, item_is,
+    lookup, pair,
 )
 from structures.multi_version cimport multi_version, value_retire
 from structures.ordered_operations cimport ordered_apply
@@ -68,8 +69,8 @@ cdef int find(instance *s, const char *key, uint32_t length, bst_way *way,
     return last_entry(s, way, e) if way.found else MISSING
 
 
-cdef int find_lowest(instance *s, bst_way *way, entry *e) noexcept nogil:
-    cdef int outcome = bst_seek(s, NULL, 0, False, HIGHER, way)
+cdef int find_end(instance *s, bint last, bst_way *way, entry *e) noexcept nogil:
+    cdef int outcome = bst_seek(s, NULL, 0, False, LOWER if last else HIGHER, way)
     return last_entry(s, way, e) if outcome == OK else outcome
 
 
@@ -162,12 +163,17 @@ cdef int answer_whole(instance *s, const entry *e) noexcept nogil:
     return answer_entry(s, e.sizes, e.key, bytes)
 
 
-cdef int bst_pop_first(instance *s) noexcept nogil:
+cdef int bst_pop(instance *s, bint last, const pair *same) noexcept nogil:
     cdef entry e
     cdef bst_way way
-    cdef int outcome = find_lowest(s, &way, &e)
-    if outcome == OK:
+    cdef const char *value = NULL
+    cdef int outcome = find_end(s, last, &way, &e)
+    if outcome == OK and same == NULL:
         outcome = answer_whole(s, &e)
+    elif outcome == OK:
+        outcome = value_of(s, &e, &value)
+        if outcome == OK and not item_is(same, e.key, e.key_length, value, VALUE_OF(e.sizes)):
+            outcome = ANOTHER
     return remove_found(s, &way, &e) if outcome == OK else outcome
 
 
@@ -179,7 +185,7 @@ cdef int clear(instance *s) noexcept nogil:
     cdef bst_way way
     cdef int outcome
     while True:
-        outcome = find_lowest(s, &way, &e)
+        outcome = find_end(s, False, &way, &e)
         if outcome == MISSING:
             return OK
         if outcome != OK:
@@ -196,7 +202,7 @@ cdef int clear(instance *s) noexcept nogil:
 
 
 cdef int bst_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
-    return ordered_apply(s, code, bytes, length, bst_put, bst_take, bst_pop_first, clear)
+    return ordered_apply(s, code, bytes, length, bst_put, bst_take, bst_pop, clear)
 
 
 # Queries
@@ -213,5 +219,5 @@ cdef int find_key(instance *s, void *context) noexcept nogil:
 cdef int find_first(instance *s, void *context) noexcept nogil:
     cdef entry e
     cdef bst_way way
-    cdef int outcome = find_lowest(s, &way, &e)
+    cdef int outcome = find_end(s, False, &way, &e)
     return answer_whole(s, &e) if outcome == OK else outcome

@@ -20,8 +20,9 @@ cdef class Mapping(Structure):
     cdef object pop_item(self, object timeout)
     # Executes an operation on a pair.
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1
-    # Removes a key that still has this value: OK, MISSING or ANOTHER.
-    cdef int remove_same(self, bytes key, bytes value, object timeout) except -1
+    # Executes a POP_SAME, or another operation on a key that still has this value: OK, MISSING or
+    # ANOTHER.
+    cdef int change_same(self, uint32_t code, bytes key, bytes value, object timeout) except -1
     # Returns the value of a key as bytes, or None.
     cdef bytes fetch(self, bytes key, object timeout)
     # Returns the items that the last query answered, as bytes; None for a value that was left out.

@@ -205,10 +205,10 @@ cdef class Mapping(Structure):
         """
         return self.longest(VALUE_MAX)
 
-    cdef int remove_same(self, bytes key, bytes value, object timeout) except -1:
+    cdef int change_same(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
         cdef digest d
         digest_of(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &d)
-        return self.change(POP_SAME, key, (<const char *> &d)[:sizeof(d)], timeout)
+        return self.change(code, key, (<const char *> &d)[:sizeof(d)], timeout)
 
     cdef bytes fetch(self, bytes key, object timeout):
         cdef lookup wanted
@@ -389,7 +389,7 @@ cdef class Mapping(Structure):
             # Decode the value before it is removed: an undecodable one stays.
             while (value := self.fetch(raw, timeout)) is not None:
                 decoded = self.decode(value, raw)
-                if self.remove_same(raw, value, timeout) == OK:
+                if self.change_same(POP_SAME, raw, value, timeout) == OK:
                     return decoded
         if default is RAISE:
             raise KeyError(key)
@@ -425,7 +425,7 @@ cdef class Mapping(Structure):
         while self.query(self.any_item, NULL, timeout) != MISSING:
             raw, value = self.answered_items()[0]
             item = self.decode(raw, raw), self.decode(value, raw)
-            if self.remove_same(raw, value, timeout) == OK:
+            if self.change_same(POP_SAME, raw, value, timeout) == OK:
                 return item
         return None
 

@@ -11,7 +11,7 @@ from rnvm.frontend.structure cimport ALIEN, OK, answer_put
 from structures.layout cimport KEY_MAX, KEY_OF, VALUE_MAX, VALUE_OF
 from structures.values cimport stored_value
 
-cdef enum:                     # operations; the bytes of all but POP_ITEM and CLEAR are a pair
+cdef enum:                     # operations; the bytes are a pair, unless nothing
     SET = 1
     SET_DEFAULT = 2
     DELETE = 3
@@ -19,13 +19,17 @@ cdef enum:                     # operations; the bytes of all but POP_ITEM and C
     POP_ITEM = 5               # nothing
     CLEAR = 6                  # nothing
     POP_SAME = 7               # key and digest: POP of a key whose value has this digest
+    # of ordered mappings:
+    POP_LAST = 8               # nothing: as POP_ITEM, which pops the lowest key
+    POP_FIRST_SAME = 9         # key and digest: POP_SAME if it is the lowest key
+    POP_LAST_SAME = 10         # the same for the highest key
     OWN_CODES = 16             # from here on: operations of one kind of mapping
 
 cdef enum:                     # answers
     MISSING = 1
     FOUND = 2                  # of SET_DEFAULT: the key existed; its value follows
     MORE = 3                   # call again: CLEAR and POP_ITEM stop when the log is full
-    ANOTHER = 4                # of POP_SAME: the key has another value
+    ANOTHER = 4                # of POP_SAME: the key has another value, or is not at the end
 
 cdef enum:
     CLEARED_BYTES_MAX = 65536  # that one clear() changes, while other front-ends wait
@@ -77,6 +81,9 @@ cdef inline uint32_t pair_of(const char *bytes, uint32_t length, pair *p) noexce
 ctypedef int (*put_function)(instance *s, const pair *p, bint keep) noexcept nogil
 ctypedef int (*remove_function)(instance *s, const pair *p, uint32_t code) noexcept nogil
 ctypedef int (*whole_function)(instance *s) noexcept nogil
+# Pops the item with the lowest key, or the highest one, and answers with it.  same: that of a
+# POP_SAME, if it is this item, else ANOTHER; without an answer.
+ctypedef int (*pop_function)(instance *s, bint last, const pair *same) noexcept nogil
 
 cdef inline int mapping_apply(instance *s, uint32_t code, const char *bytes, uint32_t length,
                               put_function put, remove_function remove, whole_function pop_item,
@@ -84,7 +91,7 @@ cdef inline int mapping_apply(instance *s, uint32_t code, const char *bytes, uin
     """Execute the operations of every mapping by these functions; ALIEN: it is none of them."""
     cdef pair p
     memset(&p, 0, sizeof(p))
-    if code == POP_ITEM and length == 0:
+    if code == POP_ITEM and length == 0 and pop_item != NULL:
         return pop_item(s)
     if code == CLEAR and length == 0:
         return clear(s)
@@ -111,6 +118,12 @@ cdef inline bint digest_is(const pair *p, const char *bytes, uint64_t length) no
     cdef digest d
     digest_of(bytes, length, &d)
     return p.value_length == sizeof(d) and memcmp(p.value, &d, sizeof(d)) == 0
+
+cdef inline bint item_is(const pair *p, const char *key, uint32_t key_length, const char *bytes,
+                         uint64_t length) noexcept nogil:
+    """Return whether this is the item that a POP_SAME means."""
+    return p.key_length == key_length and memcmp(p.key, key, key_length) == 0 \
+        and digest_is(p, bytes, length)
 
 
 # Answers

@@ -5,7 +5,7 @@ from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, fault, node_free, record_room, visitor
 from structures.bptree_operations cimport (
-    SPLIT, tree_pop_first, tree_put, tree_split, tree_take,
+    SPLIT, tree_pop, tree_put, tree_split, tree_take,
 )
 from structures.bptree_pages cimport (
     LEVELS_MAX, child_of, page_change, page_read, top_read, top_write, tree_top,
@@ -127,7 +127,7 @@ cdef int versions_apply(instance *s, uint32_t code, const char *bytes,
         return retired_collect_all(s, expand, MVBPTREE_EXPAND_BYTES)
     if code == SPLIT and length > sizeof(pair_header):
         return tree_split(s, bytes, length)
-    return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop_first, clear)
+    return ordered_apply(s, code, bytes, length, tree_put, tree_take, tree_pop, clear)
 
 
 cdef int versions_collect(instance *s) noexcept nogil:

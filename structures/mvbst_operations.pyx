@@ -10,7 +10,7 @@ from structures.bst_nodes cimport (
     HEIGHT_MAX, HIGHER, LOWER, bst_read, bst_top, entry, entry_of, is_inside, top_read, top_write,
     value_address,
 )
-from structures.bst_operations cimport bst_pop_first, bst_put, bst_take
+from structures.bst_operations cimport bst_pop, bst_put, bst_take
 from structures.bst_walk cimport bst_walk, subtree_walk
 from structures.layout cimport (
     LINK_DEEP, RETIRED, RETIRED_SIZE, RETIRED_SUBTREE, RETIRED_VERSION, TYPE_BST, VALUE_OF,
@@ -93,7 +93,7 @@ cdef int mvbst_apply(instance *s, uint32_t code, const char *bytes,
         return s.error
     if code == COLLECT and not length:
         return retired_collect_all(s, expand, MVBST_EXPAND_BYTES)
-    return ordered_apply(s, code, bytes, length, bst_put, bst_take, bst_pop_first, clear)
+    return ordered_apply(s, code, bytes, length, bst_put, bst_take, bst_pop, clear)
 
 
 cdef int mvbst_collect(instance *s) noexcept nogil:

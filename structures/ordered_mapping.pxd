@@ -61,5 +61,7 @@ cdef class OrderedMapping(Mapping):
     cdef int load_all(self, list pairs, object timeout) except -1
     # Calls `split` until a SET of this pair fits into the log.
     cdef int split_for(self, bytes key, bytes value, object timeout) except -1
-    cdef object pop_end(self, bint last, object timeout)
+    # Returns the lowest or the highest item of this partition, as bytes, or None; a long value may
+    # be None.
+    cdef object end_item(self, bint last, object timeout)
     cdef uint64_t count_range(self, bytes low, bytes high) except? 0xffffffffffffffff

@@ -13,7 +13,9 @@ from rnvm.frontend.structure cimport OK, transaction_mark, transaction_undo
 from structures.arguments cimport bytes_argument, key_argument, value_argument
 from structures.layout cimport KEY_MAX, SIZES
 from structures.mapping cimport VANISHED, Mapping
-from structures.mapping_operations cimport MISSING, MORE, SET, SET_DEFAULT, pair_header
+from structures.mapping_operations cimport (
+    MISSING, MORE, POP_FIRST_SAME, POP_ITEM, POP_LAST, POP_LAST_SAME, SET, SET_DEFAULT, pair_header,
+)
 from structures.ordered_operations cimport LOAD, bound, stretch, tally
 
 from rfp.errors import StructureDamaged, TooLarge
@@ -291,45 +293,34 @@ cdef class OrderedMapping(Mapping):
             last: Remove the item with the highest key instead.
             timeout: Seconds.
 
+        With partitions it compares their ends, one after the other, and removes one of them: an
+        item of another partition that is put meanwhile may be beyond it.
+
         Raises:
-            KeyError: The mapping is empty.
+            KeyError: The mapping is empty.  With partitions: each of them was empty once.
             Undecodable: The codec cannot decode the item; nothing is removed.
 
         Cost:
-            2 WRITEs; with `last`, also a lookup.
+            2 WRITEs; with a codec or partitions, also a lookup in each partition.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index.update({b"a": b"1", b"b": b"2", b"c": b"3"})
         >>> index.popitem(), index.popitem(last=True)
         ((b'a', b'1'), (b'c', b'3'))
         """
-        cdef stretch c
+        cdef OrderedMapping part
         cdef bytes raw, value
-        if self.others is not None:
-            return self.pop_end(last, timeout)
-        if not last:
-            return Mapping.popitem(self, timeout=timeout)
-        memset(&c, 0, sizeof(c))
-        c.reverse = c.values = True
-        c.most = 1
-        while self.query(self.read_items, &c, timeout) != MISSING:
-            raw, value = self.answered_items()[0]
-            if value is None:
-                value = self.fetch(raw, timeout)
-            if value is None:
-                continue
-            item = self.decode(raw, raw), self.decode(value, raw)
-            # Another front-end may have changed the item meanwhile.
-            if self.remove_same(raw, value, timeout) == OK:
-                return item
-        raise KeyError(f"{self.name!r} is empty")
-
-    cdef object pop_end(self, bint last, object timeout):
-        """Removes the item with the lowest or highest key of all partitions."""
-        cdef bytes raw, value
+        if self.codec is None and self.others is None:
+            if self.execute(POP_LAST if last else POP_ITEM, b"", 0, timeout) == OK:
+                return self.answered_items()[0]
+            raise KeyError(f"{self.name!r} is empty")
+        # Decode the item before it is removed: an undecodable one stays.
         while True:
-            ends = [next(part._each_raw(True, last, None, None, 1), None) for part in self._parts()]
-            ends = sorted([end for end in ends if end is not None], key=first_of, reverse=last)
+            ends = []
+            for part in self._parts():
+                end = part.end_item(last, timeout)
+                if end is not None:
+                    ends.append(end)
             if not ends:
                 raise KeyError(f"{self.name!r} is empty")
             raw, value = max(ends, key=first_of) if last else min(ends, key=first_of)
@@ -338,8 +329,19 @@ cdef class OrderedMapping(Mapping):
             if value is None:
                 continue
             item = self.decode(raw, raw), self.decode(value, raw)
-            if self.remove_same(raw, value, timeout) == OK:
+            # Another front-end may have changed the item meanwhile, or put one beyond it.
+            if self.change_same(POP_LAST_SAME if last else POP_FIRST_SAME, raw, value,
+                                timeout) == OK:
                 return item
+
+    cdef object end_item(self, bint last, object timeout):
+        cdef stretch c
+        memset(&c, 0, sizeof(c))
+        c.reverse = last
+        c.values = True
+        c.most = 1
+        return None if self.query(self.read_items, &c, timeout) == MISSING \
+            else self.answered_items()[0]
 
     def count(self, lo=None, hi=None):
         """Return the number of keys with lo <= key < hi.

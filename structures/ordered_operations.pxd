@@ -6,7 +6,8 @@ from libc.string cimport memcmp, memset
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport ALIEN, OK
 from structures.mapping_operations cimport (
-    OWN_CODES, mapping_apply, pair, pair_of, put_function, remove_function, whole_function,
+    OWN_CODES, POP_FIRST_SAME, POP_ITEM, POP_LAST, POP_LAST_SAME, mapping_apply, pair, pair_of,
+    pop_function, put_function, remove_function, whole_function,
 )
 
 cdef enum:
@@ -73,9 +74,15 @@ cdef inline int load_pairs(instance *s, const char *bytes, uint32_t length,
     return outcome
 
 cdef inline int ordered_apply(instance *s, uint32_t code, const char *bytes, uint32_t length,
-                              put_function put, remove_function remove, whole_function pop_item,
+                              put_function put, remove_function remove, pop_function pop,
                               whole_function clear) noexcept nogil:
     """Execute the operations of every ordered mapping; ALIEN: it is none of them."""
+    cdef pair p
     if code == LOAD:
         return load_pairs(s, bytes, length, put)
-    return mapping_apply(s, code, bytes, length, put, remove, pop_item, clear)
+    if (code == POP_ITEM or code == POP_LAST) and length == 0:
+        return pop(s, code == POP_LAST, NULL)
+    if code == POP_FIRST_SAME or code == POP_LAST_SAME:
+        memset(&p, 0, sizeof(p))
+        return pop(s, code == POP_LAST_SAME, &p) if pair_of(bytes, length, &p) == length else ALIEN
+    return mapping_apply(s, code, bytes, length, put, remove, NULL, clear)

@@ -12,7 +12,7 @@ from structures.layout cimport (
     skip_link, skip_root, skip_tower,
 )
 from structures.mapping_operations cimport (
-    CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, lookup, pair,
+    ANOTHER, CLEARED_BYTES_MAX, DELETE, FOUND, MISSING, MORE, answer_removed, item_is, lookup, pair,
 )
 from structures.ordered_operations cimport at_high, below_low, bound, ordered_apply, stretch, tally
 from structures.page cimport keys_compare
@@ -158,11 +158,35 @@ cdef int first_of(instance *s, trail *t) noexcept nogil:
     return s.error if t.node == NULL else OK
 
 
-cdef int pop_first(instance *s) noexcept nogil:
+cdef int last_of(instance *s, trail *t) noexcept nogil:
+    """Find the node of the highest key, and those before it."""
+    cdef const skip_root *root = root_of(s)
+    cdef const skip_tower *node
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if not root.last.address:
+        return MISSING
+    node = tower_read(s, &root.last, 0)
+    if node == NULL:
+        return s.error
+    outcome = towers_search(s, root, tower_key(node), KEY_OF(node.sizes), t)
+    if outcome == MISSING:
+        return fault(s, root.last.address, b"no link leads to the last node of the skip list")
+    return outcome
+
+
+cdef int pop(instance *s, bint last, const pair *same) noexcept nogil:
     cdef trail t
-    cdef int outcome = first_of(s, &t)
-    if outcome == OK:
+    cdef const char *value = NULL
+    cdef int outcome = last_of(s, &t) if last else first_of(s, &t)
+    if outcome == OK and same == NULL:
         outcome = answer_item(s, t.node, True, True)
+    elif outcome == OK:
+        outcome = tower_value(s, t.node, &value)
+        if outcome == OK and not item_is(same, tower_key(t.node), KEY_OF(t.node.sizes), value,
+                                         VALUE_OF(t.node.sizes)):
+            outcome = ANOTHER
     return remove_found(s, &t) if outcome == OK else outcome
 
 
@@ -212,7 +236,7 @@ cdef int clear(instance *s) noexcept nogil:
 
 
 cdef int skip_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
-    return ordered_apply(s, code, bytes, length, put, remove, pop_first, clear)
+    return ordered_apply(s, code, bytes, length, put, remove, pop, clear)
 
 
 # Queries
