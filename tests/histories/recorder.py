@@ -4,8 +4,8 @@ Lines are JSON:
 
     ["c", time, name, arguments]          a call begins
     ["a", time, answer]                   it has ended
-    ["b", time, kind]                     a block (a batch or a transaction) begins
-    ["x", time]                           its end begins
+    ["b", time, kind]                     a block (a batch, a transaction or a snapshot) begins
+    ["x", time]                           its end begins; a snapshot is open
     ["e", time, outcome, whole]           it has ended
     ["m", time, name, arguments of each]  a call for many keys begins
     ["n", time, answers]                  it has ended
@@ -24,7 +24,7 @@ from typing import Any
 
 from .history import FOREVER, UNKNOWN, Call, Step, single
 
-READS = ("peek", "in", "len", "exists", "item")  # and get, except a queue's
+READS = ("peek", "in", "len", "items", "exists", "item")  # and get, except a queue's
 
 NOT = ("not",)  # the answer of a call that had no effect
 
@@ -80,6 +80,7 @@ def steps_of(caller: str, recorded: list[Any]) -> list[Step]:
     pending: Any = None
     many: Any = None
     ending = False
+    opening = opened = 0
     for tag, when, *rest in recorded:
         if tag == "c":
             pending = (rest[0], rest[1], when)
@@ -105,14 +106,20 @@ def steps_of(caller: str, recorded: list[Any]) -> list[Step]:
             ]
         elif tag == "b":
             block, kind, ending = [], rest[0], False
+            opening = when
         elif tag == "x":
             ending = True
+            opened = when
         elif tag == "e":
-            if block is not None:
+            if block is not None and kind == "snapshot":
+                found += snapshot_of(caller, block, opening, opened)
+            elif block is not None:
                 found += block_of(caller, kind, block, when, rest[0], rest[1])
             block = None
     if block is not None:  # the process was killed inside
-        if kind == "batch":
+        if kind == "snapshot":
+            found += snapshot_of(caller, block, opening, opened)
+        elif kind == "batch":
             if pending:
                 block.append(Call(pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
             found += block_of(caller, kind, block, FOREVER, "cut", False)
@@ -125,6 +132,16 @@ def steps_of(caller: str, recorded: list[Any]) -> list[Step]:
             single(caller, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]
         ]
     return [step for step in found if step.due or not all(is_read(call) for call in step.calls)]
+
+
+def snapshot_of(caller: str, reads: list[Call], begin: int, end: int) -> list[Step]:
+    """All reads of a snapshot see one moment, within its opening, however late they are."""
+    known = [
+        Call(call.name, call.arguments, call.answer, begin, end)
+        for call in reads
+        if call.answer != UNKNOWN
+    ]
+    return [Step(caller, known, begin, end, note="snapshot: ")] if known else []
 
 
 def block_of(

@@ -36,6 +36,10 @@ class Process:
         self.killed = 0  # time of the kill, ns; 0: not killed
         self.ready_at = 0
 
+    def records(self) -> list[Path]:
+        """Return the records of its threads."""
+        return [self.record, *sorted(self.record.parent.glob(f"{self.record.name}.*"))]
+
     def ready(self) -> bool:
         if not self.ready_at:
             self.ready_at = next((line[1] for line in lines(self.record) if line[0] == "r"), 0)

@@ -6,12 +6,16 @@ import contextlib
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from structure_kinds import MAPPINGS, NAMES
+from structure_kinds import MAPPINGS, NAMES, ORDERED, VERSIONED
 
 import rnvm
+import structures
 from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -20,6 +24,7 @@ from rfp.errors import (
     OutcomeUnknown,
     ReadConflict,
     RfpError,
+    SnapshotTooOld,
     TooLarge,
 )
 
@@ -30,6 +35,7 @@ from .recorder import NOT, Recorder, name_of, value_of
 from .roles import draw, retry, serve
 
 LEASE_SECONDS = 600.0  # of a reservation: it does not end during a run
+DELAYS_SECONDS = (1e-9, 1e-4, 2e-3)
 
 
 def kind_of(name: str) -> str:
@@ -38,6 +44,22 @@ def kind_of(name: str) -> str:
 
 def is_mapping(name: str) -> bool:
     return NAMES[kind_of(name)] in MAPPINGS
+
+
+def is_ordered(name: str) -> bool:
+    return NAMES[kind_of(name)] in ORDERED
+
+
+class Same:
+    """A codec, so that calls decode what they will remove, and then remove it."""
+
+    name = "same"
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    def decode(self, data: bytes) -> bytes:
+        return data
 
 
 class Aborted(Exception):
@@ -50,7 +72,7 @@ def classes(error: Exception) -> Any:
         return NOTHING
     if isinstance(error, (OutcomeUnknown, DeadlineExceeded)):
         return UNKNOWN
-    if isinstance(error, (ConnectionFailed, TooLarge, ReadConflict)):
+    if isinstance(error, (ConnectionFailed, TooLarge, ReadConflict, SnapshotTooOld)):
         return NOT
     return None
 
@@ -63,14 +85,28 @@ def backend(path: str, address: str, record: str, size: str, lease: float) -> No
 
 
 def connect(
-    address: str, names: list[str], options: dict[str, Any]
+    address: str, names: list[str], options: dict[str, Any], form: dict[str, Any] | None = None
 ) -> tuple[rnvm.FrontEnd, dict[str, Any]]:
-    """Connect and open the structures, also while a back-end restarts."""
+    """Connect and open the structures, also while a back-end restarts.
+
+    Args:
+        form: partitions; codec: whether there is one; dead: {queue: its dead-letter queue};
+            deliveries.
+    """
+    form = form or {}
+
+    def opened(fe: rnvm.FrontEnd, name: str) -> Any:
+        more: dict[str, Any] = {"codec": Same() if form.get("codec") else None}
+        if is_mapping(name):
+            more["partitions"] = form.get("partitions")
+        elif name in form.get("dead", {}):
+            more |= {"dead_letter": form["dead"][name], "max_deliveries": form["deliveries"]}
+        return NAMES[kind_of(name)](fe, name, **more)
 
     def attempt() -> tuple[rnvm.FrontEnd, dict[str, Any]]:
         fe = rnvm.connect(address, **options)
         try:
-            return fe, {name: NAMES[kind_of(name)](fe, name) for name in names}
+            return fe, {name: opened(fe, name) for name in sorted(names, reverse=True)}
         except (ConnectionFailed, DeadlineExceeded):
             fe.close()
             raise
@@ -117,7 +153,8 @@ class Worker:
 
     def one(self, name: str) -> Any:
         """Do one drawn call of the structure; the draws do not depend on any answer."""
-        call = draw(self.rng, self.mix["mapping" if is_mapping(name) else kind_of(name)])
+        sort = "ordered" if is_ordered(name) else "mapping" if is_mapping(name) else kind_of(name)
+        call = draw(self.rng, self.mix[sort])
         key = f"k{self.rng.randrange(self.mix['keys'])}"
         return self.act(name, call, key, self.new())
 
@@ -141,6 +178,8 @@ class Worker:
                 )
         calls = {
             "put": lambda: s.put(raw),
+            "later": lambda: s.put(raw, delay=DELAYS_SECONDS[self.count % len(DELAYS_SECONDS)]),
+            "drain": lambda: decode(s.get()),
             "push": lambda: s.push(raw),
             "take": lambda: decode(s.pop()),
             "get": (lambda: decode(s.get()))
@@ -153,19 +192,28 @@ class Worker:
             "delete": lambda: s.__delitem__(key.encode()) or DONE,
             "setdefault": lambda: decode(s.setdefault(key.encode(), raw)),
             "popitem": lambda: _item(*s.popitem(), decode),
+            "popfirst": lambda: _item(*s.popitem(), decode),
+            "poplast": lambda: _item(*s.popitem(last=not self.plant("ends")), decode),
             "in": lambda: key.encode() in s,
             "len": lambda: len(s),
         }
         if call in ("set", "setdefault"):
             arguments = (name, key, value)
-        elif call in ("put", "push"):
+        elif call in ("put", "push", "later"):
             arguments = (name, value)
         elif call in ("pop", "delete", "in") or (call == "get" and not name.startswith("queue")):
             arguments = (name, key)
-        answer = self.recorder.call(call, arguments, calls[call], self.classes)
+        act = calls[call]
+        if call in ("put", "push", "later", "set") and self.plant("lost"):
+            act = lambda: None  # noqa: E731
+        answer = self.recorder.call(call, arguments, act, self.classes)
         if call == "reserve" and answer not in (UNKNOWN, NOT, NOTHING):
             self.tokens[name].append(answer[0])
         return answer
+
+    def plant(self, fault: str) -> bool:
+        """Draw whether to plant this fault now."""
+        return self.planted.random() < self.mix.get(fault, 0)
 
     def found(self, name: str, key: str, raw: bytes | None) -> str:
         value = NOTHING if raw is None else self.decode(raw)
@@ -250,6 +298,52 @@ class Worker:
                     body()
         self.recorder.note("e", "well", True)
 
+    def snapshot(self) -> None:
+        """Read snapshots of one moment, some places twice, while others write."""
+        rng, mix = self.rng, self.mix
+        names = [name for name in self.names if NAMES[kind_of(name)] in VERSIONED]
+        over = rng.sample(names, rng.randrange(1, len(names) + 1))
+        places = [(name, f"k{rng.randrange(mix['keys'])}", "get") for name in over * 2]
+        if not mix["churn"]:
+            places += [(name, "", rng.choice(("items", "len"))) for name in over]
+        rng.shuffle(places)
+        stop, alone = self.stop(len(places)), rng.random() < 0.5
+        newer = self.plant("newer")  # a planted fault: they are no snapshots
+        objects = [self.objects[name] for name in over]
+        self.failure = None
+        self.recorder.note("b", "snapshot")
+        try:
+            if len(over) == 1 and alone:
+                opened = [objects[0].snapshot()]
+            else:
+                opened = structures.snapshots_of(objects)
+        except (ConnectionFailed, DeadlineExceeded):
+            self.recorder.note("x")
+            self.recorder.note("e", "not", True)
+            return
+        self.recorder.note("x")
+        read = dict(zip(over, objects if newer else opened))
+        try:
+            for number, (name, key, call) in enumerate(places):
+                arguments = (name, key) if call == "get" else (name,)
+                act = partial(self.read, read[name], call, key)
+                self.recorder.call(call, arguments, act, self.classes)
+                self.go_on(number == stop)
+        except (ConnectionFailed, DeadlineExceeded, SnapshotTooOld):
+            pass
+        finally:
+            for each in opened:
+                each.close()
+        self.recorder.note("e", "well", True)
+
+    def read(self, mapping: Any, call: str, key: str) -> Any:
+        if call == "len":
+            return len(mapping)
+        if call == "items":
+            return [_item(*each, self.decode) for each in mapping.items()]
+        raw = mapping.get(key.encode())
+        return NOTHING if raw is None else self.decode(raw)
+
     def stop(self, calls: int) -> int:
         """Draw the call after which this process stops itself; -1: none."""
         number = self.rng.randrange(calls)
@@ -268,9 +362,11 @@ class Worker:
         self.failure = None
         self.recorder.note("b", kind)
         before = self.session()
-        context = (
+        context: Any = (
             self.fe.batch()
             if kind == "batch"
+            else contextlib.nullcontext()  # a planted fault: its calls are alone
+            if self.plant("loose")
             else self.fe.transaction(*(self.objects[name] for name in over))
         )
         outcome, inside = "well", True
@@ -312,6 +408,8 @@ class Worker:
             self.across(turn == "move")
         elif turn == "moment":
             self.moment()
+        elif turn == "snapshot":
+            self.snapshot()
         else:
             self.block(turn)
 
@@ -327,26 +425,64 @@ def worker(
     mix: dict[str, Any],
     sizes: list[int],
     options: dict[str, Any],
+    form: dict[str, Any],
+    threads: int,
 ) -> None:
-    """Do so many turns, or take turns until the run ends."""
+    """Do so many turns in each thread, or take turns until the run ends; all share a front-end."""
     begin = Gate(gate)
-    self = Worker(record, names, caller, seed, mix, sizes)
-    self.fe, self.objects = connect(address, names, options)
-    self.logged = options.get("oplog", True)
-    self.recorder.note("r")
+    fe, objects = connect(address, names, options, form)
+    failures: list[BaseException] = []
+
+    def turns(number: int) -> None:
+        try:
+            each = all_workers[number]
+            left = calls
+            while left and not begin.ended and not failures:
+                left -= 1
+                each.turn()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    all_workers = [
+        Worker(
+            f"{record}.{number}" if number else record,
+            names,
+            f"{caller}.{number}" if number else caller,
+            f"{seed}.{number}" if number else seed,
+            mix,
+            sizes,
+        )
+        for number in range(threads)
+    ]
+    for each in all_workers:
+        each.fe, each.objects = fe, objects
+        each.logged = options.get("oplog", True)
+    all_workers[0].recorder.note("r")
     begin.wait()
-    while calls and not begin.ended:
-        calls -= 1
-        self.turn()
+    others = [threading.Thread(target=turns, args=(number,)) for number in range(1, threads)]
+    for thread in others:
+        thread.start()
+    turns(0)
+    for thread in others:
+        thread.join()
+    assert not failures, failures
     with contextlib.suppress(ConnectionFailed, DeadlineExceeded):
-        self.fe.close()
+        fe.close()
 
 
-def churner(address: str, gate: str, names: list[str], seed: str, options: dict[str, Any]) -> None:
+def churner(
+    address: str,
+    gate: str,
+    names: list[str],
+    seed: str,
+    options: dict[str, Any],
+    form: dict[str, Any],
+) -> None:
     """Put and remove other keys, so that buckets and pages split and join, until the run ends."""
     begin = Gate(gate)
     rng = random.Random(seed)
-    fe, objects = connect(address, names, options)
+    fe, objects = connect(address, names, options, form)
     begin.wait()
     while not begin.ended:
         for name in names:
@@ -365,14 +501,24 @@ def churner(address: str, gate: str, names: list[str], seed: str, options: dict[
 
 
 def reader(
-    address: str, record: str, names: list[str], sizes: list[int], keys: int, churned: bool
+    address: str,
+    record: str,
+    names: list[str],
+    sizes: list[int],
+    keys: int,
+    churned: bool,
+    form: dict[str, Any],
 ) -> None:
     """Read everything in a new front-end that takes all locks, and check() each structure."""
     self = Worker(record, names, "end", "end", {}, sizes)
-    self.fe, self.objects = connect(address, names, {"timeout": SECONDS})
+    self.fe, self.objects = connect(address, names, {"timeout": SECONDS}, form)
+    deadline = time.monotonic() + SECONDS
     for name, s in self.objects.items():
         if not is_mapping(name):
-            while self.act(name, "take" if kind_of(name) == "stack" else "get", "", "") != NOTHING:
+            while kind_of(name) == "queue" and s.delayed:
+                assert time.monotonic() < deadline, "a delay has no end"
+            take = "take" if kind_of(name) == "stack" else "drain"
+            while self.act(name, take, "", "") != NOTHING:
                 pass
         else:
             for key in range(keys):

@@ -49,6 +49,7 @@ MAPPING = {
 IDENTIFYING_QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2}
 IDENTIFYING_STACK = {"push": 3, "take": 3.5, "peek": 2}
 IDENTIFYING = {"get": 4, "set": 4, "pop": 2, "setdefault": 1}
+ENDS = {"popfirst": 0.4, "poplast": 0.4}  # of ordered mappings, in place of popitem
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class Situation:
     queue: dict[str, float] = field(default_factory=dict)  # weights of calls, instead of the above
     plant: float = 0.0  # share of gets of a key that a worker answers with its previous answer
     torn: float = 0.0  # share of read transactions that are only queries, one after the other
+    newer: float = 0.0  # share of snapshots that read the structures themselves
+    loose: float = 0.0  # share of transactions whose calls are alone
+    lost: float = 0.0  # share of puts and sets that are not done
+    ends: float = 0.0  # share of pops of the last item that pop the first one
+    partitions: int | None = None  # of each mapping
+    codec: bool = False  # whether the structures have one
+    threads: int = 1  # of each process, which share its front-end
+    dead: tuple[tuple[str, str], ...] = ()  # queues and their dead-letter queues
+    deliveries: int = 2
+    undead: int = -1  # number of a process that delivers values more often
 
     @property
     def all_answered(self) -> bool:
@@ -95,32 +106,53 @@ class Situation:
             if self.all_answered
             else (dict(IDENTIFYING_QUEUE), dict(IDENTIFYING))
         )
-        if self.churn:  # the churner's keys are in the mappings, too
+        # The churner's keys are in the mappings, too; partitions are counted one by one.
+        counted = not self.churn and self.partitions is None
+        ordered = {**mapping, **ENDS} if counted else dict(mapping)
+        ordered.pop("popitem", None)
+        if not counted:
             mapping = {
                 name: weight for name, weight in mapping.items() if name not in ("len", "popitem")
             }
+            ordered = mapping
         return {
             "queue": self.queue or queue,
             "stack": STACK if self.all_answered else IDENTIFYING_STACK,
             "mapping": mapping,
+            "ordered": ordered,
+            "churn": self.churn,
             "turns": self.turns,
             "keys": self.keys,
             "hold": self.hold,
             "reads": self.reads,
             "plant": self.plant,
             "torn": self.torn,
+            "newer": self.newer,
+            "loose": self.loose,
+            "lost": self.lost,
+            "ends": self.ends,
             "transaction_over": self.over,
             "batch_over": self.batch_over,
+        }
+
+    def form(self, number: int = -1) -> dict[str, Any]:
+        """Return how process `number` opens the structures."""
+        return {
+            "partitions": self.partitions,
+            "codec": self.codec,
+            "dead": dict(self.dead),
+            "deliveries": 1000 if number == self.undead != -1 else self.deliveries,
         }
 
 
 @dataclass
 class History:
     steps: list[Step]
-    names: tuple[str, ...]
+    situation: Situation
 
     def check(self) -> Verdict:
-        return check(self.steps, Group(self.names))
+        s = self.situation
+        return check(self.steps, Group(s.names, dict(s.dead), s.deliveries))
 
 
 def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> History:
@@ -141,7 +173,7 @@ def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> Hi
         steps = played.steps()
         checked = pool_check.check(path)
         assert checked.sound, checked.findings
-        return History(steps, situation.names)
+        return History(steps, situation)
 
 
 class _Play(Play):
@@ -181,6 +213,7 @@ class _Play(Play):
             names=[name for name in s.names if is_mapping(name)],
             seed=f"{self.seed} beside",
             options={"timeout": s.timeout},
+            form=s.form(),
         )
 
     def client(self, number: int) -> Process:
@@ -199,6 +232,8 @@ class _Play(Play):
             mix=s.mix(),
             sizes=list(s.sizes),
             options={"timeout": s.timeout, **s.options[number % len(s.options)]},
+            form=s.form(number),
+            threads=s.threads,
         )
 
     def disturb(self, action: str, number: int) -> None:
@@ -230,6 +265,7 @@ class _Play(Play):
             sizes=list(s.sizes),
             keys=s.keys,
             churned=s.churn,
+            form=s.form(),
         )
         self.running.end(reader)
         self.running.terminate(self.backend)
@@ -239,7 +275,8 @@ class _Play(Play):
             step
             for process in self.running.processes
             if process.order["role"] in ("worker", "reader")
-            for step in steps_of(process.name, lines(process.record))
+            for record in process.records()
+            for step in steps_of(record.name.replace(".record", ""), lines(record))
         ]
         read = min(step.begin for step in steps if step.caller == "end")  # it takes every lock
         for step in steps:
@@ -271,6 +308,6 @@ def without_traces(steps: list[Step]) -> list[Step]:
         if step.end != FOREVER
         or step.due
         or len(step.calls) > 1
-        or step.calls[0].name not in ("put", "set", "setdefault")
+        or step.calls[0].name not in ("put", "later", "set", "setdefault")
         or step.calls[0].arguments[-1] in seen
     ]

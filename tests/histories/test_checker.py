@@ -8,7 +8,7 @@ from .checker import check
 from .group_model import DONE, NOTHING, Group
 from .history import FOREVER, UNKNOWN, Call, Step, single
 from .key_model import MISMATCH, MS, Key
-from .recorder import Recorder, block_of, lines, name_of, steps_of, value_of
+from .recorder import Recorder, block_of, lines, name_of, snapshot_of, steps_of, value_of
 from .store_runs import versions
 from .structure_runs import without_traces
 
@@ -207,7 +207,39 @@ def test_versions_of_different_keys_are_compared():
 
 
 SET = "set"
+
+
+def snapshot(reads, begin, end):
+    return snapshot_of(
+        "p",
+        [Call(name, arguments, answer, end, end) for name, arguments, answer in reads],
+        begin,
+        end,
+    )
+
+
 LEGAL_GROUPS = {
+    "a snapshot that is read late": [
+        one(SET, ("table", "k", "a"), None, 0, 9),
+        *snapshot([("get", ("table", "k"), "a"), ("items", ("tree",), ())], 10, 19),
+        one(SET, ("table", "k", "b"), None, 20, 29),
+        one(SET, ("tree", "k", "c"), None, 30, 39),
+    ],
+    "the ends of a mapping": [
+        one(SET, ("tree", "k", "a"), None, 0, 9),
+        one(SET, ("tree", "l", "b"), None, 10, 19),
+        one("poplast", ("tree",), ("l", "b"), 20, 29),
+        one("popfirst", ("tree",), ("k", "a"), 30, 39),
+        one("poplast", ("tree",), N, 40, 49),
+    ],
+    "a get that passes over a delayed value": [
+        one("later", ("queue", "a"), None, 0, 9),
+        one("put", ("queue", "b"), None, 10, 19),
+        one("get", ("queue",), "b", 20, 29),
+        one("get", ("queue",), N, 30, 39),
+        one("drain", ("queue",), "a", 40, 49),
+        one("drain", ("queue",), N, 50, 59),
+    ],
     "first in, first out": [
         one("put", ("queue", "a"), None, 0, 9),
         one("put", ("queue", "b"), None, 10, 19),
@@ -293,6 +325,31 @@ LEGAL_GROUPS = {
     ],
 }
 ILLEGAL_GROUPS = {
+    "a snapshot of two moments": [
+        one(SET, ("table", "k", "a"), None, 0, 9),
+        one(SET, ("tree", "k", "c"), None, 10, 49),
+        *snapshot([("get", ("table", "k"), "a"), ("get", ("tree", "k"), "c")], 20, 59),
+        one(SET, ("table", "k", "b"), None, 60, 69),
+        *snapshot([("get", ("table", "k"), "a"), ("get", ("tree", "k"), "c")], 70, 79),
+    ],
+    "a snapshot that shows a later change": [
+        *snapshot([("get", ("table", "k"), "a")], 0, 9),
+        one(SET, ("table", "k", "a"), None, 10, 19),
+    ],
+    "an item that is not at the end": [
+        one(SET, ("tree", "k", "a"), None, 0, 9),
+        one(SET, ("tree", "l", "b"), None, 10, 19),
+        one("poplast", ("tree",), ("k", "a"), 20, 29),
+    ],
+    "a lost delayed value": [
+        one("later", ("queue", "a"), None, 0, 9),
+        one("drain", ("queue",), N, 10, 19),
+    ],
+    "a delayed value that is delivered twice": [
+        one("later", ("queue", "a"), None, 0, 9),
+        one("get", ("queue",), "a", 10, 19),
+        one("get", ("queue",), "a", 20, 29),
+    ],
     "half of a transaction": [
         one(SET, ("table", "k", "a"), None, 0, 9),
         *together(
@@ -557,3 +614,31 @@ def test_a_mixture_of_two_values_has_no_name():
     assert name_of(b"17", sizes) == "17"
     assert name_of(first[:200] + second[200:], sizes).startswith("torn")
     assert name_of(first[:-1], sizes).startswith("torn")
+
+
+def delivered(name, token, value, begin):
+    return [
+        one("reserve", (name,), (token, value), begin, begin + 4),
+        one("nack", (name, token), DONE, begin + 5, begin + 9),
+    ]
+
+
+def test_a_value_that_came_back_too_often_is_in_the_dead_letter_queue():
+    group = Group(["queue", "queue2"], {"queue": "queue2"}, 2)
+    twice = [
+        one("put", ("queue", "a"), None, 0, 9),
+        *delivered("queue", "01", "a", 10),
+        *delivered("queue", "02", "a", 20),
+    ]
+    moved = [
+        one("get", ("queue",), N, 30, 39),
+        *delivered("queue2", "03", "a", 40),
+        one("get", ("queue2",), "a", 50, 59),
+    ]
+    assert check([*twice, *moved], group).legal
+    assert not check([*twice[:3], *moved], group).legal
+    assert not check([*twice, one("get", ("queue",), "a", 30, 39)], group).legal
+    assert not check([*twice, one("drain", ("queue2",), N, 30, 39)], group).legal
+    killed = one("nack", ("queue", "02"), UNKNOWN, 25)
+    assert check([*twice[:-1], killed, *moved], group).legal
+    assert check([*twice[:-1], killed, one("get", ("queue2",), N, 30, 39)], group).legal

@@ -26,6 +26,19 @@ MOVES = {"read both": 2, "move": 3, "transaction": 0.5, "one": 0.5, "moment": 2}
 MOMENTS = {"moment": 4, "move": 2, "transaction": 2, "one": 1}
 BATCHES = {"batch": 3, "one": 3}
 
+SNAPSHOTS = {"snapshot": 4, "move": 2, "transaction": 2, "one": 2}
+KEPT = ("versions", "mvbst")
+ONE = {"one": 1}
+POPS = {"one": 5, "transaction": 1, "batch": 1}
+DEAD: dict[str, Any] = {
+    "names": ("queue", "queue2"),
+    "dead": (("queue", "queue2"),),
+    "turns": {"one": 6, "transaction": 1, "moment": 0.5},
+    "over": (2,),
+    "queue": {"put": 3, "later": 1, "get": 1, "reserve": 4, "ack": 0.7, "nack": 4, "peek": 2},
+}
+DELAYS = {"put": 1.5, "later": 3, "get": 4, "reserve": 1, "ack": 0.5, "nack": 0.5, "peek": 2}
+
 # Runs without kills and stops.
 QUIET = {
     "sticky locks": Situation(),
@@ -67,6 +80,33 @@ QUIET = {
     "read transactions, pages that split and join": Situation(
         names=PAIR, turns=MOMENTS, over=(2,), churn=True
     ),
+    "snapshots": Situation(names=KEPT, turns=SNAPSHOTS, over=(2,), options=LOCKS, clients=4),
+    "snapshots of partitions": Situation(
+        names=KEPT, turns=SNAPSHOTS, over=(1, 2), partitions=2, options=(EACH, STICKY)
+    ),
+    "snapshots, remote": Situation(names=KEPT, turns=SNAPSHOTS, over=(2,), rtt=(FAR, "")),
+    "snapshots, nodes that are used again": Situation(
+        names=KEPT, turns=SNAPSHOTS, over=(2,), churn=True, options=(NO_CACHE, STICKY)
+    ),
+    "partitions": Situation(names=("table", *ORDERED), partitions=3, options=LOCKS),
+    "partitions, remote": Situation(names=PAIR, partitions=2, rtt=(FAR, "")),
+    "threads": Situation(threads=2, clients=2, options=LOCKS),
+    "threads, every kind": Situation(names=EVERY, threads=3, clients=2),
+    "threads and partitions, with a codec": Situation(
+        names=("queue", *PAIR, *KEPT),
+        turns={**SNAPSHOTS, "moment": 1, "batch": 1},
+        threads=2,
+        clients=2,
+        partitions=2,
+        codec=True,
+    ),
+    "ends of ordered mappings": Situation(names=ORDERED, turns=POPS, options=LOCKS),
+    "ends of ordered mappings, with a codec": Situation(
+        names=ORDERED, turns=POPS, options=LOCKS, codec=True, sizes=(20, 400, 9000)
+    ),
+    "delays": Situation(names=("queue",), turns=POPS, queue=DELAYS, options=LOCKS),
+    "dead letters": Situation(**DEAD, options=LOCKS),
+    "dead letters, with a codec": Situation(**DEAD, codec=True, rtt=(FAR, "")),
 }
 DISTURBED = {
     "front-ends killed": Situation(actions={"kill": 1}),
@@ -76,6 +116,22 @@ DISTURBED = {
     "remote front-ends killed": Situation(actions={"kill": 1}, rtt=(FAR, "")),
     "all front-ends killed": Situation(actions={"kill all": 1}, options=LOCKS),
     "front-ends stopped for longer than a lease": Situation(actions={"stop": 1}),
+    "snapshots, killed": Situation(
+        names=KEPT,
+        turns=SNAPSHOTS,
+        over=(2,),
+        options=LOCKS,
+        partitions=2,
+        actions={"kill": 2, "kill backend": 1, "stop": 1},
+    ),
+    "threads killed": Situation(threads=2, clients=2, actions={"kill": 2, "kill backend": 1}),
+    "partitions, killed": Situation(
+        names=("table", *ORDERED), partitions=3, actions={"kill": 2, "kill backend": 1}
+    ),
+    "ends of ordered mappings, killed": Situation(
+        names=ORDERED, turns=POPS, codec=True, actions={"kill": 2, "kill backend": 1}
+    ),
+    "dead letters, killed": Situation(**DEAD, actions={"kill": 2, "kill backend": 1}),
     "back-end killed": Situation(actions={"kill backend": 1}),
     "back-end killed, all locks": Situation(actions={"kill backend": 1}, options=LOCKS),
     "back-end killed, on a disk": Situation(actions={"kill backend": 1, "kill": 1}, disk=True),
@@ -145,7 +201,29 @@ FAST = (
     "stopped within batches",
     "read transactions",
     "read transactions, killed",
+    "snapshots of partitions",
+    "threads and partitions, with a codec",
+    "ends of ordered mappings, with a codec",
+    "dead letters, killed",
 )
+# Faults of the recorded processes, which the checker must find.
+PLANTED = {
+    "a snapshot that reads later versions": Situation(
+        names=KEPT, turns=SNAPSHOTS, over=(2,), keys=2, clients=4, newer=0.7
+    ),
+    "a put or set in a partition that is lost": Situation(
+        names=PAIR, turns=ONE, partitions=2, lost=0.02
+    ),
+    "a put or set of a thread that is lost": Situation(threads=2, clients=2, lost=0.02),
+    "a transaction that is torn by a kill": Situation(
+        names=PAIR, over=(2,), turns=MOVES, keys=2, loose=0.5, actions={"kill": 1}
+    ),
+    "the wrong end": Situation(names=ORDERED, turns=POPS, codec=True, ends=0.3),
+    "a delayed value that is lost": Situation(
+        names=("queue",), turns=ONE, queue={**DELAYS, "put": 0.0}, lost=0.05
+    ),
+    "a dead letter that is delivered again": Situation(**DEAD, undead=1),
+}
 
 
 def run(name: str, seed: int, turns: int, actions: int) -> None:
@@ -182,6 +260,18 @@ def test_the_checker_finds_a_front_end_that_sometimes_repeats_an_earlier_answer(
         if not play(Situation(plant=0.05), rng.randrange(2**32), turns=200).check():
             return
     raise AssertionError("the checker did not find the stale answers")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_checker_finds(name: str, rng: random.Random) -> None:
+    situation = PLANTED[name]
+    actions = 4 if situation.actions else 0
+    for _ in range(5):  # perhaps no call shows the fault
+        seed = rng.randrange(2**32)
+        if not play(situation, seed, turns=150, actions=actions).check():
+            return
+    raise AssertionError(f"the checker did not find {name}")
 
 
 @pytest.mark.timeout(300)
