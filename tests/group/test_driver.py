@@ -233,6 +233,17 @@ def test_a_copy_is_left_alone_until_an_open_primary_answers(group, service, join
     assert kept_by(folder / "b.pool")["identity"] == before[1]["identity"]
 
 
+def test_a_mirror_that_comes_back_needs_no_room_for_a_second_file(group, service, join, folder):
+    join("a").wait("primary", SOON)
+    with join("b") as b:
+        b.wait("in sync", SOON)
+    file = os.stat(folder / "b.pool").st_ino
+    until_in_sync(service, "a")
+    join("b").wait("in sync", SOON)
+    assert os.stat(folder / "b.pool").st_ino == file
+    assert not os.path.exists(folder / "b.pool.former")
+
+
 def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, service, join, folder):
     first = service.state
     assert first is not None
