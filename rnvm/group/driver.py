@@ -31,6 +31,7 @@ from rfp.errors import (
     GroupDamaged,
     GroupNotFound,
     PoolDamaged,
+    PoolInUse,
     PoolRefused,
     RfpError,
     StorageFailed,
@@ -61,6 +62,7 @@ log = Log("rnvm")
 
 TURN_S = 0.03  # between two polls of the mirrors and the back-end
 TURN_NS = 100_000_000
+OPEN_NS = 10 * SECOND_NS  # for which a tool that has the pool open is waited for
 LEASE_S = 2.0  # of the registration
 _PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.OPENING,
             Role.STOPPING}  # fmt: skip
@@ -209,6 +211,7 @@ class GroupMember:
         self._pid = os.getpid()
         self._backend: Backend | None = None
         self._mirror: _GroupMirror | None = None
+        self._reopening: tuple[int, ev.Open] | None = None  # until when, if a tool has the pool
         self._stream = 0
         self._heard = -1
         self._promised = 0
@@ -313,6 +316,8 @@ class GroupMember:
                 self._look()
                 if boot_now() - ticked >= TURN_NS:
                     ticked = boot_now()
+                    if self._reopening is not None:
+                        self._do_open(self._reopening[1])
                     self._take(ev.Tick())
         except BaseException as error:  # noqa: BLE001 - kept for wait()
             if not self._closing.is_set():
@@ -531,9 +536,15 @@ class GroupMember:
                 **self._options,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, another copy may be opened
+            until = boot_now() + OPEN_NS if self._reopening is None else self._reopening[0]
+            if isinstance(error, PoolInUse) and boot_now() < until:
+                self._reopening = until, action  # by a tool: no other process is this member
+                return
+            self._reopening = None
             log.error("member %s cannot open %s: %s", self.name, self.path, error)
             self._tell(ev.OpenFailed(str(error)))
             return
+        self._reopening = None
         self._leveled, self._decisions = {}, []
         self._decided, self._deciding = 0, None
         self._tell(ev.Opened())

@@ -144,6 +144,23 @@ def test_a_file_that_another_tool_has_open_is_waited_for(group, join, monkeypatc
     assert not a.failed
 
 
+def test_a_winner_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypatch):
+    left = [1, 2, 3]
+    backend = driver.Backend
+
+    def in_use(path: str, **options: Any) -> Any:
+        if left:
+            left.pop()
+            raise PoolInUse(f"{path} is open in another process")
+        return backend(path, **options)
+
+    monkeypatch.setattr(driver, "Backend", in_use)
+    a = join("a")
+    a.wait("primary", SOON)
+    assert not left
+    assert a.epoch == 2
+
+
 def test_a_mirror_without_room_tries_again(group, join, monkeypatch):
     join("a").wait("primary", SOON)
     left = [1, 2]
