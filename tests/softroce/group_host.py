@@ -20,7 +20,7 @@ from rnvm.testing.sample_structure import Sample
 
 ETCD = "10.2.0.2:2379"
 GROUP = f"etcd://{ETCD}/orders"
-PATIENCE_S = 60  # for the other machine, and for programs that start slowly here
+PATIENCE_S = 120  # for the other machine, and for programs that start slowly here
 # A machine's memory, where a mirror writes fast enough.
 os.chdir("/dev/shm")
 
@@ -99,8 +99,9 @@ def host_b(secret: str, number: str) -> None:
             except OutcomeUnknown:
                 answer = "?"
             now = seen()
-            print(f"added {answer} {now.primary}", flush=True)  # type: ignore[union-attr]
-            left -= now.primary == "b" and len(now.in_sync) == int(number)  # type: ignore[union-attr]
+            in_sync = len(now.in_sync)  # type: ignore[union-attr]
+            print(f"added {answer} {now.primary} {in_sync}", flush=True)  # type: ignore[union-attr]
+            left -= now.primary == "b" and in_sync == int(number)  # type: ignore[union-attr]
         print(f"ended {sample.numbers()[0]}", flush=True)
 
 

@@ -66,7 +66,7 @@ def play(folder, of_a, of_b, errors, number, hosts):
         finally:
             a.kill()
             await asyncio.wait({serving})
-            assert isinstance(serving.exception(), MachineError)
+            assert isinstance(serving.exception(), MachineError), errors.decode()
 
     status = asyncio.run(story())
     assert status == 0, f"{errors.decode()} {of_b.lines}"
@@ -76,7 +76,7 @@ def play(folder, of_a, of_b, errors, number, hosts):
 def check_additions(of_b):
     """Nothing that was acknowledged is lost, and nothing was done twice."""
     added = of_b.of("added")
-    acked = [int(each) for each, _ in added if each != "?"]
+    acked = [int(each) for each, *_ in added if each != "?"]
     count = int(of_b.of("ended")[0][0])
     assert acked == sorted(set(acked))
     assert acked[-1] <= count <= len(added)
@@ -86,7 +86,8 @@ def test_a_mirror_on_another_host_takes_over_when_the_primarys_host_loses_its_po
     hosts, errors = {}, bytearray()
 
     def on_line(*words):
-        if len(of_b.of("added")) == 5:
+        # On a busy machine, b may be removed for a while.
+        if len(of_b.of("added")) >= 5 and (words[:1], words[2:]) == (("added",), ("a", "2")):
             hosts["a"].kill()
 
     of_b = Output(on_line)
