@@ -152,25 +152,30 @@ def test_100_failovers(new_group, folder, service, rng, capsys):
     assert statistics.median(each.after_detection for each in found) <= bar, text
 
 
-# Changes a key within a transaction that never ends.
+# After a signal, changes a key within a transaction that never ends.
 HOLDER = """
 import signal, sys, rnvm
 from structures import HashTable
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
     table = HashTable(fe, "t")
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGUSR1})
     with fe.transaction(table):
         table[b"k"] = b"of the holder"
         print("inside", flush=True)
         signal.pause()
 """.replace("SOON", str(SOON))
 
-# Waits for the holder's lock.
+# After a signal, waits for the holder's lock.
 NEXT = """
-import sys, rnvm
+import signal, sys, rnvm
 from structures import HashTable
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
     table = HashTable(fe, "t")
-    print("begins", flush=True)
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGUSR1})
     print(table.setdefault(b"k", b"of the next"), flush=True)
 """.replace("SOON", str(SOON))
 
@@ -188,7 +193,11 @@ def test_the_next_primary_takes_back_a_lock_whose_holder_died_with_the_former_on
         until(holder.printed, SOON)
         until(following.printed, SOON)
         group.until_in_sync("a", "b")
-        holder.stop()
+        # From here to the kill it takes less than the lock's lease.
+        holder.signal(signal.SIGUSR1)
+        until(lambda: b"inside" in holder.printed(), SOON)
+        following.signal(signal.SIGUSR1)
+        holder.signal(signal.SIGSTOP)
         group.kill("a")
         holder.kill()
         until(lambda: following.printed().count(b"\n") == 2, SOON)
