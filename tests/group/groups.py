@@ -19,8 +19,10 @@ SOON = 40 * SLOWER  # seconds
 
 MEMBER = """
 import signal, sys, rnvm
-path, group, name, address = sys.argv[1:]
+from rfp.testing.reordering_fabric import ReorderFabric
+path, group, name, address, *seed = sys.argv[1:]
 with rnvm.GroupMember(path, group=group, member=name, address=address,
+                      fabric=ReorderFabric(seed=int(seed[0])) if seed else None,
                       on_change=lambda role: print(role, flush=True)):
     signal.pause()
 """
@@ -41,9 +43,15 @@ with rnvm.connect(sys.argv[1], timeout=SOON) as fe:
 
 
 @contextlib.contextmanager
-def member(folder: Path, group: str, name: str) -> Iterator[Process]:
+def member(folder: Path, group: str, name: str, reordering: int | None = None) -> Iterator[Process]:
+    """Yield a member's process.
+
+    Args:
+        reordering: The seed of a network as bad as the contract allows.
+    """
     address = f"shm://{folder}/{name}.socket"
-    with Process(MEMBER, folder / f"{name}.pool", group, name, address) as process:
+    seed = [] if reordering is None else [reordering]
+    with Process(MEMBER, folder / f"{name}.pool", group, name, address, *seed) as process:
         yield process
 
 

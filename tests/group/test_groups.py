@@ -93,9 +93,17 @@ def test_a_mirror_joins_and_takes_over_when_the_primary_leaves(group, folder):
 
 @pytest.mark.every_case
 def test_a_mirror_takes_over_when_the_primary_is_killed(group, folder):
+    kill_the_primary(group, folder)
+
+
+def test_a_mirror_takes_over_over_a_network_as_bad_as_the_contract_allows(group, folder, seed):
+    kill_the_primary(group, folder, seed)
+
+
+def kill_the_primary(group, folder, network=None):
     with (
-        member(folder, group, "a") as a,
-        member(folder, group, "b") as b,
+        member(folder, group, "a", network) as a,
+        member(folder, group, "b", network) as b,
         writer(group) as writing,
     ):
         until_in_sync(group, "a", "b")
@@ -104,7 +112,7 @@ def test_a_mirror_takes_over_when_the_primary_is_killed(group, folder):
         until_primary(group, "b")
         writing.wait_for(10)
         assert b.printed().split()[-1] == b"primary"
-        with member(folder, group, "a"):
+        with member(folder, group, "a", network):
             until_in_sync(group, "a", "b")
             check_ledger(group, writing)
 
