@@ -366,7 +366,7 @@ cdef class PoolService(Service):
         """Return the service's counters as a dict."""
         cdef uint32_t i
         states = [self.b.g.p.sessions[i].state for i in range(self.b.g.p.g.sessions)]
-        return {"transactions": self.b.transactions, "collected": self.b.collected,
+        return {"transactions": self.b.transactions, "collected": self.b.g.p.collected,
                 "checkpoints": self.b.checkpoints, "granted": self.b.g.granted,
                 "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
@@ -948,7 +948,6 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
         s.stopped = True
         return False
     if bytes:
-        s.collected += <uint64_t> bytes
         s.collected_ns = now
     # A holder does not notify when it leaves: while others wait, poll for it.
     s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting \

@@ -43,7 +43,6 @@ cdef struct backend:
     uint64_t swept
     uint64_t applied                   # transactions since then
     uint64_t transactions
-    uint64_t collected                 # bytes
     uint64_t collected_ns              # time when some were collected last
     uint64_t checkpoints
     uint32_t flags

@@ -80,6 +80,7 @@ cdef int64_t make_durable(pool *p, int64_t found) noexcept nogil:
     cdef uint32_t session
     if not found:
         return 0
+    p.collected += <uint64_t> found
     if medium_drain(p.m):
         return -1
     for session in range(p.g.sessions):

@@ -78,5 +78,6 @@ cdef struct pool:
     # retired blocks that did not fit into the limbo list: free again when the pool is next opened
     uint64_t leaked
     uint32_t turn              # the session with which pool_collect_portion() begins
+    uint64_t collected         # bytes of logs
     frame_words frames
     bint recovering            # records are being applied that may have been applied before
