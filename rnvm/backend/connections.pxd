@@ -25,6 +25,8 @@ cdef struct client:            # a front-end's connection
     uint32_t leaving_index
     uint64_t leaving_word
     uint64_t leaving_until     # ns; 0: it does not wait
+    uint64_t leaving_left      # ns for which such waits may still last, at this time (ns)
+    uint64_t leaving_as_of
 
 # A connection begins or ends, with or without a session; context: the backend.
 cdef void client_began(void *context, service_session *connection) noexcept nogil

@@ -9,6 +9,7 @@ from rfp.core.system cimport getrandom
 from rnvm.backend.events cimport FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_RETURNED
 from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
 from rnvm.backend.mirrors cimport mirrors_left
+from rnvm.backend.openings cimport openings_attached
 from rnvm.backend.promises cimport promises_refuse
 from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
@@ -185,6 +186,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer,
     c.used = False
     c.leaving_until = 0
     c.epoch = s.g.p.sessions[index].epoch
+    openings_attached(c)
     done.session = <uint32_t> index
     done.flags = s.flags if in_state(s, RNVM_FREE) else s.flags | RNVM_LAST
     done.epoch = c.epoch

@@ -9,9 +9,15 @@ from rnvm.backend.state cimport backend
 # s.opened_by_another whether one session that maps the pool had it alone until now.
 cdef void openings_add(backend *s, uint32_t index, int64_t session, bint made,
                        bint versioned) noexcept nogil
+# A session has closed a structure, and reads no node of it any more.
+cdef void openings_remove(backend *s, uint32_t index, int64_t session) noexcept nogil
+cdef void openings_free(backend *s, uint32_t index) noexcept nogil
 # Whether the answer must be put off, because an operation, batch or transaction that began before
-# is under way.  For LEAVE_NS at most: the writer may be stopped.  The first call of a FIND is for
-# the structure that was opened last; c.leaving_until shows that others follow.
+# is under way.  For LEAVE_NS at most, of all structures that the session opens at once: the writer
+# may be stopped.  The first call of a FIND is for the structure that was opened last;
+# c.leaving_until shows that others follow.
 cdef bint openings_hold(backend *s, client *c) noexcept nogil
+# The client has a new session.
+cdef void openings_attached(client *c) noexcept nogil
 # Counts again if sessions have ended since the last call.
 cdef void openings_refresh(backend *s) noexcept nogil

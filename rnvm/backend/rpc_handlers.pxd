@@ -17,5 +17,6 @@ cdef void call_share(backend *s, const request *asked, response *answer,
 cdef void call_leave(backend *s, uint64_t structure, response *answer,
                      const client *c) noexcept nogil
 cdef void call_watch(backend *s, uint64_t structure, response *answer) noexcept nogil
+cdef void call_close(backend *s, uint64_t structure, const client *c) noexcept nogil
 cdef void call_pending(backend *s, const request *asked, response *answer) noexcept nogil
 cdef void call_outcome(backend *s, const request *asked, response *answer) noexcept nogil

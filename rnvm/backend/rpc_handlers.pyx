@@ -8,6 +8,7 @@ from rnvm.backend.lock_manager cimport (
     lock_manager_fence_point,
     lock_request, lock_share, lock_word,
 )
+from rnvm.backend.openings cimport openings_remove
 from rnvm.backend.state cimport backend_checkpoint, fail, reply
 from rnvm.backend.watches cimport watches_add
 from rnvm.format.layout cimport (
@@ -113,6 +114,12 @@ cdef void call_watch(backend *s, uint64_t structure, response *answer) noexcept 
         answer.status = RNVM_ABSENT
         return
     watches_add(&s.watched, &s.g, <uint32_t> index)
+
+
+cdef void call_close(backend *s, uint64_t structure, const client *c) noexcept nogil:
+    cdef int64_t index = index_of(s, structure)
+    if index >= 0:
+        openings_remove(s, <uint32_t> index, c.session)
 
 
 cdef struct search:

@@ -44,9 +44,10 @@ from rnvm.backend.promises cimport (
     promises_repeated, promises_tick,
 )
 from rnvm.backend.rpc_handlers cimport (
-    call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share, call_watch,
+    call_acquire, call_close, call_grant, call_leave, call_outcome, call_pending, call_share,
+    call_watch,
 )
-from rnvm.backend.openings cimport openings_add, openings_hold, openings_refresh
+from rnvm.backend.openings cimport openings_add, openings_free, openings_hold, openings_refresh
 from rnvm.backend.retained cimport call_moment, call_retained
 from rnvm.backend.state cimport (
     backend, backend_checkpoint, backend_locks, fail, reply, version_use,
@@ -235,7 +236,7 @@ cdef class PoolService(Service):
         cdef uint32_t i
         for i in range(self.entries):
             free(self.b.uses[i])
-            free(self.b.opened[i])
+            openings_free(&self.b, i)
         free(self.b.held)
         free(self.b.mirrors.r.notes)
         free(self.b.mirrors.r.piece)
@@ -806,7 +807,7 @@ cdef void execute_once(backend *s, client *c, const request *asked,
         call_pending(s, asked, answer)
         return
     if (asked.opcode == RNVM_GRANT or asked.opcode == RNVM_ACQUIRE or asked.opcode == RNVM_LEAVE
-            or asked.opcode == RNVM_WATCH):
+            or asked.opcode == RNVM_WATCH or asked.opcode == RNVM_CLOSE):
         if asked.length != sizeof(number):
             answer.status = RNVM_BAD_REQUEST
             return
@@ -818,6 +819,8 @@ cdef void execute_once(backend *s, client *c, const request *asked,
             call_acquire(s, number, answer, c)
         elif asked.opcode == RNVM_WATCH:
             call_watch(s, number, answer)
+        elif asked.opcode == RNVM_CLOSE:
+            call_close(s, number, c)
         else:
             call_leave(s, number, answer, c)
     elif asked.opcode == RNVM_RETAINED:
@@ -846,7 +849,8 @@ cdef void execute_once(backend *s, client *c, const request *asked,
 cdef bint writes_pool(uint8_t opcode) noexcept nogil:
     """Return whether a call may write to the pool."""
     return (opcode != RNVM_OUTCOME and opcode != RNVM_LIST and opcode != RNVM_PENDING
-            and opcode != RNVM_WATCH and opcode != RNVM_RETAINED and opcode != RNVM_SERVING)
+            and opcode != RNVM_WATCH and opcode != RNVM_RETAINED and opcode != RNVM_CLOSE
+            and opcode != RNVM_SERVING)
 
 
 cdef bint crowded(const pool *p) noexcept nogil:

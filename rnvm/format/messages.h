@@ -50,6 +50,9 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_MOMENT = 40,           /* rnvm_number (structure), many      -> rnvm_version, as many: the
                                  * versions of multi-version structures at one moment, all applied;
                                  * RNVM_QUEUED: pending operations must be executed first */
+    RNVM_CLOSE = 41,            /* rnvm_number (structure): the session reads nothing of it any
+                                 * more.  A back-end that does not know the call answers
+                                 * RNVM_BAD_REQUEST */
 };
 
 enum rnvm_status {

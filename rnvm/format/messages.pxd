@@ -24,6 +24,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_MIRROR
         RNVM_LEVEL
         RNVM_MOMENT
+        RNVM_CLOSE
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED

@@ -13,8 +13,8 @@ cdef class FrontEnd(Session):
                             object timeout) except -1
     cdef int confirm(self, object structure, instance *s, object timeout) except -1
     cdef int give_up(self, object structure, instance *s) except -1
-    cdef int find(self, object structure, instance *s, bint create) except -1
-    cdef int look_up(self, object structure, instance *s, bint create,
+    cdef int find(self, object structure, instance *s, bint create, bint reads=*) except -1
+    cdef int look_up(self, object structure, instance *s, bint create, bint reads,
                      rnvm_opened *opened) except -1
     cdef int raise_not_found(self, object structure, uint32_t status, bytes codec) except -1
     cdef list entries(self)

@@ -171,7 +171,7 @@ cdef class FrontEnd(Session):
             while True:
                 self.ensure_session()
                 try:
-                    self.look_up(structure, s, False, &unused)
+                    self.look_up(structure, s, False, True, &unused)
                     return 0
                 except ConnectionFailed:
                     self.raise_unless_lost()
@@ -185,10 +185,10 @@ cdef class FrontEnd(Session):
         self.forget(s)
         return 0
 
-    cdef int find(self, object structure, instance *s, bint create) except -1:
-        """Finds the structure's naming entry, or makes it."""
+    cdef int find(self, object structure, instance *s, bint create, bint reads=True) except -1:
+        """Finds the structure's naming entry, or makes it.  reads: also without its lock."""
         cdef rnvm_opened opened
-        self.look_up(structure, s, create, &opened)
+        self.look_up(structure, s, create, reads, &opened)
         s.id = opened.structure
         memcpy(s.uuid, opened.uuid, sizeof(s.uuid))
         s.index = rnvm_structure_index(opened.structure)
@@ -199,7 +199,7 @@ cdef class FrontEnd(Session):
         _, s.partition, s.partitions = partitions.parsed(structure._entry_name())
         return 0
 
-    cdef int look_up(self, object structure, instance *s, bint create,
+    cdef int look_up(self, object structure, instance *s, bint create, bint reads,
                      rnvm_opened *opened) except -1:
         cdef rnvm_open question
         cdef char[FIND_BYTES] text
@@ -215,7 +215,7 @@ cdef class FrontEnd(Session):
         question.format = s.kind.format
         question.root = <uint32_t> sizeof(rnvm_slabs) + s.kind.root
         question.flags = (RNVM_CREATE if create else 0) \
-            | (RNVM_VERSIONED if s.kind.collect != NULL else 0)
+            | (RNVM_VERSIONED if reads and s.kind.collect != NULL else 0)
         memcpy(question.codec, <const char *> codec, len(codec))
         memcpy(text, &question, sizeof(question))
         memcpy(text + sizeof(question), <const char *> name, len(name))

@@ -20,7 +20,8 @@ from libc.string cimport memcpy, memset
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_part,
     rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_transaction_of, rnvm_up)
-from rnvm.format.messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
+from rnvm.format.messages cimport (
+    RNVM_ABSENT, RNVM_CLOSE, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending)
 from rnvm.frontend.byte_buffer cimport buffer_truncate
 from rnvm.frontend.log_writer cimport (
     in_doubt_clear, log_await_room, log_has_room, log_payload, log_room, logs_await_durable,
@@ -28,13 +29,13 @@ from rnvm.frontend.log_writer cimport (
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.promise cimport promise_allows, promise_reexecuted
 from rnvm.frontend.remote cimport (
-    remote_apply_logs, remote_call, remote_read, remote_wait, session_fail)
+    remote_apply_logs, remote_ask, remote_call, remote_read, remote_wait, session_fail)
 from rnvm.frontend.slab_allocator cimport slabs_begin
 from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance
 from rnvm.frontend.status cimport AGAIN, ALIEN, FULL, LOST, NO_MEMORY, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend.status_line cimport status_line, status_read
 from rnvm.frontend.version_root cimport version_touch
-from rnvm.frontend.version_use cimport version_frozen_at, version_renew
+from rnvm.frontend.version_use cimport version_frozen_at, version_renew, version_unpublish
 from rnvm.frontend.write_set cimport (
     operation_begin, undo_log_clear, write_set_add, write_set_stamp_and_encode, write_set_undo,
     write_set_written)
@@ -625,4 +626,22 @@ cdef bint structure_close(instance *s) noexcept nogil:
         session_fail(fe, LOST)          # as in structures_release()
     s.entered = False
     lock_release(s)
-    return not s.touched
+    if s.touched:
+        return False
+    if s.kind.collect != NULL and s.id and not fe.link.error and not is_open_again(s):
+        # Its snapshots had it as their source: none of them is used any more.
+        s.kept_count = 0
+        version_unpublish(s)
+        remote_ask(fe, RNVM_CLOSE, s.id)
+    return True
+
+
+cdef bint is_open_again(const instance *s) noexcept nogil:
+    """Whether this session has another instance of the same structure."""
+    cdef const instance *other
+    cdef uint32_t i
+    for i in range(s.fe.open.count):
+        other = s.fe.open.items[i]
+        if other != s and other.id == s.id:
+            return True
+    return False

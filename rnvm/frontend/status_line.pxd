@@ -30,7 +30,8 @@ cdef int status_landed(instance *s, status_line *seen) noexcept nogil
 # trip, each to another offset in the landing.  The sequence may be older than the other words.
 cdef int status_post_read(instance *s, work_request *work, uint64_t landing_offset) noexcept nogil
 # Whether this session alone has opened the structure, and its pool is mapped.  Inside, under the
-# lock, that remains so until this session leaves.
+# lock, that remains so until this session leaves.  The line does not say which session it is: the
+# result is valid only if RNVM_FIND was answered in this session, and RNVM_CLOSE was not called.
 cdef bint status_alone(const instance *s) noexcept nogil
 # Whether the session is still ours: one load, or one READ.  Everything that was read before was
 # read while it was.  OK, FENCED, or the status of a READ.

@@ -438,7 +438,7 @@ cdef bint collect_closed(FrontEnd fe, object entry) except -1:
             return False
         del fe.collected[s.id]
         s.id = 0
-        fe.find(_Listed(entry.name, entry.codec), s, False)
+        fe.find(_Listed(entry.name, entry.codec), s, False, False)
         fe.add_instance(s)
     except BaseException:
         free(s)

@@ -16,7 +16,8 @@ from structure_kinds import VERSIONED, each_of
 
 import rnvm
 import structures
-from rfp.errors import OutOfMemory
+from rfp.errors import OutOfMemory, SnapshotTooOld
+from rnvm.backend import openings
 from structures.testing.harness import Memory
 
 from . import memory
@@ -86,8 +87,9 @@ def test_only_a_shared_structure_copies_the_nodes_above_a_change(kind: Any) -> N
 
         alone = bytes_logged(fe, served, change)
         with rnvm.connect(served.address) as other:
-            kind(other, "t")
+            theirs = kind(other, "t")
             shared = bytes_logged(fe, served, change)
+        del theirs
         deadline = time.monotonic() + PATIENCE
         while bytes_logged(fe, served, change) > shared / 2:
             assert time.monotonic() < deadline, "the other session has ended, and still counts"
@@ -96,6 +98,117 @@ def test_only_a_shared_structure_copies_the_nodes_above_a_change(kind: Any) -> N
             kind(other, "another one")
             assert bytes_logged(fe, served, change) < shared / 2
         tree.check()
+
+
+@EACH
+def test_a_session_that_closes_the_structure_leaves_the_other_one_alone(kind: Any) -> None:
+    with (
+        backend() as served,
+        rnvm.connect(served.address) as fe,
+        rnvm.connect(served.address) as other,
+    ):
+        tree = kind(fe, "t")
+        fill(tree)
+
+        def change(key: bytes) -> None:
+            tree[key] = b"changed"
+
+        bytes_logged(fe, served, change)
+        alone = bytes_logged(fe, served, change)
+        theirs = kind(other, "t")
+        assert theirs[KEYS[0]] == b"changed"
+        assert bytes_logged(fe, served, change) > 2 * alone
+        del theirs
+        assert bytes_logged(fe, served, change) < 2 * alone
+        with rnvm.connect(f"{served.address}?rtt=1us") as far:
+            theirs = kind(far, "t")
+            before = theirs.snapshot()
+            del theirs  # its snapshot reads it still
+            assert bytes_logged(fe, served, change) > 2 * alone
+            assert len(before) == len(KEYS)
+            del before
+            assert bytes_logged(fe, served, change) < 2 * alone
+        tree.check()
+
+
+@EACH
+def test_a_session_that_frees_what_the_structure_lists_leaves_the_other_one_alone(
+    kind: Any,
+) -> None:
+    with (
+        backend("8MiB") as served,
+        rnvm.connect(served.address) as fe,
+        rnvm.connect(served.address) as other,
+    ):
+        tree = kind(fe, "t")
+        fill(tree)
+
+        def change(key: bytes) -> None:
+            tree[key] = b"changed"
+
+        bytes_logged(fe, served, change)
+        alone = bytes_logged(fe, served, change)
+        theirs = structures.BPlusTree(other, "other")
+        with pytest.raises(OutOfMemory):
+            for i in range(1 << 20):
+                theirs[b"%07d" % i] = b"v" * 900
+        assert bytes_logged(fe, served, change) < 2 * alone
+        tree.check()
+
+
+@EACH
+def test_without_memory_for_its_openings_a_structure_counts_as_shared(kind: Any) -> None:
+    with (
+        backend() as served,
+        rnvm.connect(served.address) as fe,
+        rnvm.connect(served.address) as other,
+    ):
+        openings._plant_no_memory(True)
+        try:
+            tree = kind(fe, "t")
+        finally:
+            openings._plant_no_memory(False)
+        fill(tree)
+        theirs, apart = kind(other, "t"), kind(other, "apart")
+        fill(apart)
+
+        def change(mapping: Any) -> Any:
+            return lambda key: mapping.__setitem__(key, b"changed")
+
+        bytes_logged(other, served, change(apart))
+        alone = bytes_logged(other, served, change(apart))
+        for _ in range(2):
+            assert bytes_logged(other, served, change(theirs)) > 2 * alone
+        assert tree[KEYS[0]] == b"changed"
+        fe.release()
+        other.release()
+        del tree, theirs
+        fe.drop("t")
+        again = kind(fe, "t")
+        fill(again)
+        bytes_logged(fe, served, change(again))
+        assert bytes_logged(fe, served, change(again)) < 2 * alone
+
+
+@EACH
+def test_a_session_that_opens_many_structures_waits_for_a_transaction_once(kind: Any) -> None:
+    with (
+        backend(lease=0.3) as served,
+        rnvm.connect(served.address, timeout=20) as fe,
+        rnvm.connect(f"{served.address}?rtt=1us", timeout=2) as other,
+    ):
+        tree, lock = kind(fe, "t", partitions=16), structures.Stack(fe, "lock")
+        theirs, theirs_lock = kind(other, "t", partitions=16), structures.Stack(other, "lock")
+        tree[b"k"] = b"v"
+        assert theirs[b"k"] == b"v"
+        fe.release()
+        theirs_lock.push(b"kept")
+        lock.push(b"taken away")  # after a lease: the session of the other one ends
+        with fe.transaction(tree):
+            tree[b"k"] = b"w"
+            epoch = other.figures["epoch"]
+            assert theirs[b"k"] == b"v"
+            assert other.figures["epoch"] != epoch
 
 
 @EACH
