@@ -79,9 +79,10 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
         s.operations = operations
         result = collect_for(s, result)
         in_doubt_clear(fe)
-        # The last resort needs no memory for copies; readers may begin again.  A snapshot of this
-        # session could read changes that are not written yet.
-        last = result == FULL and s.frozen and not s.kept_count and not fe.scope.sparing
+        # The last resort needs no memory for copies; readers may begin again.  In a batch or a
+        # transaction a snapshot of this session could read changes that are not written yet.
+        last = result == FULL and s.frozen and not fe.scope.sparing and not (
+            s.kept_count and (fe.scope.batching or fe.scope.transacting))
         if result != OK and not last:
             break
         mark = fe.write_set.undo_count

@@ -311,6 +311,25 @@ def test_a_pool_that_was_filled_alone_can_be_emptied_by_several(kind: Any) -> No
             tree.check()
 
 
+@EACH
+def test_a_pool_that_was_filled_alone_can_be_emptied_while_a_snapshot_is_open(kind: Any) -> None:
+    with backend("8MiB") as served, rnvm.connect(served.address) as fe:
+        tree = kind(fe, "t")
+        stored = 0
+        with pytest.raises(OutOfMemory):
+            for i in range(1 << 20):
+                tree[b"%07d" % i] = b"v" * 60
+                stored += 1
+        with tree.snapshot() as before:
+            assert len(before) == stored
+            for i in range(stored):
+                del tree[b"%07d" % i]
+            with pytest.raises(SnapshotTooOld):  # there was no memory for it
+                dict(before)
+        assert len(tree) == 0
+        tree.check()
+
+
 @ON_MEMORY
 def test_nodes_of_an_earlier_version_are_changed_in_place_only_alone(kind: Any) -> None:
     fe = Memory()
