@@ -138,7 +138,8 @@ cdef bint value_unseen(instance *s, uint64_t address) noexcept nogil:
     cdef rnvm_node header
     return version_frozen(s) + 1 < version_made(s) \
         and node_glimpse(s, address, &header, sizeof(header)) == OK \
-        and header.address == address and header.type == TYPE_VALUE and unseen(s, &header)
+        and header.address == address and header.structure == s.id \
+        and header.type == TYPE_VALUE and unseen(s, &header)
 
 
 cdef int value_retire(instance *s, uint64_t address, uint32_t length) noexcept nogil:

@@ -36,6 +36,7 @@ cdef struct lock:              # per structure
     uint32_t holder            # RNVM_SHARED: front-ends arbitrate by compare-and-swap
     uint64_t epoch
     uint64_t revoked           # time of the revocation, or 0
+    uint64_t insisted          # time of the first request that was not patient, or 0
     uint64_t offered           # time of the grant if the holder was not inside since, else 0
     uint64_t activity          # the holder's activity word, or the lock word, at that time
     uint64_t watched           # a lock word that waiters expect to change, and since when
@@ -46,6 +47,7 @@ cdef struct waiter:
     uint32_t index             # of the structure
     uint32_t session
     bint shared                # it wants the lock in shared (compare-and-swap) mode
+    bint patient               # the holder must not be fenced for it
 
 cdef struct lock_manager:
     pool *p
@@ -78,8 +80,9 @@ cdef int lock_manager_begin(lock_manager *g) noexcept nogil
 cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil
 # Applies all durable transactions.
 cdef void lock_manager_replay(lock_manager *g) noexcept nogil
-# Returns LOCK_GRANTED, LOCK_WAITING, or -1.
-cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
+# Returns LOCK_GRANTED, LOCK_WAITING, or -1.  patient: the holder is not fenced for that.
+cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session,
+                      bint patient) noexcept nogil
 # Requests the lock in shared mode, in which front-ends arbitrate by compare-and-swap.  word: the
 # caller's own word if it is in the lock word, or 0.  Returns LOCK_GRANTED (the caller is inside),
 # LOCK_WAITING, LOCK_ABANDONED (*dead is the word found, and the session that it names will never

@@ -215,15 +215,25 @@ cdef bint lock_occupied(const lock_manager *g, uint32_t index, uint32_t session,
 cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
     """Return whether a contended lock has not moved for a lease.
 
-    Counted from its revocation or, for a shared lock, since its word last changed.
+    Counted from its revocation, or from the first request that is not patient; for a shared lock,
+    since its word last changed.
     """
     cdef lock *it = &g.locks[index]
     if it.holder != RNVM_SHARED:
-        return g.now > it.revoked + g.lease
+        return g.now > max(it.revoked, it.insisted) + g.lease
     if it.watched != word:
         it.watched = word
         it.since = rfp_now()
     return g.now > it.since + g.lease
+
+
+cdef bint insists(const lock_manager *g, uint32_t index) noexcept nogil:
+    """Return whether a session waits for a lock that is not patient."""
+    cdef uint32_t i
+    for i in range(g.waiting):
+        if g.waiters[i].index == index and not g.waiters[i].patient:
+            return True
+    return False
 
 
 cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
@@ -240,7 +250,7 @@ cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
     dual_copy_finish(g.p.m, g.p.g.seed, at)
     it.epoch += 1
     it.holder = session
-    it.revoked = 0
+    it.revoked = it.insisted = 0
     it.offered = g.now
     it.activity = activity_word(g, index)
     g.granted += 1
@@ -271,7 +281,7 @@ cdef int grant_next(lock_manager *g, uint32_t index) noexcept nogil:
 
 cdef void free(lock_manager *g, uint32_t index) noexcept nogil:
     g.locks[index].holder = NOBODY
-    g.locks[index].revoked = 0
+    g.locks[index].revoked = g.locks[index].insisted = 0
     show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, 0)
     show(g, index, RNVM_STATUS_REVOKE, 0)
 
@@ -287,16 +297,20 @@ cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
     return 0
 
 
-cdef int queue(lock_manager *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
+cdef int queue(lock_manager *g, uint32_t index, uint32_t session, bint shared,
+               bint patient) noexcept nogil:
     """Enqueue a session unless it waits already, and return whether it must wait."""
+    if not patient and not g.locks[index].insisted:
+        g.locks[index].insisted = rfp_now()
     if place_of(g, index, session) == g.waiting:
         stop_waiting(g, session)
-        g.waiters[g.waiting] = waiter(index, session, shared)
+        g.waiters[g.waiting] = waiter(index, session, shared, patient)
         g.waiting += 1
     return revoke(g, index)
 
 
-cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
+cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session,
+                      bint patient) noexcept nogil:
     cdef lock *it = &g.locks[index]
     if it.holder == session:
         if not it.revoked:
@@ -306,7 +320,7 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
         # It saw the waiters and requests again: they are served first.
         if give_back(g, index):
             return -1
-    if queue(g, index, session, False):
+    if queue(g, index, session, False, patient):
         return -1
     return LOCK_GRANTED if it.holder == session else LOCK_WAITING
 
@@ -315,7 +329,7 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
                     uint64_t *dead) noexcept nogil:
     cdef lock *it = &g.locks[index]
     cdef uint64_t found
-    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
+    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True, False):
         return -1
     if it.holder != RNVM_SHARED or it.revoked:
         return LOCK_WAITING
@@ -369,7 +383,7 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
     if inside == NOBODY:
         g.stolen += 1
         return -1 if give_back(g, index) or grant_next(g, index) else 0
-    if not stuck(g, index, word):
+    if not insists(g, index) or not stuck(g, index, word):
         return 0
     if (lock_manager_fence(g, inside, FENCE_LEASE)
             or it.holder == RNVM_SHARED and give_back(g, index)):

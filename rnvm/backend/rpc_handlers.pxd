@@ -10,7 +10,7 @@ from rnvm.backend.state cimport backend
 cdef int64_t index_of(const backend *s, uint64_t structure) noexcept nogil
 
 cdef void call_grant(backend *s, uint64_t count, response *answer, const client *c) noexcept nogil
-cdef void call_acquire(backend *s, uint64_t structure, response *answer,
+cdef void call_acquire(backend *s, uint64_t wanted, response *answer,
                        const client *c) noexcept nogil
 cdef void call_share(backend *s, const request *asked, response *answer,
                      const client *c) noexcept nogil

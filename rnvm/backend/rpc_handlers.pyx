@@ -16,8 +16,8 @@ from rnvm.format.layout cimport (
     rnvm_structure_index,
 )
 from rnvm.format.messages cimport (
-    RNVM_ABANDONED, RNVM_ABSENT, RNVM_BAD_REQUEST, RNVM_FORGOTTEN, RNVM_NO_SPACE, RNVM_QUEUED,
-    rnvm_after, rnvm_locked, rnvm_number, rnvm_outcome, rnvm_pending, rnvm_share,
+    RNVM_ABANDONED, RNVM_ABSENT, RNVM_BAD_REQUEST, RNVM_FORGOTTEN, RNVM_NO_SPACE, RNVM_PATIENT,
+    RNVM_QUEUED, rnvm_after, rnvm_locked, rnvm_number, rnvm_outcome, rnvm_pending, rnvm_share,
 )
 from rnvm.media.medium cimport medium_drain
 from rnvm.pool.blocks cimport blocks_allocate
@@ -58,14 +58,14 @@ cdef void say_granted(backend *s, uint32_t index, response *answer) noexcept nog
     reply(answer, &done, sizeof(done))
 
 
-cdef void call_acquire(backend *s, uint64_t structure, response *answer,
+cdef void call_acquire(backend *s, uint64_t wanted, response *answer,
                        const client *c) noexcept nogil:
-    cdef int64_t index = index_of(s, structure)
+    cdef int64_t index = index_of(s, wanted & ~<uint64_t> RNVM_PATIENT)
     cdef int found
     if index < 0:
         answer.status = RNVM_ABSENT
         return
-    found = lock_request(&s.g, <uint32_t> index, <uint32_t> c.session)
+    found = lock_request(&s.g, <uint32_t> index, <uint32_t> c.session, wanted & RNVM_PATIENT != 0)
     if found < 0:
         fail(s, answer)
         return

@@ -663,7 +663,7 @@ cdef class PoolService(Service):
         """Drop these structures.  False: not one of them, and the answer has the reason."""
         for each in entries:
             index = self.pool.names[each]
-            if lock_request(&self.b.g, index, <uint32_t> user) != LOCK_GRANTED:
+            if lock_request(&self.b.g, index, <uint32_t> user, False) != LOCK_GRANTED:
                 lock_leave(&self.b.g, index, <uint32_t> user)
                 answer.status = RNVM_IN_USE
                 return False

@@ -22,8 +22,8 @@ enum rnvm_opcode {              /* request payload                    -> respons
                                  * many; result: index to go on with, or 0 */
     RNVM_GRANT = 22,            /* rnvm_number (blocks in a row)      -> rnvm_number (address of
                                  * the first) */
-    RNVM_ACQUIRE = 23,             /* rnvm_number (structure)            -> rnvm_locked; or
-                                    * RNVM_QUEUED: request again */
+    RNVM_ACQUIRE = 23,          /* rnvm_number (structure, RNVM_PATIENT) -> rnvm_locked; or
+                                 * RNVM_QUEUED: request again */
     RNVM_LEAVE = 24,            /* rnvm_number (structure): gives its lock back, or stops waiting
                                  * for it */
     RNVM_PENDING = 25,          /* rnvm_after                         -> rnvm_pending: the next
@@ -83,6 +83,8 @@ enum rnvm_status {
 struct rnvm_number {
     uint64_t number;
 };
+
+#define RNVM_PATIENT (1ull << 32) /* beside the structure: its holder is not fenced for that */
 
 struct rnvm_attach {
     uint32_t version;           /* RNVM_MESSAGES */

@@ -69,6 +69,7 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_SHARED
         RNVM_LOCK_WORDS
     uint64_t RNVM_HELD
+    uint64_t RNVM_PATIENT
     uint64_t rnvm_lock_word(uint32_t session, uint64_t epoch, uint64_t turn)
     uint32_t rnvm_lock_session(uint64_t word)
     bint rnvm_lock_of(uint64_t word, uint64_t epoch)

@@ -13,6 +13,8 @@ cdef inline void scope_set_transacting(frontend *fe, bint on) noexcept nogil:
     fe.scope.transacting = on
 cdef inline void scope_set_sparing(frontend *fe, bint on) noexcept nogil:
     fe.scope.sparing = on
+cdef inline void scope_set_patient(frontend *fe, bint on) noexcept nogil:
+    fe.scope.patient = on
 
 # Executes one operation; below 0 nothing of it is left, unless fe.in_doubt names records of it.
 cdef int operation_execute(instance *s, uint32_t code, const char *bytes,

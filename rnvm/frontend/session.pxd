@@ -71,6 +71,7 @@ cdef class Session:
     cdef list lapsed                       # versions that no snapshot reads any more, but published
     # structure -> oldest retained version, when nothing was listed up to it
     cdef dict collected
+    cdef uint64_t found_nothing_ns         # when other structures had nothing to free; 0: they had
     cdef bint crowded                      # a transaction has found no free block
     cdef bint forgetful                    # the pool's medium does not survive the machine's crash
 

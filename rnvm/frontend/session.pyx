@@ -407,6 +407,7 @@ cdef class Session:
         in_doubt_clear(&self.c)
         cache_clear(&self.c, NULL)
         self.collected.clear()
+        self.found_nothing_ns = 0
         for i in range(self.c.open.count):
             s = self.c.open.items[i]
             s.holds = s.entered = False
@@ -815,6 +816,7 @@ cdef class Session:
                 s = self.c.open.items[i]
                 if s.id == <uint32_t> id and not s.gone:
                     version_release(s, version)
+                    self.found_nothing_ns = 0   # there may be something to free now
                     with nogil:
                         version_unpublish(s)    # if it fails, the next query publishes
 

@@ -274,6 +274,7 @@ cdef struct call_scope:        # owner: operation
     int result                 # of the last operation whose record was written: valid if it counts
     uint64_t record_bytes      # that the last operation would have needed, if it was TOO_LONG; or 0
 
+    bint patient               # locks are requested without an end of their holders' sessions
 cdef struct notes:             # owner: read_set
     bint noting                # each node that a query gets is noted
     bint over                  # some were not: they are too many

@@ -1,7 +1,5 @@
 """The base of structures: their nodes, kinds, codecs and calls (docs/rnvm-structures.md)."""
 
-from contextlib import suppress
-
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -22,7 +20,8 @@ from rnvm.frontend.log_writer cimport in_doubt_clear, log_record_room
 from rnvm.frontend.moment cimport moment_query
 from rnvm.frontend.node_cache cimport cache_follow, cache_get, cache_peek, cache_trim, node_bytes
 from rnvm.frontend.operation cimport (
-    operation_execute, scope_set_sparing, structure_acquire, structure_collect, structures_release)
+    operation_execute, scope_set_patient, scope_set_sparing, structure_acquire, structure_collect,
+    structures_release)
 from rnvm.frontend.query cimport query_execute, query_under_lock
 from rnvm.frontend.promise cimport promise_await, promise_gone
 from rnvm.frontend.remote cimport link_set_deadline
@@ -31,7 +30,7 @@ from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend.state cimport frontend, instance, kind, node
 from rnvm.frontend.status cimport GONE
 from rnvm.frontend.version_query cimport (
-    query_newest, query_snapshot, snapshot_open, snapshots_open)
+    query_newest, query_snapshot, snapshot_open, snapshots_give_back, snapshots_open)
 from rnvm.frontend.version_root cimport version_find, version_store
 from rnvm.frontend.version_use cimport version_renew
 from rnvm.frontend.watch cimport Watch, watch_of
@@ -52,6 +51,8 @@ ROOT_BYTES_MAX = 3072
 cdef enum:
     CODEC_NAME_MAX = 16        # bytes, of a naming entry
     RENEW_LISTED = 256         # nodes that are listed before the back-end is asked again
+    COLLECT_PER_LEASE = 4      # of a lease, the part for which a collector waits for a lock
+    COLLECT_INTERVAL_NS = 100000000    # between two collections, if the first one has found nothing
 
 cdef uint32_t NO_STRUCTURE = 0xffffffff        # in place of a structure's id: no structure has it
 cdef uint64_t NO_MARK = ~<uint64_t> 0          # no transaction is open
@@ -465,21 +466,31 @@ cdef bint collect_others(FrontEnd fe, const instance *own) except -1:
     """Blocks have run short: frees listed nodes of all other multi-version structures of the pool
     that no reader uses; whether there were some.
 
-    Under their locks, for which it waits with half of the time that is left.
+    Under their locks, for which it waits with half of the time that is left, and for each with a
+    part of the lease.  A session that keeps one for longer is not fenced for that.
     """
-    cdef uint64_t deadline = fe.c.link.deadline_ns, now = rfp_now()
-    cdef bint found = False
-    link_set_deadline(&fe.c, now + (deadline - now) // 2 if deadline > now else deadline)
+    cdef uint64_t deadline = fe.c.link.deadline_ns, now = rfp_now(), half
+    cdef uint64_t each = fe.c.session.lease_ns // COLLECT_PER_LEASE
+    cdef bint found = False, failed = False
+    if fe.found_nothing_ns and now - fe.found_nothing_ns < COLLECT_INTERVAL_NS:
+        return False
+    half = now + (deadline - now) // 2 if deadline > now else deadline
+    link_set_deadline(&fe.c, half)
+    scope_set_patient(&fe.c, True)
     try:
         entries = fe.entries()
         for entry in entries:
-            # What fails there is not what the caller must know.
-            with suppress(RfpError):
+            link_set_deadline(&fe.c, min(half, rfp_now() + each))
+            try:
                 found |= collect_listed(fe, entry, own)
+            except RfpError:
+                failed = True                   # not what the caller must know
     except RfpError:
-        pass
+        failed = True
     finally:
+        scope_set_patient(&fe.c, False)
         link_set_deadline(&fe.c, deadline)
+    fe.found_nothing_ns = 0 if found or failed else rfp_now()
     return found
 
 
@@ -521,6 +532,9 @@ cdef int run(Structure s, const job *j, object timeout) except -1:
                     continue
             fe.crowded |= status == FULL and fe.c.scope.transacting
             if waited != OK:
+                if j.opened != NULL and status >= 0:
+                    with nogil:
+                        snapshots_give_back(&s.c, 1, j.opened)
                 # An operation counts here.  Whatever else was read is read again.
                 result = status
                 if fe.unreplicated(s.c, waited, j.ask == NULL and j.opened == NULL
@@ -568,6 +582,8 @@ cdef int open_versions(list structures, rnvm_version *at, uint64_t *session,
                     status = snapshots_open(&fe.c, all, count, at)
                 if status == OK:
                     status = promise_await(&fe.c, True)
+                    if status != OK:
+                        snapshots_give_back(all, count, at)
             if status == OK:
                 session[0] = fe.ticket
                 return 0

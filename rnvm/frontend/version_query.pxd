@@ -18,5 +18,8 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil
 # The versions of several structures at one moment, at most RNVM_PARTS_MAX; the same for each.
 cdef int snapshots_open(frontend *fe, instance **all, uint32_t count,
                         rnvm_version *at) noexcept nogil
+# Gives such versions back, of a call that fails afterwards: nothing is kept for them any more.
+cdef void snapshots_give_back(instance **all, uint32_t count,
+                              const rnvm_version *at) noexcept nogil
 # Whether the bytes that were fetched are those of our session's back-end.
 cdef int session_still_valid(instance *s) noexcept nogil

@@ -44,7 +44,7 @@ from rnvm.frontend.query cimport (
 from rnvm.frontend.promise cimport promise_note_line
 from rnvm.frontend.remote cimport remote_call, remote_wait, session_fail
 from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
-from rnvm.frontend.status cimport AGAIN, GONE, LATE, LOST, NO_MEMORY, OK, TOO_OLD
+from rnvm.frontend.status cimport AGAIN, GONE, LATE, LOST, NO_MEMORY, OK, TOO_OLD, fault
 from rnvm.frontend.status_line cimport session_validate, status_line, status_read
 from rnvm.frontend.version_root cimport read_applied, read_newest, version_find
 from rnvm.frontend.version_use cimport (
@@ -178,6 +178,8 @@ cdef int snapshot_open(instance *s, rnvm_version *at) noexcept nogil:
     version_release(s, earlier)
     if status == OK:
         version_keep(s, at.version)
+    elif not fe.link.error:
+        version_unpublish(s)
     return status
 
 
@@ -227,6 +229,7 @@ cdef int snapshots_open(frontend *fe, instance **all, uint32_t count,
     cdef uint64_t[RNVM_PARTS_MAX] earlier
     cdef uint64_t pause = 0
     cdef uint32_t i, kept
+    cdef bint again = False
     cdef int status = transaction_commit(fe) if fe.write_set.record_bytes else OK
     while status == OK:
         kept = 0
@@ -235,6 +238,9 @@ cdef int snapshots_open(frontend *fe, instance **all, uint32_t count,
             kept += status == OK
         if status == OK:
             status = call_moment(fe, all, count, at)
+        if status == OK or status == GONE:
+            status = roots_whole(all, count, at, earlier, status == GONE, again)
+            again = status == AGAIN
         for i in range(kept):
             version_release(all[i], earlier[i])
         if status == OK:
@@ -244,10 +250,45 @@ cdef int snapshots_open(frontend *fe, instance **all, uint32_t count,
             for i in range(count):
                 if status == OK:
                     status = promise_note_line(all[i])
+            if status != OK:
+                snapshots_give_back(all, count, at)
             return status
+        for i in range(kept):
+            if not fe.link.error:
+                version_unpublish(all[i])
         if status == AGAIN:
             status = remote_wait(fe, &pause)
     return status
+
+
+cdef int roots_whole(instance **all, uint32_t count, const rnvm_version *at,
+                     const uint64_t *earlier, bint absent, bint again) noexcept nogil:
+    """Whether the versions found are the newest ones: a half of a root may be damaged, or both.
+
+    absent: one of the structures had none; again: they were not, and all roots seemed whole.
+    """
+    cdef uint32_t i
+    cdef int status, found = OK
+    for i in range(count):
+        if absent or at[i].version < earlier[i]:
+            status = query_under_lock(all[i], check_root, NULL)
+            if status < 0:
+                all[0].fault_at, all[0].fault = all[i].fault_at, all[i].fault
+                return status
+            found = AGAIN
+    if found == AGAIN and again:
+        # This front-end has the damaged root in its cache, with all of its bytes.
+        return fault(all[0], all[0].root, b"a version in its root, or in another one, is damaged")
+    return found
+
+
+cdef void snapshots_give_back(instance **all, uint32_t count,
+                              const rnvm_version *at) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        version_release(all[i], at[i].version)
+        if not all[i].fe.link.error:
+            version_unpublish(all[i])
 
 
 cdef int query_snapshot(instance *s, const rnvm_version *at,

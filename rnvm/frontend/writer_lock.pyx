@@ -33,7 +33,7 @@ from libc.string cimport memcpy
 from rfp.core.core cimport rfp_fence_full, rfp_now, rfp_store64_release
 from rfp.fabric.fabric cimport WRITE, remote_region, work_request
 from rnvm.format.messages cimport (
-    RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked)
+    RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_PATIENT, RNVM_QUEUED, rnvm_locked)
 from rnvm.frontend.cas_lock cimport cas_acquire, cas_release
 from rnvm.frontend.remote cimport (
     remote_ask, remote_call, remote_transfers, remote_wait, session_fail)
@@ -119,7 +119,7 @@ cdef int await_grant(instance *s) noexcept nogil:
 cdef int lock_acquire(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef rnvm_locked locked
-    cdef uint64_t requested_ns, id = s.id
+    cdef uint64_t requested_ns, wanted = s.id | (RNVM_PATIENT if fe.scope.patient else 0)
     cdef uint32_t got = 0
     cdef bint ours = False
     cdef int status
@@ -128,7 +128,8 @@ cdef int lock_acquire(instance *s) noexcept nogil:
     s.holds = False
     while True:
         requested_ns = rfp_now()
-        status = remote_call(fe, RNVM_ACQUIRE, &id, sizeof(id), &locked, sizeof(locked), &got)
+        status = remote_call(fe, RNVM_ACQUIRE, &wanted, sizeof(wanted), &locked, sizeof(locked),
+                             &got)
         if status != OK:
             return status
         if fe.link.status == RNVM_GOOD and got == sizeof(locked):

@@ -178,6 +178,46 @@ def test_a_lock_that_is_not_given_back_costs_half_of_the_time_at_most(kind: Any)
         other[b"one more"] = b"f" * 900
 
 
+@EACH
+def test_a_full_pool_ends_no_session_that_keeps_a_lock_of_another_structure(kind: Any) -> None:
+    lease = 0.25
+    with (
+        backend("8MiB", lease=lease) as served,
+        rnvm.connect(served.address, timeout=20) as fe,
+        rnvm.connect(f"{served.address}?rtt=1us", timeout=20) as idle,
+        rnvm.connect(served.address, timeout=20) as busy,
+    ):
+        trees = [kind(idle, "idle"), kind(busy, "busy")]
+        other = structures.BPlusTree(fe, "other")
+        list_many(idle, trees[0])
+        list_many(busy, trees[1])
+        churn(trees[0], 1)
+        ended = served.figures()["pool"]["fenced"]
+        with busy.transaction(trees[1]):
+            churn(trees[1], 1)
+            until = time.monotonic() + 4 * lease
+            while time.monotonic() < until:
+                filled(other)
+        churn(trees[0], 1)
+        assert served.figures()["pool"]["fenced"] == ended
+        other.clear()
+        for tree in trees:
+            tree.check()
+
+
+@EACH
+def test_a_program_that_repeats_puts_in_a_full_pool_makes_few_calls(kind: Any) -> None:
+    with backend("8MiB") as served, rnvm.connect(served.address, timeout=20) as fe:
+        trees = [kind(fe, f"t{i}") for i in range(12)]
+        other = structures.BPlusTree(fe, "other")
+        filled(other)
+        before = fe.figures["calls"]
+        for n in range(50):
+            with pytest.raises(OutOfMemory):
+                other[b"more%06d" % n] = b"f" * 900
+        assert fe.figures["calls"] - before < 50 * len(trees) // 2
+
+
 # Long values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
 import structures
-from rfp.errors import DeadlineExceeded, OutOfMemory, SnapshotTooOld
+from rfp.errors import DeadlineExceeded, OutOfMemory, SnapshotTooOld, StructureDamaged
 
 from .backends import backend
+from .test_replicated import held_backend
 
 EACH = each_of(VERSIONED)
 PATIENCE = 60.0  # seconds until a process of a test must have done its part
@@ -124,6 +127,48 @@ def test_a_moment_has_no_effect_without_its_cause(kind: Any) -> None:
             writer.join()
 
 
+def damage_newest(path: Path, number: int) -> None:
+    """Flip a bit in the half of this transaction of the only multi-version root that has one.
+
+    rnvm/format/version.h has the layout.
+    """
+    data = path.read_bytes()
+    seed = crc32c(data[4096 + 40 : 4096 + 56])  # the UUID in the header
+    for at in range(0, len(data) - 128, 8):
+        length, kind, address = struct.unpack_from("<IxxxxHxxQ", data, at + 4)
+        if (length, kind, address & (1 << 48) - 1) != (128, 1, at):
+            continue
+        for half in (at + 32, at + 64):
+            root = struct.pack("<Q", address)
+            version, crc = struct.unpack_from("<Q20xI", data, half)
+            if version == number and crc == crc32c(data[half : half + 28], crc32c(root, seed)):
+                with path.open("r+b") as file:
+                    file.seek(half + 16)  # count
+                    file.write(bytes([data[half + 16] ^ 1]))
+                return
+    raise AssertionError("there is no such root")
+
+
+@EACH
+@pytest.mark.parametrize("cached", [False, True], ids=["read", "cached"])
+def test_a_damaged_root_gives_no_earlier_version(kind: Any, cached: bool, path: Path) -> None:
+    with rnvm.Backend(path, size="8MiB", assume_persistent=True) as served:
+        fe, other = (rnvm.connect(served.address, timeout=20) for _ in range(2))
+        with fe, other:
+            trees = [kind(fe, name) for name in "ab"]
+            for i in range(20):
+                trees[0][b"%02d" % i] = b"v"
+            trees[1][b"k"] = b"v"
+            with trees[0].snapshot() as before:
+                newest = before.version
+            fe.release()
+            damage_newest(path, newest)
+            mine = trees if cached else [kind(other, name) for name in "ab"]
+            for both in (mine, mine[::-1]):
+                with pytest.raises(StructureDamaged):
+                    structures.snapshots_of(both)
+
+
 @EACH
 def test_a_snapshot_of_64_partitions_has_one_moment(kind: Any) -> None:
     with backend() as served, rnvm.connect(served.address, timeout=20) as fe:
@@ -176,6 +221,39 @@ def test_a_snapshot_that_was_too_old_once_stays_so(kind: Any) -> None:
                 assert all(is_too_old(old) for old in keys[::40])
         before.close()
         tree.check()
+
+
+@EACH
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_a_snapshot_that_was_not_replicated_in_time_keeps_nothing(kind: Any, several: bool) -> None:
+    with held_backend() as held:
+        writer, fe = held.connect("persistent"), held.connect()
+        theirs = [held.open(writer, kind, name) for name in "ab"]
+        mine = [held.open(fe, kind, name) for name in "ab"]
+
+        def snapshots(timeout: float | None = None) -> list[Any]:
+            if several:
+                return structures.snapshots_of(mine, timeout=timeout)
+            return [mine[0].snapshot(timeout=timeout)]
+
+        def calls() -> int:
+            with held.mirrored():
+                assert [len(tree) for tree in mine] == [1, 1]
+                before: int = fe.figures["calls"]
+                for each in snapshots():
+                    each.close()
+            return int(fe.figures["calls"]) - before
+
+        with held.mirrored():
+            for tree in theirs:
+                tree[b"k"] = b"v"
+        usual = calls()
+        for tree in theirs:
+            tree[b"k"] = b"w"
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                snapshots(timeout=0.05)
+        assert calls() == usual
 
 
 # Records that were not written
