@@ -529,8 +529,8 @@ cdef class FrontEnd(Session):
                 "restarts": self.c.stats.restarts, "extensions": self.c.stats.extensions,
                 "conflicts": self.c.stats.conflicts, "executed_again": self.c.stats.reexecuted,
                 "passed_over": self.c.stats.passed_over, "cached": self.c.cache.bytes,
-                "nodes": self.c.cache.node_count, "session": self.c.session.number,
-                "epoch": self.c.session.epoch}
+                "slots": self.c.memory.used, "nodes": self.c.cache.node_count,
+                "session": self.c.session.number, "epoch": self.c.session.epoch}
 
     @property
     def promise(self):

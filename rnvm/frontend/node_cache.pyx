@@ -16,7 +16,7 @@ from rnvm.format.layout cimport (
 from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend.log_overlay cimport overlay_patch
 from rnvm.frontend.node_memory cimport (
-    large_zeros, node_allocate, node_memory_free, node_release)
+    large_zeros, node_allocate, node_memory_free, node_memory_misfits, node_release)
 from rnvm.frontend.read_set cimport read_set_add
 from rnvm.frontend.remote cimport remote_read
 from rnvm.frontend.state cimport frontend, instance, node
@@ -28,6 +28,7 @@ cdef enum:
     TRIALS_MAX = 16            # samples without a copy to evict, before eviction gives up for now
     SLACK_BYTES = 65536        # growth after which eviction tries again
     TRIMS_SKIPPED = 16         # the same in operations, outside a batch
+    CUTS_SKIPPED = 1024        # operations until it is examined again whether slots can be freed
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
     TAG_SHIFT = 48             # of a successor: above it bits of the address, below the pointer
@@ -224,6 +225,36 @@ cdef void cache_trim(frontend *fe) noexcept nogil:
         elif fe.cache.evict_again_trims:
             fe.cache.evict_again_trims -= 1
     free_removed(fe)
+    if node_memory_misfits(fe) and not keeps_changes:
+        cut_again(fe)
+
+
+cdef void cut_again(frontend *fe) noexcept nogil:
+    """Gives all copies in slots up, so that later ones have slots of their lengths."""
+    cdef uint64_t i = 0
+    cdef node *n
+    if fe.cache.cut_again_trims:
+        fe.cache.cut_again_trims -= 1
+        return
+    for i in range(fe.cache.node_count):
+        n = fe.cache.nodes[i]
+        if not n.pooled:
+            continue
+        if not n.listed and n.pinned > n.owner.applied and n.pinned <= n.owner.number:
+            update_applied(n.owner)
+        if n.listed or n.pinned > n.owner.applied:
+            fe.cache.cut_again_trims = CUTS_SKIPPED
+            return
+    i = 0
+    while i < fe.cache.node_count:
+        n = fe.cache.nodes[i]
+        if n.pooled:
+            cache_remove(fe, n)
+        else:
+            i += 1
+    free_removed(fe)
+    fe.cache.last = NULL
+    node_memory_free(fe)
 
 
 # Nodes

@@ -8,7 +8,9 @@ from rnvm.frontend.state cimport frontend, node
 cdef node *node_allocate(frontend *fe, uint32_t length) noexcept nogil
 # Frees it.  The slot of a pooled node remains a node, with address 0, as long as the front-end.
 cdef void node_release(frontend *fe, node *n) noexcept nogil
-# Frees all memory.
+# Whether nodes find no slot although many slots are vacant, since these have other lengths.
+cdef bint node_memory_misfits(const frontend *fe) noexcept nogil
+# Frees all memory; no node is in a slot.
 cdef void node_memory_free(frontend *fe) noexcept nogil
 # Zeros, in large pages if there are enough of them; free() frees it.  NULL: no memory.
 cdef void *large_zeros(uint64_t bytes) noexcept nogil

@@ -7,6 +7,9 @@
 A slot is never cut again, so that a pointer to a node that was freed still points to a node; its
 address shows that it is another one (node_cache.pyx: successors).  Long nodes, and those beyond the
 bound, have memory of their own.  With assertions all have, so that a sanitizer sees wrong uses.
+
+If the nodes of a front-end become longer or shorter, most slots may be vacant while new nodes find
+none: the bound is reached.  Then the cache gives all copies in slots up, and the regions are freed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,7 +17,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
-from rfp.core.core cimport RFP_ASSERTS
+from rfp.core.core cimport RFP_ASSERT, RFP_ASSERTS
 from rfp.core.limits cimport RFP_LINE
 from rnvm.frontend.state cimport NODE_CLASSES, frontend, node, node_region
 
@@ -31,6 +34,7 @@ cdef enum:
     SMALL_REGIONS_BYTES = 1048576      # in total, before regions are large pages
     LARGE_PAGE_BYTES = 2097152
     BOUND_BYTES = 2097152      # of all regions, beside one and a half times the budget
+    VACANT_SHARE = 2           # of the regions, a part; less of them in use: the slots do not fit
 
 
 cdef void *aligned(uint64_t bytes, uint64_t alignment) noexcept nogil:
@@ -98,8 +102,11 @@ cdef node *node_allocate(frontend *fe, uint32_t length) noexcept nogil:
             and (fe.memory.vacant[sort] != NULL or add_chunk(fe, <uint32_t> sort)):
         n = fe.memory.vacant[sort]
         fe.memory.vacant[sort] = n.next
+        fe.memory.used += sort * RFP_LINE
         n.pooled = True
         return n
+    if sort < NODE_CLASSES:
+        fe.memory.refused = True
     n = <node *> malloc(bytes)
     if n != NULL:
         n.pooled = False
@@ -112,13 +119,20 @@ cdef void node_release(frontend *fe, node *n) noexcept nogil:
         free(n)
         return
     sort = (sizeof(node) + n.length + RFP_LINE - 1) // RFP_LINE
+    RFP_ASSERT(fe.memory.used >= sort * RFP_LINE)
+    fe.memory.used -= sort * RFP_LINE
     n.address = 0
     n.next = fe.memory.vacant[sort]
     fe.memory.vacant[sort] = n
 
 
+cdef bint node_memory_misfits(const frontend *fe) noexcept nogil:
+    return fe.memory.refused and fe.memory.bytes > VACANT_SHARE * fe.memory.used
+
+
 cdef void node_memory_free(frontend *fe) noexcept nogil:
     cdef node_region *region
+    RFP_ASSERT(fe.memory.used == 0)
     while fe.memory.regions != NULL:
         region = fe.memory.regions
         fe.memory.regions = region.next

@@ -220,6 +220,8 @@ cdef struct node_region:       # slots follow from the next cache line on
 cdef struct node_memory:       # owner: node_memory
     node_region *regions
     uint64_t bytes             # of all regions
+    uint64_t used              # of slots that are not vacant
+    bint refused               # a node has found no slot since the regions were last freed
     char *at                   # what is left of the newest one
     uint64_t left
     node *vacant[NODE_CLASSES]   # lists of vacant slots
@@ -236,6 +238,7 @@ cdef struct cache:             # owner: node_cache
     uint64_t budget_bytes
     uint64_t evict_again_bytes  # nearly all copies are pinned: no eviction below so many bytes
     uint32_t evict_again_trims  # or outside a batch, in the next so many operations
+    uint32_t cut_again_trims   # copies in slots are pinned: no new slots in the next so many
     uint64_t clock
     uint64_t random
     uint64_t hits
@@ -271,10 +274,10 @@ cdef struct call_scope:        # owner: operation
     bint batching
     bint transacting
     bint sparing               # operations give up no reader of an earlier version
+    bint patient               # locks are requested without an end of their holders' sessions
     int result                 # of the last operation whose record was written: valid if it counts
     uint64_t record_bytes      # that the last operation would have needed, if it was TOO_LONG; or 0
 
-    bint patient               # locks are requested without an end of their holders' sessions
 cdef struct notes:             # owner: read_set
     bint noting                # each node that a query gets is noted
     bint over                  # some were not: they are too many
