@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnvm import pools
+from rnvm.check import check as pool_check
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.group import admin
 from rnvm.group.state import GroupState, decode
@@ -290,6 +291,8 @@ class GroupPlay(Play):
         primary = self.primary
         for name in sorted(self.members, key=lambda name: name == primary):
             self.running.terminate(self.members[name])
+        checked = pool_check.check(self.pool(primary))
+        assert checked.sound, checked.findings
 
     def history(self) -> History:
         steps = [
