@@ -11,6 +11,7 @@ from rnvm.frontend.session import Session
 _Value = TypeVar("_Value")
 
 DURABILITIES: tuple[str, ...]
+GOODBYE_S: float
 CONFLICTS_MAX: int
 
 class FrontEnd(Session):

@@ -241,7 +241,6 @@ def json_codec():
 def pickle_codec():
     import pickle
 
-
     def encode(value):
         try:
             return pickle.dumps(value)
