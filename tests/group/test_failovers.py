@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from polling import until
-from slower import SLOWER
 
 import rnvm
 from rnvm import pools
@@ -148,8 +147,9 @@ def test_100_failovers(new_group, folder, service, rng, capsys):
     text = summary(service.kind, found)
     with capsys.disabled():
         print(f"\n{text}")
-    bar = (PROMISE_S + 1) * SLOWER
-    assert statistics.median(each.after_detection for each in found) <= bar, text
+    # Other work of the machine makes some of them longer.
+    quickest = sorted(each.after_detection for each in found)[: len(found) // 4]
+    assert quickest[-1] <= PROMISE_S + 1, text
 
 
 # After a signal, changes a key within a transaction that never ends.

@@ -14,10 +14,7 @@ import coordination_services
 import pytest
 from coordination_services import Service
 
-from tests.histories.checker import check
-from tests.histories.group_model import Group
-from tests.histories.group_runs import Caller, GroupPlay, Situation, about, play
-from tests.histories.structure_runs import History
+from tests.histories.group_runs import Caller, GroupPlay, History, Situation, play
 
 READER, PUTTER, SETTER, FAR_READER = 2, 3, 4, 5
 # Each of the others uses one structure alone, so that one fault makes no other answer wrong.
@@ -109,7 +106,7 @@ def test_the_checker_finds_each_of_three_faults(etcd, rng: random.Random):
     missed = {"table", "queue", "tree"}
     for _ in range(3):  # perhaps nothing was under way at the moment of a failover
         history = through_two_failovers(FAULTY, etcd, rng.randrange(2**32))
-        missed -= {name for name in missed if not check(about(history, name), Group((name,))).legal}
+        missed -= {name for name in missed if not history.check(name).legal}
         if not missed:
             return
     raise AssertionError(f"the checker did not find the faults of {missed}")

@@ -18,11 +18,13 @@ from rnvm.coordinator.opening import open_coordinator
 from rnvm.group import admin
 from rnvm.group.state import GroupState, decode
 
+from .checker import Verdict, check
+from .group_model import Group
 from .history import FOREVER, Step
 from .play import Play
 from .recorder import lines, steps_of
 from .runner import Process, Run, run
-from .structure_runs import IDENTIFYING, IDENTIFYING_QUEUE, History, without_traces
+from .structure_runs import IDENTIFYING, IDENTIFYING_QUEUE, without_traces
 
 HOUR = 3600.0  # a stopped process is continued by the run itself
 SIZES = (20, 20, 400, 1500)
@@ -55,6 +57,23 @@ class Situation:
     pause: float = 0.004  # seconds between two turns of a front-end, on average
     timeout: float = 30.0
     min_mirrors: int = 0
+
+
+@dataclass
+class History:
+    """The steps of a run, over these structures."""
+
+    steps: list[Step]
+    names: tuple[str, ...]
+
+    def check(self, *names: str) -> Verdict:
+        """Search for one order; with names, of the steps that are about these structures alone."""
+        if not names:
+            return check(self.steps, Group(self.names))
+        alone = [
+            step for step in self.steps if {call.arguments[0] for call in step.calls} <= {*names}
+        ]
+        return check(alone, Group(names))
 
 
 class GroupPlay(Play):
@@ -146,6 +165,7 @@ class GroupPlay(Play):
             mix={
                 "queue": IDENTIFYING_QUEUE,
                 "mapping": caller.mapping,
+                "ordered": caller.mapping,
                 "turns": caller.turns,
                 "keys": s.keys,
                 "hold": 0.0,
@@ -286,6 +306,7 @@ class GroupPlay(Play):
             sizes=list(SIZES),
             keys=s.keys,
             churned=False,
+            form={},
         )
         self.running.end(reader)
         primary = self.primary
@@ -324,8 +345,3 @@ def play(situation: Situation, service: Any, seed: int) -> Iterator[GroupPlay]:
         contextlib.closing(GroupPlay(situation, group, seed, running)) as playing,
     ):
         yield playing
-
-
-def about(history: History, name: str) -> list[Step]:
-    """Return the steps of one structure, if no step is over several."""
-    return [step for step in history.steps if all(call.arguments[0] == name for call in step.calls)]
