@@ -343,9 +343,9 @@ class GroupMember:
 
     def _publish_role(self, role: Role) -> None:
         """Report roles that last; a mirror that connects again and again changes none."""
-        if role in _PASSING and self._shown is not Role.PRIMARY:
-            return
-        shown = Role.STARTING if role in _PASSING else role
+        shown = role
+        if role in _PASSING:
+            shown = Role.FOLLOWING if self._shown is Role.FOLLOWING else Role.STARTING
         if shown is self._shown:
             return
         log.info("member %s is %s now (it was %s)%s", self.name, shown.value, self._shown.value,

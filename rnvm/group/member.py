@@ -537,6 +537,8 @@ class Member:
         self._read_at = min(self._read_at, self._follow_at)
 
     def _copy_changed(self, event: CopyChanged, _now: int) -> None:
+        if event.identity:
+            self._lost = ""  # of an earlier stream
         self.copy = replace(self.copy, identity=event.identity)
         self._register()
 
