@@ -556,6 +556,14 @@ cdef class Session:
             return DeadlineExceeded(
                 "timed out waiting until what was read is replicated",
                 hint="run rnvm status: it shows which mirrors are in sync")
+        cdef int status
+        with nogil:
+            status = promise_serves(&self.c)    # at the deadline: without a wait
+        if status != OK:
+            return OutcomeUnknown(
+                "timed out waiting for the mirrors, and another back-end may be the primary now: "
+                "the change may or may not hold for the group",
+                hint="read the structure, then decide; run rnvm group status")
         if self.c.promise.few_mirrors:
             return OutcomeUnknown(
                 "fewer mirrors are in sync than required: the change holds at the primary, and "

@@ -222,6 +222,18 @@ def test_a_change_that_was_made_is_not_denied(way: str) -> None:
             waiting.answer()
 
 
+@near_and_far
+def test_a_change_in_doubt_is_not_said_to_hold(primary: Primary) -> None:
+    with primary.connect(timeout=0.3) as fe:
+        table = HashTable(fe, "t")
+        primary.freeze(LONG_AGO)
+        until_untrusted(primary)
+        with pytest.raises(OutcomeUnknown, match="another back-end may be the primary"):
+            table[b"a"] = b"1"
+        primary.freeze()
+        assert table[b"a"] == b"1"
+
+
 def test_a_persistent_front_end_says_what_a_failover_has_taken_back() -> None:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path, copy = os.path.join(folder, "pool"), os.path.join(folder, "copy")
