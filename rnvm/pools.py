@@ -140,9 +140,19 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
                 f"{os.fspath(path)} is open in another process",
                 hint="connect to that process, or stop it",
             ) from None
+        if not is_still_at(path, fd):
+            raise PoolInUse(f"{os.fspath(path)} was replaced at this moment", hint="repeat")
         yield fd
     finally:
         os.close(fd)
+
+
+def is_still_at(path: str | os.PathLike[str], fd: int) -> bool:
+    """Return whether an open file is still the one at the path: a mirror may set a pool aside."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def create(

@@ -192,7 +192,8 @@ class Backend(ServerBase):
         Raises:
             CallerError: A handler of this process called it.
         """
-        self._service.stop_waiting()
+        if not self._host.inside:  # else close() refuses, and the back-end goes on
+            self._service.stop_waiting()
         super().close()
 
     @property

@@ -166,8 +166,11 @@ cdef uint32_t place_of(const lock_manager *g, uint32_t index, uint32_t session) 
 
 
 cdef void wait_no_more(lock_manager *g, uint32_t place) noexcept nogil:
+    cdef uint32_t index = g.waiters[place].index
     g.waiting -= 1
     memmove(&g.waiters[place], &g.waiters[place + 1], (g.waiting - place) * sizeof(waiter))
+    if not insists(g, index):
+        g.locks[index].insisted = 0
 
 
 cdef void stop_waiting(lock_manager *g, uint32_t session) noexcept nogil:
@@ -300,12 +303,15 @@ cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
 cdef int queue(lock_manager *g, uint32_t index, uint32_t session, bint shared,
                bint patient) noexcept nogil:
     """Enqueue a session unless it waits already, and return whether it must wait."""
-    if not patient and not g.locks[index].insisted:
-        g.locks[index].insisted = rfp_now()
-    if place_of(g, index, session) == g.waiting:
+    cdef uint32_t place = place_of(g, index, session)
+    if place == g.waiting:
         stop_waiting(g, session)
         g.waiters[g.waiting] = waiter(index, session, shared, patient)
         g.waiting += 1
+    elif not patient:
+        g.waiters[place].patient = False
+    if not patient and not g.locks[index].insisted:
+        g.locks[index].insisted = rfp_now()
     return revoke(g, index)
 
 
@@ -384,6 +390,10 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
         g.stolen += 1
         return -1 if give_back(g, index) or grant_next(g, index) else 0
     if not insists(g, index) or not stuck(g, index, word):
+        return 0
+    # A fence may wait for mirrors: the holder, which may have waited for them, too, gets that time.
+    step_bytes(g)
+    if activity_word(g, index) != word:
         return 0
     if (lock_manager_fence(g, inside, FENCE_LEASE)
             or it.holder == RNVM_SHARED and give_back(g, index)):

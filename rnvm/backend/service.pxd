@@ -26,6 +26,7 @@ cdef class PoolService(Service):
     cdef bytes other_partitions(self, bytes name)
     cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1
+    cdef int catch_up(self) except? -1
     cdef bint few_mirrors(self, const request *asked, response *answer) noexcept
     cdef bint drop_all(self, list entries, response *answer, int64_t user) except -1
     cdef int list(self, const request *asked, response *answer) except -1

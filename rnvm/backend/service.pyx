@@ -589,8 +589,7 @@ cdef class PoolService(Service):
                 if left and not self.drop_all(left, answer, user):
                     return 0
                 made = self.make(name, &question, codec)
-                if (not made and not lock_manager_catch_up(&self.b.g)
-                        and not backend_checkpoint(&self.b)):
+                if not made and not self.catch_up() and not backend_checkpoint(&self.b):
                     # The same as for blocks that a front-end requests: returned blocks may be free
                     # after a checkpoint.
                     made = self.make(name, &question, codec)
@@ -656,18 +655,29 @@ cdef class PoolService(Service):
         self.drop_all(entries, answer, user)
         return 0
 
+    cdef int catch_up(self) except? -1:
+        """lock_manager_catch_up() without the GIL: it may wait for mirrors."""
+        cdef lock_manager *g = &self.b.g
+        with nogil:
+            return lock_manager_catch_up(g)
+
     cdef bint few_mirrors(self, const request *asked, response *answer) noexcept:
         return promises_refuse(&self.b, <client *> asked.session.state, answer)
 
     cdef bint drop_all(self, list entries, response *answer, int64_t user) except -1:
         """Drop these structures.  False: not one of them, and the answer has the reason."""
+        cdef lock_manager *g = &self.b.g
+        cdef uint32_t wanted
+        cdef bint granted, failed
         for each in entries:
-            index = self.pool.names[each]
-            if lock_request(&self.b.g, index, <uint32_t> user, False) != LOCK_GRANTED:
-                lock_leave(&self.b.g, index, <uint32_t> user)
+            wanted = self.pool.names[each]
+            with nogil:                         # they may wait for mirrors
+                granted = lock_request(g, wanted, <uint32_t> user, False) == LOCK_GRANTED
+                failed = lock_leave(g, wanted, <uint32_t> user) != 0
+            if not granted:
                 answer.status = RNVM_IN_USE
                 return False
-            if lock_leave(&self.b.g, index, <uint32_t> user):
+            if failed:
                 fail(&self.b, answer)
                 return False
         for each in entries:

@@ -13,7 +13,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from rfp.core.core cimport rfp_now
-from rfp.protocol.client.client_base cimport seconds_of
+from rfp.protocol.client.client_base cimport born, seconds_of
 from rnvm.format.layout cimport RNVM_NAME_MAX, rnvm_structure_index, rnvm_up
 from rnvm.format.messages cimport *
 from rnvm.format.node cimport rnvm_slabs
@@ -272,6 +272,8 @@ cdef class FrontEnd(Session):
 
     cdef void forget(self, instance *s) noexcept:
         """The structure's object is gone: closes its instance now, or at the end of the call."""
+        if not born[0]:
+            notice()
         if not self.mark_gone(s):
             free(s)                             # it was not opened
             return
@@ -391,6 +393,8 @@ cdef class FrontEnd(Session):
                     if status == OK:
                         with nogil:
                             status = promise_serves(&self.c)
+                        if status == FENCED:
+                            status = LOST       # the drop was answered, and must not be repeated
                     if status == LOST:
                         raise OutcomeUnknown(
                             f"the session at {self.address} was lost while {name!r} was dropped",

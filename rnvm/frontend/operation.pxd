@@ -27,7 +27,7 @@ cdef int transaction_commit(frontend *fe) noexcept nogil
 cdef int structure_acquire(instance *s) noexcept nogil
 # Frees the nodes of a multi-version structure that are listed as replaced and that no reader uses.
 # Above 0: there were some.  Not within a transaction.
-cdef int structure_collect(instance *s) noexcept nogil
+cdef int structure_collect(instance *s, uint64_t until) noexcept nogil
 # Releases all structures that were acquired: their locks are kept, unless others wait for them.  A
 # batch that could not be written ends the session: its operations are durable, and the next holder
 # of the lock executes them.

@@ -17,6 +17,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from rfp.core.core cimport rfp_now
+
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_part,
     rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_transaction_of, rnvm_up)
@@ -29,7 +31,8 @@ from rnvm.frontend.log_writer cimport (
 from rnvm.frontend.node_cache cimport cache_trim
 from rnvm.frontend.promise cimport promise_allows, promise_reexecuted
 from rnvm.frontend.remote cimport (
-    remote_apply_logs, remote_ask, remote_call, remote_read, remote_wait, session_fail)
+    link_set_deadline, remote_apply_logs, remote_ask, remote_call, remote_read, remote_wait,
+    session_fail)
 from rnvm.frontend.slab_allocator cimport slabs_begin
 from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, instance
 from rnvm.frontend.status cimport AGAIN, ALIEN, FULL, LOST, NO_MEMORY, OK, TOO_LONG, TOO_MANY
@@ -350,21 +353,25 @@ cdef int collect_once(instance *s) noexcept nogil:
     return 1 if status == OK else status
 
 
-cdef int structure_collect(instance *s) noexcept nogil:
+cdef int structure_collect(instance *s, uint64_t until) noexcept nogil:
     cdef frontend *fe = s.fe
+    cdef uint64_t deadline = fe.link.deadline_ns
     cdef int result = transaction_commit(fe), freed = OK
     if result == OK:
+        # Only the wait for the lock: a record must not be in doubt because of this limit.
+        link_set_deadline(fe, min(until, deadline))
         result = structure_acquire(s)
+        link_set_deadline(fe, deadline)
     if result != OK:
         return result
     result = 1
-    while result > 0:
+    while result > 0 and (not freed or rfp_now() < until):
         result = collect_once(s)
         freed = max(freed, result)
     in_doubt_clear(fe)
     structures_release(fe)
     cache_trim(fe)
-    return freed if result == OK else result
+    return freed if result >= OK else result
 
 
 # Apply

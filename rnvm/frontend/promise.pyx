@@ -93,8 +93,10 @@ cdef void promise_note_own(frontend *fe, uint64_t frame) noexcept nogil:
 cdef void promise_wrote(frontend *fe, const doubt *written, bint stored) noexcept nogil:
     fe.promise.records += 1
     fe.promise.stored |= stored and promise_steps & PROMISE_STORED != 0
-    if fe.scope.batching and fe.promise.written.any and not written.written[OPERATION_LOG]:
+    if fe.scope.batching and fe.promise.written.written[OPERATION_LOG] \
+            and not written.written[OPERATION_LOG]:
         # Changes of the batch: its operations count even if this record does not.
+        fe.promise.written.any = True
         fe.promise.written.written[REDO_LOG] = True
         fe.promise.written.lsn[REDO_LOG] = written.lsn[REDO_LOG]
     else:

@@ -133,6 +133,8 @@ cdef class FairLock:
         waiter.door = Lock()
         waiter.door.acquire()
         self.waiting.append(waiter)
+        if not self.holder:                     # a finalizer has had it since the test above
+            self.hand_over()
         try:
             waiter.door.acquire(timeout=seconds)
         except BaseException:
@@ -524,9 +526,9 @@ cdef class Session:
         except OutcomeUnknown:
             if self.c.link.error:
                 self.raise_for(LOST)            # the next session is asked again
+            # Also if the new primary does not know the session: then it has nothing of it.
             self.unconfirmed.any = False
-            if self.c.session.replicated:
-                raise
+            raise
         self.unconfirmed.any = False
         if not counts and not self.c.session.replicated:
             raise OutcomeUnknown(
@@ -805,12 +807,15 @@ cdef class Session:
             free(s)
 
     cdef void end_snapshot(self, instance *s, uint64_t version, uint64_t ticket) noexcept:
+        if not born[0]:
+            notice()
         if self.is_closed or self.is_forked or ticket != self.ticket:
             return                              # its session has ended, or is the parent's
         self.lapsed.append((s.id, version))
         # Another thread's transaction may be open: nothing of it changes.
         if not self.lock.holder:
             self.lock.holder = <uint64_t> PyThread_get_thread_ident()
+            link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
             self.release_call()
 
     cdef void end_lapsed(self) noexcept:

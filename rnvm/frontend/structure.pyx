@@ -272,7 +272,9 @@ def codec_of(codec):
     length = len(codec_name(codec))
     if length > CODEC_NAME_MAX:
         raise InvalidArgument(f"the name of a codec must be at most {CODEC_NAME_MAX} bytes of "
-                              f"UTF-8, got {length}", hint="shorten its attribute `name`")
+                              f"UTF-8, got {length}",
+                              hint="shorten its attribute `name`; structures of earlier releases "
+                                   f"have its first {CODEC_NAME_MAX} bytes")
     return codec
 
 
@@ -412,14 +414,15 @@ cdef bint may_collect(FrontEnd fe, instance *s) except -1:
 
 
 cdef bint collect_open(FrontEnd fe, instance *s) except -1:
+    cdef uint64_t until = rfp_now() + fe.c.session.lease_ns // COLLECT_PER_LEASE
     cdef int status
     if not may_collect(fe, s):
         return False
     with nogil:
-        status = structure_collect(s)
-    if status < 0:
-        del fe.collected[s.id]
-        fe.raise_for(status)
+        status = structure_collect(s, until)
+    if status:
+        del fe.collected[s.id]                  # there may be more
+        fe.raise_for(min(status, 0))
     return status > 0
 
 
@@ -469,7 +472,6 @@ cdef bint collect_others(FrontEnd fe, const instance *own) except -1:
     part of the lease.  A session that keeps one for longer is not fenced for that.
     """
     cdef uint64_t deadline = fe.c.link.deadline_ns, now = rfp_now(), half
-    cdef uint64_t each = fe.c.session.lease_ns // COLLECT_PER_LEASE
     cdef bint found = False, failed = False
     if fe.found_nothing_ns and now - fe.found_nothing_ns < COLLECT_INTERVAL_NS:
         return False
@@ -479,7 +481,6 @@ cdef bint collect_others(FrontEnd fe, const instance *own) except -1:
     try:
         entries = fe.entries()
         for entry in entries:
-            link_set_deadline(&fe.c, min(half, rfp_now() + each))
             try:
                 found |= collect_listed(fe, entry, own)
             except RfpError:

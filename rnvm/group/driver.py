@@ -366,9 +366,11 @@ class GroupMember:
                     continue
             except StorageFailed as error:
                 self._tell(ev.MediumFailed(str(error)))
-            # What follows relied on it.
+            # What follows relied on it; but a member that has failed must not stay registered.
             for each in itertools.islice(actions, done + 1, None):
-                if isinstance(each, ev.Change):
+                if isinstance(each, ev.Unregister):
+                    self._do_unregister(each)
+                elif isinstance(each, ev.Change):
                     self._tell(ev.ChangeUnknown(each.serial, "it was not sent yet"))
                 elif isinstance(each, ev.Read):
                     self._tell(ev.ReadFailed(each.serial, "it was not sent"))
@@ -516,8 +518,11 @@ class GroupMember:
 
     def _end_mirror(self) -> None:
         mirror, self._mirror = self._mirror, None
-        if mirror is not None:
+        if mirror is None:
+            return
+        try:
             mirror.close()
+        finally:
             self._stream = mirror._stream
             # Only now: no acknowledgement leaves any more.
             if at := mirror._last.get("promised_at"):

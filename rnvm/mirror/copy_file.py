@@ -66,12 +66,16 @@ class CopyFile:
             ) from error
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A process that held the lock may have set this file aside.
+            in_use = not pools.is_still_at(self.path, self.fd)
         except BlockingIOError:
+            in_use = True
+        if in_use:
             self.close()
             raise PoolInUse(
                 f"{self.path} is open in another process",
                 hint="stop that process, or give another path for the copy",
-            ) from None
+            )
 
     def refuse_grouped(self) -> None:
         """Raise if the file belongs to a member of a group, whose state may list it.
@@ -209,7 +213,7 @@ class CopyFile:
         self._resize(size, kind)
 
     def _set_aside(self, head: bytes, size: int, kind: pools.Media) -> None:
-        """Replace the file by a new one, with this header; keep the old one as POOL.former."""
+        """Replace the file by a new one, with this header; keep a whole one as POOL.former."""
         real = os.path.realpath(self.path)
         made = f"{real}.new"
         with contextlib.suppress(FileNotFoundError):
@@ -220,8 +224,11 @@ class CopyFile:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             pools._fill(fd, size, kind)
             _put_head(fd, head, size)
-            os.rename(real, real + FORMER)
-            os.rename(made, real)
+            if self._is_whole():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(real + FORMER)
+                os.link(real, real + FORMER)
+            os.rename(made, real)  # the path always has a file
         except BaseException:
             os.close(fd)
             with contextlib.suppress(OSError):
@@ -229,6 +236,12 @@ class CopyFile:
             raise
         former, self.fd = self.fd, fd
         os.close(former)
+
+    def _is_whole(self) -> bool:
+        """Return whether the file may be the last whole copy; one in catch-up must replace none."""
+        with contextlib.closing(pools._copied(self.fd, HEADER_BYTES)) as view:
+            found = identity.read(view)
+        return found is None or found["state"] != "catching up"
 
     def leveled(self) -> None:
         """Remove the file that was set aside: the copy is whole and followed."""

@@ -62,7 +62,7 @@ from rnvm.format.replication cimport (
     rnvm_level, rnvm_mirror, rnvm_mirrored, rnvm_replicated, rnvm_stream,
 )
 from rnvm.format.wal cimport rnvm_frame
-from rnvm.media.identity cimport identity_read
+from rnvm.media.identity cimport identity_read, identity_write
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.media.pool_header cimport header_read, header_write, superblock_read
 from rnvm.media.wal cimport wal_format
@@ -516,6 +516,8 @@ cdef class Follower:
             raise HandshakeFailed("the primary's stream is not one that this release understands",
                                   hint=SAME_RELEASE)
         self.refuse_earlier(mirrors)
+        if self.in_group:
+            self.keep_epoch()
         memcpy(self.theirs.group, self.line.group, sizeof(self.theirs.group))
         memset(&self.ack, 0, sizeof(self.ack))
         self.ack.acked = self.ack.received = self.line.first
@@ -526,6 +528,15 @@ cdef class Follower:
         self.a.unwhole = True
         self.applying = True
         self.alive = rfp_now()
+
+    cdef int keep_epoch(self) except -1:
+        """Let the mark of a copy that is not whole contain the highest epoch seen, and its group."""
+        self.identity.epoch = max(self.identity.epoch, self.line.epoch)
+        memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
+        memcpy(self.identity.member, self.member, sizeof(self.member))
+        if self.marked and identity_write(&self.medium.c, &self.identity):
+            raise_failed(&self.medium.c)
+        return 0
 
     cdef int refuse_earlier(self, bint mirrors) except -1:
         """Raise if the copy has followed, or was, a later primary of the same origin."""
@@ -605,7 +616,11 @@ cdef class Follower:
         cdef bytes random = os.urandom(sizeof(self.identity.identity))
         cdef const char *fresh = random
         # On one host, READs go on after the primary has died, in memory that the next back-end may
-        # change.  An answer after the last READ shows that all of them were of this primary.
+        # change.  An answer after the last READ shows that all of them were of this primary.  The
+        # primary may be waiting for room in this stream: it answers only when there is some.
+        with nogil:
+            step = self.take_all()
+        self.raise_for(step)
         self.confirm(deadline)
         with nogil:
             step = self.take_all()

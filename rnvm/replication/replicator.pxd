@@ -41,6 +41,7 @@ cdef struct mirror_slot:
     uint64_t sent
     # patience: it must have acknowledged `target`, which was published at `since`
     uint64_t target
+    uint64_t target_tail       # the stream's end then: what it has acknowledged, it has consumed
     uint64_t since
 
 cdef struct replicator:

@@ -444,8 +444,9 @@ cdef bint late(replicator *r, mirror_slot *slot, uint64_t now) noexcept nogil:
         # a little is not enough: the service would wait for as long as the mirror likes.
         if not slot.waited or has_room(slot):
             slot.since = now
-    elif slot.acked >= slot.target:
+    elif slot.acked >= slot.target and slot.s.consumed >= slot.target_tail:
         slot.target = r.numbers.published
+        slot.target_tail = slot.s.tail
         slot.since = now
     return now > slot.since and now - slot.since > r.patience
 
