@@ -530,7 +530,7 @@ cdef class Follower:
         self.alive = rfp_now()
 
     cdef int keep_epoch(self) except -1:
-        """Let the mark of a copy that is not whole contain the highest epoch seen, and the group."""
+        """Let the mark of a copy that is not whole name its group and the highest epoch seen."""
         self.identity.epoch = max(self.identity.epoch, self.line.epoch)
         memcpy(self.identity.group, self.line.group, sizeof(self.identity.group))
         memcpy(self.identity.member, self.member, sizeof(self.member))
