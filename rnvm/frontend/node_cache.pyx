@@ -7,7 +7,7 @@ those bytes.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from rfp.core.core cimport RFP_RANDOM_STEP, rfp_prefetch, rfp_random_below
 from rnvm.format.layout cimport (
@@ -31,8 +31,6 @@ cdef enum:
     CUTS_SKIPPED = 1024        # operations until it is examined again whether slots can be freed
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
-    RECENT = 128               # copies that were read last, at most: a power of two, of which this
-    RECENT_SHIFT = 57          # is 64 less the logarithm
     TAG_SHIFT = 48             # of a successor: above it bits of the address, below the pointer
 
 
@@ -57,34 +55,10 @@ cdef inline uint64_t bucket_of(const frontend *fe, uint64_t address) noexcept no
     return address * RFP_RANDOM_STEP >> 20 & (fe.cache.bucket_count - 1)
 
 
-# Copies that were read last.  An operation that has descended a tree by successors finds the nodes
-# that it changes there, without a bucket, which is a cache miss.
-
-
-cdef inline node **recent_of(const frontend *fe, uint64_t address) noexcept nogil:
-    return fe.cache.nodes + fe.cache.node_room + (address * RFP_RANDOM_STEP >> RECENT_SHIFT)
-
-
-cdef inline void note_recent(const frontend *fe, node *n) noexcept nogil:
-    if n.pooled:                        # its memory remains a node
-        recent_of(fe, n.address)[0] = n
-
-
-cdef inline void forget_recent(const frontend *fe) noexcept nogil:
-    memset(fe.cache.nodes + fe.cache.node_room, 0, RECENT * sizeof(node *))
-
-
-cdef inline bint is_at(const node *n, uint64_t address) noexcept nogil:
-    return n.address == address and not n.freed and not n.removed
-
-
 cdef node *cache_find(frontend *fe, uint64_t address) noexcept nogil:
     cdef node *n
     if not fe.cache.bucket_count:
         return NULL
-    n = recent_of(fe, address)[0]
-    if n != NULL and is_at(n, address):
-        return n
     n = fe.cache.buckets[bucket_of(fe, address)]
     while n != NULL and (n.address != address or n.freed):
         n = n.next
@@ -97,12 +71,10 @@ cdef bint grow(frontend *fe) noexcept nogil:
     cdef uint64_t count = 2 * fe.cache.bucket_count if fe.cache.bucket_count else BUCKETS_MIN
     cdef uint64_t i, bucket
     cdef node **buckets = <node **> large_zeros(count * sizeof(node *))
-    cdef node **nodes = <node **> realloc(
-        fe.cache.nodes, (count // 2 + RECENT) * sizeof(node *))
+    cdef node **nodes = <node **> realloc(fe.cache.nodes, count // 2 * sizeof(node *))
     if nodes != NULL:
         fe.cache.nodes = nodes
         fe.cache.node_room = (count if buckets != NULL else fe.cache.bucket_count) // 2
-        forget_recent(fe)
     if buckets == NULL or nodes == NULL:
         free(buckets)
         return False
@@ -282,7 +254,6 @@ cdef void cut_again(frontend *fe) noexcept nogil:
             i += 1
     free_removed(fe)
     fe.cache.last = NULL
-    forget_recent(fe)
     node_memory_free(fe)
 
 
@@ -318,10 +289,7 @@ cdef inline bint whole(const instance *s, const rnvm_node *header) noexcept nogi
 
 
 cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil:
-    cdef node *n = get(s, cache_find(s.fe, address), address, length, type)
-    if n != NULL:
-        note_recent(s.fe, n)
-    return n
+    return get(s, cache_find(s.fe, address), address, length, type)
 
 
 cdef node *get(instance *s, node *n, uint64_t address, uint32_t length,
@@ -365,6 +333,10 @@ cdef inline bint has_tag(uint64_t successor, uint64_t address) noexcept nogil:
     return (successor ^ address * RFP_RANDOM_STEP) >> TAG_SHIFT == 0 and successor != 0
 
 
+cdef inline bint is_at(const node *n, uint64_t address) noexcept nogil:
+    return n.address == address and not n.freed and not n.removed
+
+
 cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
                         uint16_t type) noexcept nogil:
     cdef frontend *fe = s.fe
@@ -387,7 +359,6 @@ cdef node *cache_follow(instance *s, uint64_t address, uint32_t length,
         last.successors[1] = last.successors[0]
         last.successors[0] = successor_of(n)
     fe.cache.last = n
-    note_recent(fe, n)
     return n
 
 
