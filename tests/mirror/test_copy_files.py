@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 import rnvm
 import rnvm.mirror.copy_file
-from rfp.errors import FabricError, NotAPool, StorageFailed
+from rfp.errors import FabricError, NotAPool, PoolInUse, StorageFailed
 from rnvm import pools
 from rnvm.check.against import against
 from rnvm.media import identity
@@ -80,6 +81,51 @@ def test_a_file_is_set_aside_until_the_copy_is_level(monkeypatch: pytest.MonkeyP
         assert kept == [True]
         assert not os.path.exists(copy + FORMER)
         assert numbers_of_files(copy) == ["copy"]
+
+
+def test_a_copy_in_catch_up_replaces_no_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        whole = Path(copy).read_bytes()
+        Path(copy + FORMER).write_bytes(whole)
+        with contextlib.closing(VolatileMemory(len(whole))) as medium:
+            medium.poke(0, whole)
+            identity.write(medium, state="catching up")
+            Path(copy).write_bytes(medium.read(0, len(whole)))
+        monkeypatch.setattr(rnvm.mirror.copy_file, "_held_by_others", lambda _: True)
+        kept: list[bytes] = []
+        leveled = CopyFile.leveled
+
+        def watched(self: CopyFile) -> None:
+            kept.append(Path(copy + FORMER).read_bytes())
+            leveled(self)
+
+        monkeypatch.setattr(CopyFile, "leveled", watched)
+        with mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        assert kept == [whole]
+
+
+def test_the_lock_of_a_file_that_was_set_aside_meanwhile_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with two_paths() as (path, _):
+        pools.create(path, "4MiB", assume_persistent=True)
+        lock = fcntl.flock
+
+        def late(fd: int, how: int) -> None:
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                os.rename(path, path + FORMER)
+                Path(path).write_bytes(Path(path + FORMER).read_bytes())
+            lock(fd, how)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        with pytest.raises(PoolInUse):
+            pools.open_pool(path)
+        os.replace(path + FORMER, path)
+        with pytest.raises(PoolInUse):
+            CopyFile(path)
 
 
 def numbers_of_files(copy: str) -> list[str]:

@@ -387,6 +387,20 @@ def test_a_mirror_without_patience_leaves_and_an_idle_one_does_not():
     assert pair.replication.acked == pair.replication.published
 
 
+def test_a_mirror_that_acknowledges_and_consumes_nothing_loses_its_place():
+    pair = Pair(patience=1000)
+    pair.replication.set_state(0, "joining")
+    for now in range(0, 5000, 100):
+        pair.primary.write(DATA, b"x" * 8)
+        pair.primary.drain()
+        pair.link.acknowledge(pair.replication.published, pair.replication.published, 0)
+        pair.replication.poll(now)
+        if now == 500:
+            assert pair.replication.slot(0)["state"] == "in sync"
+    assert pair.replication.slot(0)["state"] == "gone"
+    assert pair.replication.slot(0)["reason"] == "patience"
+
+
 def test_in_a_group_a_slow_mirror_stays_required_until_it_is_removed():
     pair = Pair(patience=1000, policy=True)
     pair.replication.set_state(0, "joining")

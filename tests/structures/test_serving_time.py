@@ -255,6 +255,24 @@ def test_a_persistent_front_end_says_what_a_failover_has_taken_back() -> None:
                 assert dict(table) == {b"a": b"1"}
 
 
+def test_a_session_that_the_next_primary_never_knew_says_what_was_taken_back() -> None:
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        path, copy = os.path.join(folder, "pool"), os.path.join(folder, "copy")
+        address = str(addresses.unique())
+        first = Primary(path, address)
+        with first.connect("persistent") as fe:
+            HashTable(fe, "t")[b"a"] = b"1"
+        shutil.copy(path, copy)
+        with first.connect("persistent") as fe:
+            table = HashTable(fe, "t")
+            table[b"b"] = b"2"
+            first.backend.close()
+            with Primary(copy, address).backend:
+                with pytest.raises(OutcomeUnknown):
+                    table.get(b"a")
+                assert dict(table) == {b"a": b"1"}
+
+
 def test_a_far_front_end_asks_once_a_second() -> None:
     with served(FAR) as primary, primary.connect() as fe:
         table = HashTable(fe, "t")
