@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slower import SANITIZED
 
 import rnvm
 import structures
@@ -38,4 +39,5 @@ def test_copies_of_other_lengths_have_slots_as_well(fe: rnvm.FrontEnd) -> None:
         figures = fe.figures
         assert figures["cached"] < 2 * CACHE
         tree.check()
-    assert figures["slots"] > figures["cached"] // 2
+    if not SANITIZED:  # a build with assertions allocates each node by itself
+        assert figures["slots"] > figures["cached"] // 2

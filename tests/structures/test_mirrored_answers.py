@@ -72,7 +72,7 @@ class Told:
                             for key in KEYS:
                                 self.know(name, key, int(mine[name].get(key, b"0")))
         except ENDS:
-            assert durability == "replicated"
+            pass  # its turn is over: a mirror that is held back may hold up all changes
         except BaseException as error:
             self.errors.append(error)
 
