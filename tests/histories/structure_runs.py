@@ -115,13 +115,17 @@ class Situation:
                 name: weight for name, weight in mapping.items() if name not in ("len", "popitem")
             }
             ordered = mapping
+        turns = dict(self.turns)
+        if self.partitions is not None:
+            # Each partition has a lock of its own: a batch over them is no step that is known here.
+            turns.pop("batch", None)
         return {
             "queue": self.queue or queue,
             "stack": STACK if self.all_answered else IDENTIFYING_STACK,
             "mapping": mapping,
             "ordered": ordered,
             "churn": self.churn,
-            "turns": self.turns,
+            "turns": turns,
             "keys": self.keys,
             "hold": self.hold,
             "reads": self.reads,
