@@ -127,37 +127,24 @@ def test_a_registration_that_fails_in_any_way_is_tried_again(group, service, joi
     assert not service.refused
 
 
-def test_a_file_that_another_tool_has_open_is_waited_for(group, join, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "opens"), [(pools, "open_medium"), (driver, "Backend")], ids=["keep", "open"]
+)
+def test_a_member_waits_for_a_tool_that_has_its_pool_open(join, monkeypatch, module, opens):
     left = [1, 2, 3]
-    open_medium = pools.open_medium
+    opener = getattr(module, opens)
 
     def in_use(path: str, **options: Any) -> Any:
         if left:
             left.pop()
             raise PoolInUse(f"{path} is open in another process")
-        return open_medium(path, **options)
+        return opener(path, **options)
 
-    monkeypatch.setattr(pools, "open_medium", in_use)
+    monkeypatch.setattr(module, opens, in_use)
     a = join("a")
     a.wait("primary", SOON)
     assert not left
     assert not a.failed
-
-
-def test_a_winner_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypatch):
-    left = [1, 2, 3]
-    backend = driver.Backend
-
-    def in_use(path: str, **options: Any) -> Any:
-        if left:
-            left.pop()
-            raise PoolInUse(f"{path} is open in another process")
-        return backend(path, **options)
-
-    monkeypatch.setattr(driver, "Backend", in_use)
-    a = join("a")
-    a.wait("primary", SOON)
-    assert not left
     assert a.epoch == 2
 
 
