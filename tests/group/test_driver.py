@@ -130,7 +130,7 @@ def test_a_registration_that_fails_in_any_way_is_tried_again(group, service, joi
 @pytest.mark.parametrize(
     ("module", "opens"), [(pools, "open_medium"), (driver, "Backend")], ids=["keep", "open"]
 )
-def test_a_member_waits_for_a_tool_that_has_its_pool_open(join, monkeypatch, module, opens):
+def test_a_member_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypatch, module, opens):
     left = [1, 2, 3]
     opener = getattr(module, opens)
 
