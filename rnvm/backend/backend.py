@@ -83,6 +83,7 @@ class Backend(ServerBase):
         mirror_patience: float = 1.0,
         _group: bytes | None = None,
         _epoch: int = 0,
+        _serve: bool = True,
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
@@ -168,6 +169,7 @@ class Backend(ServerBase):
                 reporter=self._service,
                 credentials=credentials,
                 allow_anyone=no_auth,
+                serve=_serve,
             )
             log.info(
                 "%s opened: %d bytes, lease %g s",
@@ -182,6 +184,14 @@ class Backend(ServerBase):
         except BaseException:
             self._give_back()
             raise
+
+    def _serve(self) -> None:
+        """Begin to answer, if `_serve=False` was given: its address is known, its pool recovered.
+
+        Raises:
+            FabricError: No thread or memory is available.  Close it then.
+        """
+        self._host.serve()
 
     def close(self) -> None:
         """End all connections after the requests in progress, and close the pool.  Safe to call

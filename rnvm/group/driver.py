@@ -65,7 +65,7 @@ TURN_NS = 100_000_000
 OPEN_NS = 10 * SECOND_NS  # for which a tool that has the pool open is waited for
 LEASE_S = 2.0  # of the registration
 _PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.OPENING,
-            Role.STOPPING}  # fmt: skip
+            Role.CLAIMING, Role.STOPPING}  # fmt: skip
 
 
 _PEER_ACCESS = ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
@@ -538,6 +538,7 @@ class GroupMember:
                 min_mirrors=action.min_mirrors,
                 _group=bytes.fromhex(self._machine.copy.group),
                 _epoch=action.epoch,
+                _serve=False,
                 **self._options,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, another copy may be opened
@@ -553,6 +554,15 @@ class GroupMember:
         self._leveled, self._decisions = {}, []
         self._decided, self._deciding = 0, None
         self._tell(ev.Opened())
+
+    def _do_serve(self, _: ev.Serve) -> None:
+        assert self._backend is not None
+        try:
+            self._backend._serve()
+        except Exception as error:  # noqa: BLE001 - whatever it is, another copy may be opened
+            log.error("member %s cannot serve %s: %s", self.name, self.path, error)
+            self._end_backend()
+            self._tell(ev.OpenFailed(str(error)))
 
     def _do_slots(self, action: ev.Slots) -> None:
         wanted = {each: "in sync" if each in action.in_sync else "required"

@@ -146,12 +146,12 @@ class KeepFailed:
 
 @dataclass(frozen=True)
 class Opened:
-    """The pool is open as primary and recovered; from now on it is served."""
+    """The pool is open as primary and recovered, and answers nothing yet."""
 
 
 @dataclass(frozen=True)
 class OpenFailed:
-    """The pool cannot be opened.  Nothing was answered from it."""
+    """The pool cannot be opened, or not be served.  Nothing was answered from it."""
 
     reason: str
 
@@ -289,10 +289,15 @@ class Unfollow:
 
 @dataclass(frozen=True)
 class Open:
-    """Open the pool as primary of this epoch.  Answer: `Opened` or `OpenFailed`."""
+    """Open the pool as primary of this epoch, not to answer yet.  Answer: `Opened` or `OpenFailed`."""
 
     epoch: int
     min_mirrors: int
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Answer from the open pool from now on.  Answer: `OpenFailed`, if that is impossible."""
 
 
 @dataclass(frozen=True)
@@ -324,5 +329,16 @@ class Stop:
 
 
 Action = (
-    Register | Unregister | Read | Change | Keep | Follow | Unfollow | Open | Slots | Drop | Stop
+    Register
+    | Unregister
+    | Read
+    | Change
+    | Keep
+    | Follow
+    | Unfollow
+    | Open
+    | Serve
+    | Slots
+    | Drop
+    | Stop
 )

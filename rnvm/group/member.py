@@ -6,8 +6,9 @@ Roles
     FOLLOWING   a mirror of the primary that the state names and that is registered
     UNFOLLOWING waits until no acknowledgement leaves it, then STARTING
     CANDIDATE   its change {epoch + 1, primary: it} is under way
-    ELECTED     waits until its own promise is over, then its change {in_sync: it} is under way
-    OPENING     opens the pool
+    ELECTED     keeps its epoch, and waits until its own promise is over
+    OPENING     opens the pool, and answers nothing
+    CLAIMING    its pool is open; its change {in_sync: it} is under way
     PRIMARY     serves; adds mirrors to in_sync and removes them
     STOPPING    lost: ends its sessions, gives its memory up, then STARTING
     FAILING     its medium failed, or it cannot open: leaves in_sync if others are listed
@@ -18,9 +19,10 @@ Rules
 -----
 1.  Only a listed copy campaigns: (name, identity) in in_sync, and the pool itself says so.
 2.  It campaigns after it has stopped acknowledging, so its promise does not grow any more.
-3.  It opens the pool after its promise is over, and after a second change was made that lists it
-    alone.  Until that one is sent nothing was answered in its epoch, and the copies listed before
-    still are: another one of them may be elected if it dies.  Then its second change is refused.
+3.  It opens the pool after its promise is over, and answers after a second change was made that
+    lists it alone.  Until that one is sent nothing was answered in its epoch, and the copies listed
+    before still are: another one of them may be elected if it dies, also while it recovers the
+    pool.  Then its second change is refused.
 4.  A change whose outcome is unknown is sent again, and nothing else is sent until it is known.
 5.  A mirror joins when the service thread requires its acknowledgements, and it has one that was
     published after that: all that was acknowledged before is in it, and all after waits for it.
@@ -63,6 +65,7 @@ from rnvm.group.events import (
     ReadFailed,
     Register,
     Seen,
+    Serve,
     Slots,
     StateRead,
     Stop,
@@ -88,6 +91,7 @@ class Role(enum.Enum):
     CANDIDATE = "candidate"
     ELECTED = "elected"
     OPENING = "opening"
+    CLAIMING = "open, not serving"
     PRIMARY = "primary"
     STOPPING = "primary, stopping"
     FAILING = "failing"
@@ -249,7 +253,7 @@ class Member:
             change.sent, change.waiting = now, True
             self._do(change.action)
         if self.role is Role.ELECTED:
-            self._claim(now)
+            self._open(now)
         if now >= self._read_at:
             self._read(now)
 
@@ -299,7 +303,11 @@ class Member:
         elif self.role is Role.FOLLOWING:
             self._check_followed(seen, now)
         elif self.role is Role.ELECTED:
-            self._check_elected(seen, now)
+            if not self._elected_in(seen.state):
+                self.role = Role.STARTING
+                self._read_at = now
+        elif self.role is Role.CLAIMING:
+            self._claim(now)
         elif self.role is Role.PRIMARY:
             self._check_primary(seen, now)
         elif self.role is Role.FAILING:
@@ -360,7 +368,7 @@ class Member:
         """The change was not made, or another one followed: decide again on the present state."""
         self._change = None
         self.seen = None
-        if self.role in (Role.CANDIDATE, Role.ELECTED):
+        if self.role is Role.CANDIDATE:
             self.role = Role.STARTING
         self._reading = False  # the read under way may have begun before
         self._read(now)
@@ -381,7 +389,7 @@ class Member:
             if self.role is Role.PRIMARY:
                 self._change = None
                 self.seen = seen
-                self._step_down(f"{_named(seen.state)} is the primary", now)
+                self._step_down(f"{_named(seen.state)} is the primary")
             else:
                 self._end_change(now)
 
@@ -400,9 +408,13 @@ class Member:
             self.role = Role.ELECTED
             self._keep_until = now + KEPT_NS
             self._keep(self.epoch)
-        elif self.role is Role.ELECTED:
-            self.role = Role.OPENING
-            self._do(Open(self.epoch, new.min_mirrors))
+        elif self.role is Role.CLAIMING:
+            self.role = Role.PRIMARY
+            self.mirrors = {}
+            self._required = None
+            self._do(Serve())
+            self._require()
+            self._read(now)
         elif self.role is Role.PRIMARY:
             self._set_changed(now)
         elif self.role is Role.FAILING:
@@ -544,37 +556,36 @@ class Member:
 
     # Being elected
 
-    def _claim(self, now: int) -> None:
-        """Send the second change of the election, when the promise is over."""
+    def _elected_in(self, state: GroupState) -> bool:
+        """Return whether this state says so; else another one was, or the group was forced."""
+        return state.epoch == self.epoch and state.primary == self.copy.member and self.listed
+
+    def _open(self, now: int) -> None:
+        """Open the pool, if the epoch is kept and the promise is over."""
         if self._keep_at is not None:
             if now >= self._keep_at:
                 self._keep(self.epoch)  # nothing behind it in this step: it may fail again
-            return
-        if self._change is not None or now < self.promised:
-            return
-        if self.seen is None:
-            self._read(now)
-            return
-        self._before = self.seen.state
-        self._send(self.seen.state.alone(self.copy.listed), now)
-
-    def _check_elected(self, seen: Seen, now: int) -> None:
-        state = seen.state
-        if state.epoch != self.epoch or state.primary != self.copy.member or not self.listed:
-            self.role = Role.STARTING  # another one was elected since, or the group was forced
-            self._read_at = now
+        elif now >= self.promised:
+            assert self.seen is not None
+            self.role = Role.OPENING
+            self._do(Open(self.epoch, self.seen.state.min_mirrors))
 
     def _opened(self, _event: Opened, now: int) -> None:
         if self.role is Role.FAILING:  # its medium failed meanwhile
-            self._before = None
             self._do(Stop(self.trouble))
         elif self.role is Role.OPENING:
-            self.role = Role.PRIMARY
-            self._before = None
-            self.mirrors = {}
-            self._required = None
-            self._require()
+            self.role = Role.CLAIMING
+            self._claim(now)
+
+    def _claim(self, now: int) -> None:
+        """Send the second change of the election."""
+        if self.seen is None:
             self._read(now)
+        elif not self._elected_in(self.seen.state):
+            self._step_down(f"{_named(self.seen.state)} was elected meanwhile")
+        else:
+            self._before = self.seen.state
+            self._send(self.seen.state.alone(self.copy.listed), now)
 
     def _open_failed(self, event: OpenFailed, now: int) -> None:
         if self.role is Role.OPENING:
@@ -583,6 +594,9 @@ class Member:
         elif self.role is Role.FAILING:
             self._stopped = True
             self._leave(now)
+        elif self.role is Role.PRIMARY:  # it could not serve the open pool
+            self.trouble = event.reason
+            self._cannot_open(now)
 
     def _cannot_open(self, now: int) -> None:
         self.reason = self.trouble
@@ -594,8 +608,8 @@ class Member:
 
     def _check_primary(self, seen: Seen, now: int) -> None:
         state = seen.state
-        if state.epoch != self.epoch or state.primary != self.copy.member or not self.listed:
-            self._step_down(f"{_named(state)} is the primary of epoch {state.epoch}", now)
+        if not self._elected_in(state):
+            self._step_down(f"{_named(state)} is the primary of epoch {state.epoch}")
             return
         for slot, mirror in list(self.mirrors.items()):
             there = mirror.listed in state.in_sync
@@ -727,7 +741,7 @@ class Member:
 
     # Losing it
 
-    def _step_down(self, reason: str, _now: int) -> None:
+    def _step_down(self, reason: str) -> None:
         self.trouble = reason
         self.role = Role.STOPPING
         self.mirrors = {}
@@ -757,7 +771,9 @@ class Member:
             self._fail()
         elif self.role in (Role.CANDIDATE, Role.ELECTED):
             self._cannot_open(now)
-        elif self.role is Role.OPENING:
+        elif self.role in (Role.OPENING, Role.CLAIMING):
+            if self.role is Role.CLAIMING:
+                self._do(Stop(event.reason))
             self.role = Role.FAILING
             self._stopped = False  # until it is known whether it was opened
 

@@ -126,6 +126,7 @@ class Process:
         self.told: collections.deque[tuple[Front | None, ev.Event]] = collections.deque()
         self.told_at = 0
         self.front: Front | None = None
+        self.opening: ev.Open | None = None  # of the pool that is open
         self.stream: Stream | None = None
         self.following: ev.Follow | None = None
         self.promised = 0
@@ -253,13 +254,23 @@ class Process:
                 self.event(ev.OpenFailed("damaged"))
                 return
             check(self.pool.there, "a file that was moved away was opened")
-            self.sim.opened(self, action.epoch)
+            self.sim.opened(self)
             self.pool.log.append(next(self.sim.operations))  # its own writes
-            self.front = self.sim.front_class(self, action.epoch, action.min_mirrors)
-            self.sim.fronts.append(self.front)
+            self.opening = action
             self.event(ev.Opened())
 
         self.later(self.sim.draw(5, 100), opened)
+
+    def do_serve(self, _: ev.Serve) -> None:
+        assert self.opening is not None
+        if self.sim.chaos and self.sim.random.random() < self.sim.open_fails:
+            self.opening = None
+            failed = ev.OpenFailed("no thread can be started")
+            self.later(self.sim.draw(5, 1000), lambda: self.event(failed))  # it closes the pool
+            return
+        self.sim.serving(self, self.opening.epoch)
+        self.front = self.sim.front_class(self, self.opening.epoch, self.opening.min_mirrors)
+        self.sim.fronts.append(self.front)
 
     def do_slots(self, action: ev.Slots) -> None:
         if self.front is not None:
@@ -281,7 +292,7 @@ class Process:
                 front.ended = True
                 for stream in list(front.streams.values()):
                     self.end_stream(front, stream)
-            self.front = None
+            self.front = self.opening = None
             self.pool.log = list(self.pool.log)  # another image than the one that was mapped
             self.event(ev.Stopped())
 
@@ -500,8 +511,8 @@ class Simulation:
         self.fronts: list[Front] = []
         self.acked: set[int] = set()  # operations acknowledged as replicated
         self.losses = 0  # of media
-        self.answered = 0  # the highest epoch in which something was answered or opened
-        self.counts = dict.fromkeys(("acked", "read", "opened", "lapsed"), 0)
+        self.answered = 0  # the highest epoch that was served
+        self.counts = dict.fromkeys(("acked", "read", "opened", "served", "lapsed"), 0)
         names = "abcde"[:members]
         self.hosts = {
             name: Host(self, name, Copy(GROUP, name, "1" * 32 if name == "a" else "", 1))
@@ -570,7 +581,6 @@ class Simulation:
         pools = {each: self.hosts[each.member].pool for each in in_sync}
         check(
             self.losses > 0
-            or self.open_fails > 0
             or any(
                 pools[each].copy.identity == each.identity and pools[each].there for each in pools
             ),
@@ -597,12 +607,15 @@ class Simulation:
             if pool.copy.identity == each.identity:
                 check(operation in pool.log, f"{operation} was acknowledged without {each.member}")
 
-    def opened(self, process: Process, epoch: int) -> None:
-        check(epoch > self.answered, f"epoch {epoch} was opened after {self.answered}")
+    def opened(self, process: Process) -> None:
         check(process.pool.copy.identity != "", "a copy without identity was opened")
-        self.answered = epoch
         self.counts["opened"] += 1
-        self.must_have(process.pool, f"{process.host.name}, opened in epoch {epoch}")
+
+    def serving(self, process: Process, epoch: int) -> None:
+        check(epoch > self.answered, f"epoch {epoch} was served after {self.answered}")
+        self.answered = epoch
+        self.counts["served"] += 1
+        self.must_have(process.pool, f"{process.host.name}, served in epoch {epoch}")
         log = process.pool.log
         check(log[: len(self.observed)] == self.observed, "what a reader has seen is gone")
 
@@ -610,7 +623,7 @@ class Simulation:
         """A read, or an acknowledgement as persistent, is answered by this primary now."""
         check(
             front.epoch >= self.answered,
-            f"epoch {front.epoch} answered when {self.answered} had been opened",
+            f"epoch {front.epoch} answered when {self.answered} was served",
         )
 
     # Clients, on their primary's host: they go on while its process is paused or dead
@@ -702,7 +715,8 @@ class Simulation:
 
     def hesitate(self, _: Host, process: Process) -> None:
         """Pause a primary or a winner so long that a mirror is about to be elected, or to open."""
-        if process.front is not None or process.machine.role is Role.ELECTED:
+        winner = process.machine.role in (Role.ELECTED, Role.OPENING, Role.CLAIMING)
+        if process.front is not None or winner:
             lag = self.times.patience + self.times.absence + self.random.randrange(600 * MS)
             process.paused_until = self.now + lag
             self.lapsed(process, self.now + lag)

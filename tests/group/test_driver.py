@@ -19,6 +19,7 @@ from rnvm.coordinator.state import State, new_id
 from rnvm.group import admin, driver
 from rnvm.group import events as ev
 from rnvm.group.member import SECOND_NS, Times
+from rnvm.group import registered
 from rnvm.group.registered import Registered
 from rnvm.group.state import GroupState, Listed, decode
 from rnvm.media import identity
@@ -72,6 +73,12 @@ def state_of(service: Service) -> GroupState:
 
 def in_sync(service: Service) -> list[str]:
     return sorted(each.member for each in state_of(service).in_sync)
+
+
+def roles_of(service: Service) -> dict[str, str]:
+    with service.changed:
+        found = [registered.decode(each) for each in service.members.values()]
+    return {each.listed.member: each.role for each in found if each is not None}
 
 
 def registered_as(name: str, data: bytes) -> Member:
@@ -258,7 +265,8 @@ def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, servic
     service.members[999] = registered_as("a", nowhere)
     b = join("b")
     until(lambda: "nowhere" in b.trouble, SOON)
-    reads, registered = service.reads, service.registered
+    until(lambda: roles_of(service) == {"a": "primary", "b": "mirror"}, SOON)
+    reads, registrations = service.reads, service.registered
     attempts = 0
     follow = b._do_follow
 
@@ -270,7 +278,7 @@ def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, servic
     b._do_follow = counted
     until(lambda: attempts == 5, SOON)
     assert service.reads - reads <= 15
-    assert service.registered == registered, "its role has not changed in between"
+    assert service.registered == registrations, "its role has not changed in between"
 
 
 # One process for each member

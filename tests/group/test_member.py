@@ -74,13 +74,23 @@ def elected(*others: Listed) -> Play:
 
 def opening(*others: Listed) -> Play:
     play = elected(*others)
-    assert play.made(*play.take(ev.Tick(), 1)) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0)]
     return play
 
 
+def claiming(*others: Listed) -> tuple[Play, ev.Change]:
+    """Its pool is open, and its second change under way."""
+    play = opening(*others)
+    (change,) = play.take(ev.Opened())
+    assert isinstance(change, ev.Change)
+    assert change.new == state(A, epoch=2, primary="a")
+    assert play.member.role is Role.CLAIMING
+    return play, change
+
+
 def primary(*, mirror: bool = False) -> Play:
-    play = opening()
-    play.take(ev.Opened())
+    play, change = claiming()
+    assert play.made(change)[0] == ev.Serve()
     assert play.member.role is Role.PRIMARY
     if mirror:
         play.take(ev.MirrorLevel(1, B))
@@ -99,9 +109,13 @@ def test_a_listed_copy_without_a_primary_is_elected_and_opened_after_its_promise
     assert play.made(change) == [ev.Keep(2)]
     assert play.member.role is Role.ELECTED
     assert play.take(ev.Tick(), 0.9) == []
-    (change,) = play.take(ev.Tick(), 0.2)
-    assert change.new == state(A, epoch=2, primary="a")
-    assert play.made(change) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 0.2) == [ev.Open(2, 0)]
+
+
+def test_a_winner_serves_only_when_it_is_listed_alone():
+    play, change = claiming(B)
+    assert play.take(ev.Tick(), 0.1) == []
+    assert play.made(change)[0] == ev.Serve()
 
 
 def test_a_winner_whose_state_was_replaced_since_does_not_open():
@@ -113,17 +127,25 @@ def test_a_winner_whose_state_was_replaced_since_does_not_open():
     assert not play.changes()
 
 
-def test_a_winner_whose_second_change_is_refused_does_not_open():
-    play = elected(B)
-    (change,) = play.take(ev.Tick(), 1)
+def test_a_winner_whose_second_change_is_refused_does_not_serve():
+    play, change = claiming(B)
     (read,) = play.take(ev.ChangeRefused(change.serial))
     assert isinstance(read, ev.Read)
-    assert play.member.role is Role.STARTING
+    play.read(state(A, B, epoch=3, primary="b"), (A, B))
+    assert play.out == [ev.Stop("b was elected meanwhile")]
+    play.take(ev.Stopped())
     play.read(state(A, B, epoch=3, primary="b"), (A, B))
     assert play.out == [ev.Keep(3), ev.Follow(B, 3, resume=True)]
 
 
-def test_a_winner_that_dies_before_it_may_open_is_succeeded_by_another_listed_copy():
+def test_a_winner_that_is_replaced_while_it_opens_its_pool_does_not_claim_it():
+    play = opening(B)
+    play.take(ev.Hint())
+    assert play.read(state(A, B, epoch=3, primary="b"), (A, B)) == []
+    assert play.take(ev.Opened()) == [ev.Stop("b was elected meanwhile")]
+
+
+def test_a_winner_that_dies_before_it_serves_is_succeeded_by_another_listed_copy():
     play = Play(B)
     claimed = state(A, B, epoch=2, primary="a")
     play.read(claimed)
@@ -133,12 +155,11 @@ def test_a_winner_that_dies_before_it_may_open_is_succeeded_by_another_listed_co
     assert change.new == state(A, B, epoch=3, primary="b")
 
 
-def test_a_winner_whose_second_change_is_of_unknown_outcome_sends_it_again_before_it_opens():
-    play = elected(B)
-    (change,) = play.take(ev.Tick(), 1)
+def test_a_winner_whose_second_change_is_of_unknown_outcome_sends_it_again_before_it_serves():
+    play, change = claiming(B)
     play.take(ev.ChangeUnknown(change.serial, "no answer"))
     assert change in play.take(ev.Tick(), 1)
-    assert play.made(change) == [ev.Open(2, 0)]
+    assert play.made(change)[0] == ev.Serve()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +241,7 @@ def test_a_candidate_stops_acknowledging_before_it_sends_its_change():
     play.made(change)
     assert play.member.promised == promised
     assert play.take(ev.Tick(), 0.9) == []
-    assert [type(each) for each in play.take(ev.Tick(), 0.2)] == [ev.Change]
+    assert [type(each) for each in play.take(ev.Tick(), 0.2)] == [ev.Open]
 
 
 def test_a_candidate_with_an_unknown_outcome_sends_the_same_change_and_does_not_follow():
@@ -356,9 +377,31 @@ def test_a_winner_that_cannot_open_gives_the_others_back():
     assert play.member.trouble == "damaged"
 
 
+def test_a_winner_that_cannot_serve_gives_the_others_back():
+    play, change = claiming(B, C)
+    play.made(change)
+    play.take(ev.OpenFailed("can't start new thread"))
+    (change,) = play.changes()
+    assert change.new == state(B, C, epoch=2)
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "refused"])
+def test_a_medium_that_fails_before_the_pool_is_served_gives_the_others_back(made):
+    play, change = claiming(B, C)
+    assert play.take(ev.MediumFailed("broken")) == [ev.Stop("broken")]
+    assert play.take(ev.Stopped()) == [], "the outcome of its change is not known yet"
+    if made:
+        play.made(change)
+    else:
+        play.take(ev.ChangeRefused(change.serial))
+        play.read(state(A, B, C, epoch=2, primary="a"))
+    (change,) = play.changes()
+    assert change.new == state(B, C, epoch=2)
+
+
 def test_a_primary_that_has_served_gives_none_back():
-    play = opening(B, C)
-    play.take(ev.Opened())
+    play, change = claiming(B, C)
+    play.made(change)
     play.take(ev.MediumFailed("broken"))
     assert play.take(ev.Stopped()) == [ev.Unregister()], "only it has what it acknowledged"
 
@@ -427,8 +470,7 @@ def test_a_candidate_whose_file_is_in_use_keeps_its_epoch_later_and_opens_only_t
         assert play.take(ev.KeepFailed("rnvm check has it open", gone=False)) == []
         assert play.take(ev.Tick(), 0.2) == []
         assert play.take(ev.Tick(), 0.1)[0] == ev.Keep(2)
-    (change,) = play.take(ev.Tick(), 1) or play.changes()
-    assert play.made(change) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0)]
 
 
 def test_a_winner_whose_copy_is_gone_gives_the_others_back():
@@ -460,7 +502,9 @@ def test_a_medium_that_fails_while_the_pool_is_opened_stops_it_before_another_on
     play = opening(B)
     assert play.take(ev.MediumFailed("broken")) == []
     assert play.take(ev.Opened()) == [ev.Stop("broken")]
-    assert play.take(ev.Stopped()) == [ev.Unregister()], "it may have answered something"
+    (change,) = play.take(ev.Stopped())
+    assert isinstance(change, ev.Change)
+    assert change.new == state(B, epoch=2), "it has answered nothing"
 
 
 def test_a_medium_that_fails_before_the_pool_is_open_gives_the_others_back():
