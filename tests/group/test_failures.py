@@ -22,6 +22,7 @@ from rnvm.group.driver import GroupMember
 from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import Process
 
+from .groups import MEMBER as MEMBER_THAT_PRINTS
 from .groups import (
     SOON,
     check_ledger,
@@ -151,6 +152,51 @@ def test_a_mirror_whose_medium_fails_ends_and_is_removed(
         assert "medium failed" in str(b.error)
         until_in_sync(group, "a")
         assert sample.add(1) == 3
+
+
+# Winners
+
+# A winner that stays between the recovery of its pool and its first answer, as long as a file is
+# there.
+PAUSING = """
+import os, sys, time
+from rnvm.backend import backend
+serve = backend.PoolService
+def pause(*args, **options):
+    print("recovered", flush=True)
+    while os.path.exists(sys.argv[1] + ".pause"):
+        time.sleep(0.01)
+    return serve(*args, **options)
+backend.PoolService = pause
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
+def test_a_winner_that_does_not_get_to_serve_is_succeeded(
+    group: str, folder: Path, killed: bool
+) -> None:
+    paused = folder / "b.pool.pause"
+    paused.touch()
+    arguments = folder / "b.pool", group, "b", f"shm://{folder}/b.socket"
+    with member(folder, group, "a") as a, Process(PAUSING + MEMBER_THAT_PRINTS, *arguments) as b:
+        with rnvm.connect(group, timeout=SOON) as fe:
+            sample = Sample(fe, "s")
+            assert sample.add(1) == 1
+            until_in_sync(group, "a", "b")
+            a.kill()
+            until(lambda: b"recovered" in b.printed(), SOON)
+            assert (primary_of(group), in_sync(group)) == ("b", ["a", "b"])
+            b.kill() if killed else b.stop()
+            with member(folder, group, "a"):
+                until_primary(group, "a")
+                assert known(lambda: sample.add(1)) in (2, 3)
+                counted = sample.numbers()[0]
+                if not killed:
+                    paused.unlink()
+                    b.signal(signal.SIGCONT)
+                    until_in_sync(group, "a", "b")
+                    assert b"primary" not in b.printed()
+                assert sample.numbers()[0] == counted
 
 
 # Mirrors
