@@ -62,7 +62,7 @@ log = Log("rnvm")
 
 TURN_S = 0.03  # between two polls of the mirrors and the back-end
 TURN_NS = 100_000_000
-OPEN_NS = 10 * SECOND_NS  # for which a tool that has the pool open is waited for
+OPEN_NS = 10 * SECOND_NS  # wait for a tool that has the pool open; longer if no other copy is left
 LEASE_S = 2.0  # of the registration
 _PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.OPENING,
             Role.CLAIMING, Role.STOPPING}  # fmt: skip
@@ -543,8 +543,11 @@ class GroupMember:
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, another copy may be opened
             until = boot_now() + OPEN_NS if self._reopening is None else self._reopening[0]
-            if isinstance(error, PoolInUse) and boot_now() < until:
-                self._reopening = until, action  # by a tool: no other process is this member
+            if isinstance(error, PoolInUse) and (action.alone or boot_now() < until):
+                # By a tool: no other process is this member.
+                if self._reopening is None:
+                    log.warning("member %s waits for its pool: %s", self.name, error)
+                self._reopening = until, action
                 return
             self._reopening = None
             log.error("member %s cannot open %s: %s", self.name, self.path, error)

@@ -289,10 +289,15 @@ class Unfollow:
 
 @dataclass(frozen=True)
 class Open:
-    """Open the pool as primary of this epoch, not to answer yet.  Answer: `Opened` or `OpenFailed`."""
+    """Open the pool as primary of this epoch, not to answer yet.  Answer: `Opened` or `OpenFailed`.
+
+    Attributes:
+        alone: no other copy may be opened instead.
+    """
 
     epoch: int
     min_mirrors: int
+    alone: bool
 
 
 @dataclass(frozen=True)

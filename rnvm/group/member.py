@@ -567,8 +567,9 @@ class Member:
                 self._keep(self.epoch)  # nothing behind it in this step: it may fail again
         elif now >= self.promised:
             assert self.seen is not None
+            state = self.seen.state
             self.role = Role.OPENING
-            self._do(Open(self.epoch, self.seen.state.min_mirrors))
+            self._do(Open(self.epoch, state.min_mirrors, alone=len(state.in_sync) == 1))
 
     def _opened(self, _event: Opened, now: int) -> None:
         if self.role is Role.FAILING:  # its medium failed meanwhile

@@ -16,10 +16,9 @@ from rfp.errors import FabricError, InvalidArgument, PoolInUse, PoolRefused
 from rnvm import connecting, pools
 from rnvm.coordinator.registration import Member
 from rnvm.coordinator.state import State, new_id
-from rnvm.group import admin, driver
+from rnvm.group import admin, driver, registered
 from rnvm.group import events as ev
 from rnvm.group.member import SECOND_NS, Times
-from rnvm.group import registered
 from rnvm.group.registered import Registered
 from rnvm.group.state import GroupState, Listed, decode
 from rnvm.media import identity
@@ -148,6 +147,7 @@ def test_a_member_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypat
         return opener(path, **options)
 
     monkeypatch.setattr(module, opens, in_use)
+    monkeypatch.setattr(driver, "OPEN_NS", 0)  # for which it waits if another copy may be opened
     a = join("a")
     a.wait("primary", SOON)
     assert not left

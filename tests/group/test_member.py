@@ -74,7 +74,7 @@ def elected(*others: Listed) -> Play:
 
 def opening(*others: Listed) -> Play:
     play = elected(*others)
-    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0, alone=not others)]
     return play
 
 
@@ -109,7 +109,7 @@ def test_a_listed_copy_without_a_primary_is_elected_and_opened_after_its_promise
     assert play.made(change) == [ev.Keep(2)]
     assert play.member.role is Role.ELECTED
     assert play.take(ev.Tick(), 0.9) == []
-    assert play.take(ev.Tick(), 0.2) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 0.2) == [ev.Open(2, 0, alone=False)]
 
 
 def test_a_winner_serves_only_when_it_is_listed_alone():
@@ -470,7 +470,7 @@ def test_a_candidate_whose_file_is_in_use_keeps_its_epoch_later_and_opens_only_t
         assert play.take(ev.KeepFailed("rnvm check has it open", gone=False)) == []
         assert play.take(ev.Tick(), 0.2) == []
         assert play.take(ev.Tick(), 0.1)[0] == ev.Keep(2)
-    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0)]
+    assert play.take(ev.Tick(), 1) == [ev.Open(2, 0, alone=False)]
 
 
 def test_a_winner_whose_copy_is_gone_gives_the_others_back():
