@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from rfp.control.message import printable
 from rfp.core import clock
 from rfp.core.limits import SYSTEM_PAGE
 from rfp.core.log import Log
-from rfp.errors import out_of_bounds
+from rfp.errors import StorageFailed, out_of_bounds
 from rfp.fabric.fabric import REMOTE_ATOMIC, REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import Host
@@ -123,7 +124,7 @@ class Backend(ServerBase):
                     time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
                 forgetful = pools.media(file.fileno()).volatile
-            copied = _group is not None and _begins_as_primary(self.pool)
+            self._copied = _group is not None and _is_mirrors_copy(self.pool)
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
             revoking = used.closing_revokes
             self._service = self._keep(
@@ -139,7 +140,7 @@ class Backend(ServerBase):
                     mirror_patience=mirror_patience,
                     epoch=_epoch,
                     group=_group,
-                    copied=copied,
+                    copied=self._copied,
                 )
             )
             self._service.title = (
@@ -153,7 +154,8 @@ class Backend(ServerBase):
             self._service.keep_words(
                 self._keep(used.reserve(ACTIVITY_WORD_BYTES * names, REMOTE_READ | REMOTE_ATOMIC))
             )
-            self._host = Host(
+            self._begin = functools.partial(
+                Host,
                 place,
                 used,
                 [self._service],
@@ -169,7 +171,6 @@ class Backend(ServerBase):
                 reporter=self._service,
                 credentials=credentials,
                 allow_anyone=no_auth,
-                serve=_serve,
             )
             log.info(
                 "%s opened: %d bytes, lease %g s",
@@ -181,17 +182,29 @@ class Backend(ServerBase):
                 say = log.warning if text.startswith(("damage", "doubt", "loss")) else log.info
                 say("%s recovered: %s", self._service.title, text)
             self._service.report()
+            if _serve:
+                self._serve()
         except BaseException:
             self._give_back()
             raise
 
     def _serve(self) -> None:
-        """Begin to answer, if `_serve=False` was given: its address is known, its pool recovered.
+        """Begin to answer, if `_serve=False` was given: the pool is open and recovered.
+
+        Nobody could connect before: a client that waits for an answer here would not find out that
+        another member serves the group by now.
 
         Raises:
-            FabricError: No thread or memory is available.  Close it then.
+            StorageFailed: The medium has failed, or the file was removed.
+            AddressInUse, FabricError: As of the constructor.  Close it then.
         """
-        self._host.serve()
+        if self.failed:
+            raise StorageFailed(f"{self._service.title}: the medium failed or its file was removed")
+        if self._copied:
+            found = identity.read(self.pool.medium)
+            assert found is not None
+            identity.write(self.pool.medium, **{**found, "opening": bytes(len(found["opening"]))})
+        self._host = self._begin()
 
     def close(self) -> None:
         """End all connections after the requests in progress, and close the pool.  Safe to call
@@ -202,6 +215,9 @@ class Backend(ServerBase):
         Raises:
             CallerError: A handler of this process called it.
         """
+        if not hasattr(self, "_host"):  # it was not served
+            self._give_back()
+            return
         if not self._host.inside:  # else close() refuses, and the back-end goes on
             self._service.stop_waiting()
         super().close()
@@ -240,14 +256,11 @@ def check_times(**times: float) -> None:
             raise out_of_bounds(name, seconds, 0.01, _TIMES_MAX[name])
 
 
-def _begins_as_primary(pool: Pool) -> bool:
+def _is_mirrors_copy(pool: Pool) -> bool:
     """Return whether no front-end can have mapped a group's pool: a mirror made it, and it was not
-    served since.  From now on it is."""
+    served since."""
     found = identity.read(pool.medium)
-    if found is None or not any(found["opening"]):
-        return False
-    identity.write(pool.medium, **{**found, "opening": bytes(len(found["opening"]))})
-    return True
+    return found is not None and any(found["opening"])
 
 
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:

@@ -354,8 +354,9 @@ cdef class PoolService(Service):
 
     @property
     def failed(self):
-        """Return whether the pool's medium has failed; nothing is answered from then on."""
-        return self.b.stopped
+        """Return whether the pool's medium has failed or its file was removed; nothing is answered
+        from then on, or from the next turn of the worker on."""
+        return bool(self.b.stopped or removed(&self.b))
 
     @property
     def removed(self):

@@ -65,7 +65,7 @@ TURN_NS = 100_000_000
 OPEN_NS = 10 * SECOND_NS  # wait for a tool that has the pool open; longer if no other copy is left
 LEASE_S = 2.0  # of the registration
 _PASSING = {Role.STARTING, Role.UNFOLLOWING, Role.CANDIDATE, Role.ELECTED, Role.OPENING,
-            Role.CLAIMING, Role.STOPPING}  # fmt: skip
+            Role.CLAIMING, Role.BEGINNING, Role.STOPPING}  # fmt: skip
 
 
 _PEER_ACCESS = ("secret", "secret_file", "tls_cert", "tls_key", "tls_ca")
@@ -566,6 +566,8 @@ class GroupMember:
             log.error("member %s cannot serve %s: %s", self.name, self.path, error)
             self._end_backend()
             self._tell(ev.OpenFailed(str(error)))
+        else:
+            self._tell(ev.Served())
 
     def _do_slots(self, action: ev.Slots) -> None:
         wanted = {each: "in sync" if each in action.in_sync else "required"

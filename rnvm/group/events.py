@@ -150,6 +150,11 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Served:
+    """The pool is served; something may have been answered from it."""
+
+
+@dataclass(frozen=True)
 class OpenFailed:
     """The pool cannot be opened, or not be served.  Nothing was answered from it."""
 
@@ -217,6 +222,7 @@ Event = (
     | CopyChanged
     | KeepFailed
     | Opened
+    | Served
     | OpenFailed
     | Stopped
     | MirrorLevel
@@ -302,7 +308,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Serve:
-    """Answer from the open pool from now on.  Answer: `OpenFailed`, if that is impossible."""
+    """Answer from the open pool from now on.  Answer: `Served` or `OpenFailed`."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Roles
     ELECTED     keeps its epoch, and waits until its own promise is over
     OPENING     opens the pool, and answers nothing
     CLAIMING    its pool is open; its change {in_sync: it} is under way
+    BEGINNING   begins to serve
     PRIMARY     serves; adds mirrors to in_sync and removes them
     STOPPING    lost: ends its sessions, gives its memory up, then STARTING
     FAILING     its medium failed, or it cannot open: leaves in_sync if others are listed
@@ -66,6 +67,7 @@ from rnvm.group.events import (
     Register,
     Seen,
     Serve,
+    Served,
     Slots,
     StateRead,
     Stop,
@@ -92,6 +94,7 @@ class Role(enum.Enum):
     ELECTED = "elected"
     OPENING = "opening"
     CLAIMING = "open, not serving"
+    BEGINNING = "beginning to serve"
     PRIMARY = "primary"
     STOPPING = "primary, stopping"
     FAILING = "failing"
@@ -389,7 +392,7 @@ class Member:
             if self.role is Role.PRIMARY:
                 self._change = None
                 self.seen = seen
-                self._step_down(f"{_named(seen.state)} is the primary")
+                self._not_primary_in(seen.state)
             else:
                 self._end_change(now)
 
@@ -409,12 +412,8 @@ class Member:
             self._keep_until = now + KEPT_NS
             self._keep(self.epoch)
         elif self.role is Role.CLAIMING:
-            self.role = Role.PRIMARY
-            self.mirrors = {}
-            self._required = None
+            self.role = Role.BEGINNING
             self._do(Serve())
-            self._require()
-            self._read(now)
         elif self.role is Role.PRIMARY:
             self._set_changed(now)
         elif self.role is Role.FAILING:
@@ -583,21 +582,27 @@ class Member:
         if self.seen is None:
             self._read(now)
         elif not self._elected_in(self.seen.state):
-            self._step_down(f"{_named(self.seen.state)} was elected meanwhile")
+            self._not_primary_in(self.seen.state)
         else:
             self._before = self.seen.state
             self._send(self.seen.state.alone(self.copy.listed), now)
 
+    def _served(self, _event: Served, now: int) -> None:
+        if self.role is Role.BEGINNING:
+            self.role = Role.PRIMARY
+            self._before = None
+            self.mirrors = {}
+            self._required = None
+            self._require()
+            self._read(now)
+
     def _open_failed(self, event: OpenFailed, now: int) -> None:
-        if self.role is Role.OPENING:
+        if self.role in (Role.OPENING, Role.BEGINNING):
             self.trouble = event.reason
             self._cannot_open(now)
         elif self.role is Role.FAILING:
             self._stopped = True
             self._leave(now)
-        elif self.role is Role.PRIMARY:  # it could not serve the open pool
-            self.trouble = event.reason
-            self._cannot_open(now)
 
     def _cannot_open(self, now: int) -> None:
         self.reason = self.trouble
@@ -610,7 +615,7 @@ class Member:
     def _check_primary(self, seen: Seen, now: int) -> None:
         state = seen.state
         if not self._elected_in(state):
-            self._step_down(f"{_named(state)} is the primary of epoch {state.epoch}")
+            self._not_primary_in(state)
             return
         for slot, mirror in list(self.mirrors.items()):
             there = mirror.listed in state.in_sync
@@ -742,6 +747,10 @@ class Member:
 
     # Losing it
 
+    def _not_primary_in(self, state: GroupState) -> None:
+        named = "no member" if state.primary is None else state.primary
+        self._step_down(f"{named} is the primary of epoch {state.epoch}")
+
     def _step_down(self, reason: str) -> None:
         self.trouble = reason
         self.role = Role.STOPPING
@@ -751,6 +760,8 @@ class Member:
     def _has_stopped(self, _event: Stopped, now: int) -> None:
         if self.role is Role.STOPPING:
             self.role = Role.STARTING
+            # Until when it may have answered: it may win again before the next one has served.
+            self.promised = max(self.promised, now + self.times.promise)
             self._heard = now - self.times.patience
             self._reading = False
             self._read(now)
@@ -760,7 +771,7 @@ class Member:
 
     def _medium_failed(self, event: MediumFailed, now: int) -> None:
         self.trouble = self.reason = event.reason
-        if self.role is Role.PRIMARY:
+        if self.role in (Role.BEGINNING, Role.PRIMARY):
             self.role = Role.FAILING
             self._stopped = False
             self._before = None
@@ -809,10 +820,6 @@ class Member:
         self._do(Unregister())
 
 
-def _named(state: GroupState) -> str:
-    return "no member" if state.primary is None else state.primary
-
-
 _HANDLERS: dict[type, Callable[..., None]] = {
     Tick: Member._tick,
     Hint: Member._hint,
@@ -827,6 +834,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     KeepFailed: Member._keep_failed,
     CopyChanged: Member._copy_changed,
     Opened: Member._opened,
+    Served: Member._served,
     OpenFailed: Member._open_failed,
     Stopped: Member._has_stopped,
     MirrorLevel: Member._mirror_level,

@@ -171,6 +171,8 @@ def a_winner_serves_before_it_is_listed_alone(sim: Simulation) -> None:
     def do_serve(self: Process, action: ev.Serve) -> None:
         if self.front is None and self.opening is not None:
             Process.do_serve(self, action)
+        else:
+            self.later(0, lambda: self.event(ev.Served()))
 
     of_process(sim, do_change=do_change, do_serve=do_serve)
 
@@ -203,11 +205,15 @@ def an_election_keeps_the_epoch(sim: Simulation) -> None:
 
 @fault
 def a_primary_that_has_answered_gives_the_copies_before_back(sim: Simulation) -> None:
-    def failed(self: Member, event: ev.MediumFailed, now: int) -> None:
-        before = self._before
-        Member._medium_failed(self, event, now)
-        self._before = before
+    def served(self: Member, event: ev.Served, now: int) -> None:
+        self._kept_before = self._before
+        Member._served(self, event, now)
 
+    def failed(self: Member, event: ev.MediumFailed, now: int) -> None:
+        Member._medium_failed(self, event, now)
+        self._before = getattr(self, "_kept_before", None)
+
+    handle(sim, ev.Served, served)
     handle(sim, ev.MediumFailed, failed)
 
 

@@ -271,6 +271,7 @@ class Process:
         self.sim.serving(self, self.opening.epoch)
         self.front = self.sim.front_class(self, self.opening.epoch, self.opening.min_mirrors)
         self.sim.fronts.append(self.front)
+        self.later(0, lambda: self.event(ev.Served()))
 
     def do_slots(self, action: ev.Slots) -> None:
         if self.front is not None:

@@ -90,7 +90,9 @@ def claiming(*others: Listed) -> tuple[Play, ev.Change]:
 
 def primary(*, mirror: bool = False) -> Play:
     play, change = claiming()
-    assert play.made(change)[0] == ev.Serve()
+    assert play.made(change) == [ev.Serve()]
+    assert play.member.role is Role.BEGINNING
+    play.take(ev.Served())
     assert play.member.role is Role.PRIMARY
     if mirror:
         play.take(ev.MirrorLevel(1, B))
@@ -115,7 +117,7 @@ def test_a_listed_copy_without_a_primary_is_elected_and_opened_after_its_promise
 def test_a_winner_serves_only_when_it_is_listed_alone():
     play, change = claiming(B)
     assert play.take(ev.Tick(), 0.1) == []
-    assert play.made(change)[0] == ev.Serve()
+    assert play.made(change) == [ev.Serve()]
 
 
 def test_a_winner_whose_state_was_replaced_since_does_not_open():
@@ -132,7 +134,7 @@ def test_a_winner_whose_second_change_is_refused_does_not_serve():
     (read,) = play.take(ev.ChangeRefused(change.serial))
     assert isinstance(read, ev.Read)
     play.read(state(A, B, epoch=3, primary="b"), (A, B))
-    assert play.out == [ev.Stop("b was elected meanwhile")]
+    assert play.out == [ev.Stop("b is the primary of epoch 3")]
     play.take(ev.Stopped())
     play.read(state(A, B, epoch=3, primary="b"), (A, B))
     assert play.out == [ev.Keep(3), ev.Follow(B, 3, resume=True)]
@@ -142,7 +144,7 @@ def test_a_winner_that_is_replaced_while_it_opens_its_pool_does_not_claim_it():
     play = opening(B)
     play.take(ev.Hint())
     assert play.read(state(A, B, epoch=3, primary="b"), (A, B)) == []
-    assert play.take(ev.Opened()) == [ev.Stop("b was elected meanwhile")]
+    assert play.take(ev.Opened()) == [ev.Stop("b is the primary of epoch 3")]
 
 
 def test_a_winner_that_dies_before_it_serves_is_succeeded_by_another_listed_copy():
@@ -159,7 +161,7 @@ def test_a_winner_whose_second_change_is_of_unknown_outcome_sends_it_again_befor
     play, change = claiming(B)
     play.take(ev.ChangeUnknown(change.serial, "no answer"))
     assert change in play.take(ev.Tick(), 1)
-    assert play.made(change)[0] == ev.Serve()
+    assert play.made(change) == [ev.Serve()]
 
 
 @pytest.mark.parametrize(
@@ -402,6 +404,7 @@ def test_a_medium_that_fails_before_the_pool_is_served_gives_the_others_back(mad
 def test_a_primary_that_has_served_gives_none_back():
     play, change = claiming(B, C)
     play.made(change)
+    play.take(ev.Served())
     play.take(ev.MediumFailed("broken"))
     assert play.take(ev.Stopped()) == [ev.Unregister()], "only it has what it acknowledged"
 

@@ -94,7 +94,7 @@ class Reporter(Protocol):
 
 
 class Host:
-    """Serves services at an address from the start, or from serve() on, until close().
+    """Serves services at an address until close().
 
     Args:
         address: address to listen at.
@@ -117,7 +117,6 @@ class Host:
         store: bytes of the store.
         credentials, allow_anyone: the clients that may connect over a network.
         reporter: a service with something to log, if there is one.
-        serve: False: clients that connect wait for serve().
 
     Raises:
         Any error of listening; FabricError if memory, file descriptors or threads are not
@@ -150,7 +149,6 @@ class Host:
         credentials: Credentials | None = None,
         allow_anyone: bool = False,
         reporter: Reporter | None = None,
-        serve: bool = True,
     ) -> None:
         self.fabric = fabric
         self.lease_ns = lease_ns
@@ -202,7 +200,6 @@ class Host:
         self.heartbeat: Heartbeat | None = None
         self.incarnation: Incarnation | None = None  # if clients may READ the arenas by loads
         self._thread: RealThread | None = None
-        self._cpus = cpus
         try:
             self.listener = listen(address, credentials, allow_anyone=allow_anyone)
         except RfpError:
@@ -258,9 +255,12 @@ class Host:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if self.reporter is not None:
                 self.reporter.wake_by(self._wake)
+            for i, worker in enumerate(self.workers):
+                worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
             _hosts.add(self)
-            if serve:
-                self.serve()
+            self._thread = RealThread(self._watch, "rfp-control")
+            self._thread.start()
+            log.info("serving %s at %s with %d workers", service, self.address, len(self.workers))
         except BaseException as error:
             self._closed = True
             self._stop_watching()
@@ -269,23 +269,6 @@ class Host:
             if isinstance(error, OSError) and not isinstance(error, RfpError):
                 raise explained(error, f"cannot serve at {address}") from error
             raise
-
-    def serve(self) -> None:
-        """Start the workers and the control thread.
-
-        Raises:
-            OSError, RuntimeError: A thread cannot be started.  Close the host then.
-        """
-        for i, worker in enumerate(self.workers):
-            worker.start(cpu=self._cpus[i % len(self._cpus)] if self._cpus else None)
-        self._thread = RealThread(self._watch, "rfp-control")
-        self._thread.start()
-        log.info(
-            "serving %s at %s with %d workers",
-            self.welcome.service,
-            self.address,
-            len(self.workers),
-        )
 
     @property
     def isolated(self) -> bool:
