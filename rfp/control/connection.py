@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from rfp.control import frame
@@ -26,6 +26,23 @@ from rfp.errors import (
 )
 
 POLL_MS_MAX = 60_000.0
+
+
+class _Waits(threading.local):
+    end = -1  # of this thread: a descriptor that ends them when it is readable
+
+
+_waits = _Waits()
+
+
+@contextlib.contextmanager
+def waits_ended_by(fd: int) -> Iterator[None]:
+    """Let this thread's waits for peers raise `Closed` as soon as a descriptor is readable."""
+    _waits.end = fd
+    try:
+        yield
+    finally:
+        _waits.end = -1
 
 
 class ControlConnection:
@@ -438,10 +455,23 @@ def wait(fd: int, events: int, deadline: int) -> int:
         return select.POLLNVAL
     poller = select.poll()
     poller.register(fd, events)
+    if _waits.end >= 0:
+        poller.register(_waits.end, select.POLLIN)
     while True:
         left_ns = deadline - clock.now_ns()
-        found = poller.poll(min(max(0.0, left_ns / 1e6), POLL_MS_MAX))
+        found = dict(poller.poll(min(max(0.0, left_ns / 1e6), POLL_MS_MAX)))
+        if _waits.end in found:
+            raise Closed("the wait was ended")
         if found:
-            return found[0][1]
+            return found[fd]
         if left_ns <= 0:
             return 0
+
+
+def nap(seconds: float) -> None:
+    """Sleep; raise `Closed` if this thread's waits are ended meanwhile."""
+    poller = select.poll()
+    if _waits.end >= 0:
+        poller.register(_waits.end, select.POLLIN)
+    if poller.poll(seconds * 1000):
+        raise Closed("the wait was ended")

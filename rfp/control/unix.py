@@ -9,11 +9,10 @@ import select
 import shlex
 import socket
 import struct
-import time
 
 from rfp.address import EMBEDDED, Address, default, elsewhere
 from rfp.control import frame
-from rfp.control.connection import ControlConnection, wait
+from rfp.control.connection import ControlConnection, nap, wait
 from rfp.control.uninterrupted import Descriptor, peer_pidfd, pidfd_open, receive
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
@@ -120,7 +119,7 @@ def connect_unix(address: Address, deadline: int) -> UnixConnection:
                         f"timed out connecting to {address}: the server is too "
                         "busy to accept a connection"
                     ) from None
-                time.sleep(0.001)
+                nap(0.001)
             except OSError as error:
                 raise _unreachable(address, error) from error
         connection = UnixConnection(sock)

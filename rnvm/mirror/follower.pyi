@@ -28,6 +28,7 @@ class Follower:
         member: str = "",
         in_group: bool = False,
         waits: bool = False,
+        connected: Callable[[Follower], None] | None = None,
     ) -> None: ...
     @property
     def head(self) -> bytes: ...

@@ -130,6 +130,7 @@ cdef class Follower:
         member: The mirror's name in the primary's figures.
         in_group: It is a member of the primary's group.
         waits: The primary waits for room in the stream also while the copy is not whole.
+        connected: Called with this object as soon as stop() ends its calls.
 
     Raises:
         ConnectionFailed, HandshakeFailed, DeadlineExceeded: The primary cannot be reached.
@@ -169,13 +170,15 @@ cdef class Follower:
     cdef readonly uint64_t changed     # bytes of them that it has written
 
     def __cinit__(self, opener, uint64_t deadline, *, uint64_t stream=0, str member="",
-                  bint in_group=False, bint waits=False):
+                  bint in_group=False, bint waits=False, connected=None):
         cdef rnvm_mirror question
         self.in_group = in_group
         name = member.encode()[:RNVM_MEMBER_MAX]
         try:
             self.link = opener(deadline)
             self.channel = self.link.attach(deadline)
+            if connected is not None:
+                connected(self)
             self.ring = self.channel.c.rings[0]
             self.ring.paradigm = FETCH
             self.mapped = (type(self.link.fabric) is ShmFabric

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rfp.address import Address
 from rfp.control import Credentials
+from rfp.control.connection import waits_ended_by
 from rfp.control.message import printable
 from rfp.core import clock
 from rfp.core.at_exit import at_exit
@@ -143,6 +144,7 @@ class Mirror:
         else:
             self._opener = Opener(_find(of), "rnvm", fabric=fabric, credentials=credentials)
         self.address = str(self._opener.address)
+        self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)  # readable: it is being closed
         try:
             self._file = CopyFile(path)
             if not self._in_group:
@@ -158,13 +160,15 @@ class Mirror:
                 self._file.discard()
                 self._file.close()
             self._opener.close()
+            os.close(self._end_fd)
             raise
 
     # The thread
 
     def _run(self) -> None:
         try:
-            self._follow_primary()
+            with waits_ended_by(self._end_fd):
+                self._follow_primary()
         except Closed as error:
             if not self._closing:
                 self._fail(error)
@@ -238,25 +242,31 @@ class Mirror:
         return self._in_group or self._connections > 0
 
     def _follow_once(self, stream: int) -> None:
-        follower = Follower(
-            self._opener,
-            self._deadline(),
-            stream=stream,
-            member=self.name,
-            in_group=self._in_group,
-            waits=self._joins and stream >= REQUESTED_BYTES_MAX,
-        )
+        follower = None
+        try:
+            follower = Follower(
+                self._opener,
+                self._deadline(),
+                stream=stream,
+                member=self.name,
+                in_group=self._in_group,
+                waits=self._joins and stream >= REQUESTED_BYTES_MAX,
+                connected=self._connected,
+            )
+            self._follow(follower)
+        finally:
+            with self._changed:
+                if follower is not None:
+                    self._last = self._shown(follower)
+                self._follower = None
+            if follower is not None:
+                follower.close()
+
+    def _connected(self, follower: Follower) -> None:
         with self._changed:
             self._follower = follower
             if self._closing:
                 follower.stop()
-        try:
-            self._follow(follower)
-        finally:
-            with self._changed:
-                self._last = self._shown(follower)
-                self._follower = None
-            follower.close()
 
     def _is_passing(self, error: BaseException) -> bool:
         """Return whether another attempt may succeed although this one has failed."""
@@ -449,6 +459,7 @@ class Mirror:
                 return
             with self._changed:
                 self._closing = True
+                os.eventfd_write(self._end_fd, 1)
                 if self._follower is not None:
                     self._follower.stop()
                 self._changed.notify_all()
@@ -469,6 +480,7 @@ class Mirror:
                     self._file.close()
                 finally:
                     self._opener.close()
+                    os.close(self._end_fd)
                     self._set("closed")
 
     def _forked(self) -> None:
@@ -479,6 +491,7 @@ class Mirror:
         if follower is not None:
             follower.forked()
         self._file.forked()
+        os.close(self._end_fd)
 
     def __enter__(self) -> Self:
         return self
