@@ -9,7 +9,7 @@ from rfp.core.core cimport (
 )
 from rfp.core.system cimport getrandom
 from rnvm.backend.events cimport (
-    EVENT_MIRROR_BEGAN, EVENT_MIRROR_JOINED, EVENT_MIRROR_LEFT, event_put,
+    EVENT_MIRROR_BEGAN, EVENT_MIRROR_JOINED, EVENT_MIRROR_LEFT, event, event_store,
 )
 from rnvm.format.layout cimport rnvm_up
 from rnvm.format.messages cimport (
@@ -180,7 +180,7 @@ cdef bint run(mirror_list *l, mirror_place *place, response *answer) noexcept no
     place.state = RNVM_COPYING
     l.r.slots[place.slot].waited = place.waits
     take_slot(l, place)
-    event_put(l.events, EVENT_MIRROR_BEGAN, number_of(l, place), l.epoch, place.peer, 0)
+    put_event(l, place, EVENT_MIRROR_BEGAN, 0)
     return True
 
 
@@ -193,8 +193,16 @@ cdef void take_slot(mirror_list *l, const mirror_place *place) noexcept nogil:
     rfp_store64_release(&slot.ticket, place.ticket)
 
 
-cdef uint32_t number_of(const mirror_list *l, const mirror_place *place) noexcept nogil:
-    return <uint32_t> (place - <const mirror_place *> l.each)
+cdef void put_event(mirror_list *l, const mirror_place *place, uint32_t kind,
+                    uint32_t reason) noexcept nogil:
+    cdef event happened
+    memset(&happened, 0, sizeof(happened))
+    happened.kind = kind
+    happened.epoch = l.epoch
+    happened.process = place.peer
+    happened.detail = reason
+    memcpy(happened.member, place.member, sizeof(place.member))
+    event_store(l.events, &happened)
 
 
 cdef void call_mirror(mirror_list *l, const request *asked, response *answer, const void *client,
@@ -283,7 +291,7 @@ cdef void remove(mirror_list *l, mirror_place *place, uint32_t reason) noexcept 
     place.removed = l.now
     place.reason = reason
     place.state = RNVM_GONE
-    event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, reason)
+    put_event(l, place, EVENT_MIRROR_LEFT, reason)
 
 
 cdef void free_slot(mirror_list *l, int slot, uint32_t reason) noexcept nogil:
@@ -348,7 +356,7 @@ cdef void end_place(mirror_list *l, mirror_place *place, uint64_t phase) noexcep
     # The control thread may be making its memory: it finds the phase changed, and frees that.
     while not rfp_compare_swap64(&place.phase, &phase, PLACE_ENDED):
         pass
-    event_put(l.events, EVENT_MIRROR_LEFT, number_of(l, place), l.epoch, place.peer, 0)
+    put_event(l, place, EVENT_MIRROR_LEFT, 0)
 
 
 cdef void end_idle(mirror_list *l, uint64_t now) noexcept nogil:
@@ -391,7 +399,7 @@ cdef void mirrors_tick(mirror_list *l, uint64_t now) noexcept nogil:
             continue
         followed = True
         if state == RNVM_IN_SYNC and place.state != RNVM_IN_SYNC:
-            event_put(l.events, EVENT_MIRROR_JOINED, i, l.epoch, place.peer, 0)
+            put_event(l, place, EVENT_MIRROR_JOINED, 0)
         place.state = state
     if not followed and not l.min_mirrors and not l.policy:
         end(l)                 # nothing is noted any more

@@ -60,8 +60,8 @@ from rnvm.format.layout cimport (
 from rnvm.format.messages cimport *
 from rnvm.format.replication cimport (
     RNVM_COPYING, RNVM_GONE, RNVM_IN_SYNC, RNVM_JOINING, RNVM_LEAVING, RNVM_LOST_CLOSED,
-    RNVM_LOST_LIE,
-    RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_STREAM_RING, rnvm_ack,
+    RNVM_LOST_LIE, RNVM_LOST_OVERRUN, RNVM_LOST_PATIENCE, RNVM_LOST_REMOVED, RNVM_MEMBER_MAX,
+    RNVM_STREAM_RING, rnvm_ack,
 )
 from rnvm.media.medium cimport replicated
 from rnvm.media.pool_header cimport header_whole, superblock_read
@@ -400,7 +400,7 @@ cdef class PoolService(Service):
             place = &self.b.mirrors.each[i]
             if rfp_load64_acquire(&place.phase) != PLACE_RUNNING:
                 continue
-            about = {"member": member_of(place), "pid": place.peer,
+            about = {"member": member_of(place.member), "pid": place.peer,
                      "seconds": max(0, <int64_t> (self.b.g.now - place.began)) / 1e9}
             number = place.slot
             if number < 0:
@@ -441,15 +441,15 @@ cdef class PoolService(Service):
                     process_of(happened.process))
             elif happened.kind == EVENT_MIRROR_BEGAN:
                 log.info("%s: mirror %s (%s, epoch %d) began to copy it", self.title,
-                         member_of(&self.b.mirrors.each[happened.session]),
+                         member_of(happened.member),
                          process_number(happened.process), happened.epoch)
             elif happened.kind == EVENT_MIRROR_JOINED:
                 log.info("%s: mirror %s is in sync", self.title,
-                         member_of(&self.b.mirrors.each[happened.session]))
+                         member_of(happened.member))
             elif happened.kind == EVENT_MIRROR_LEFT:
                 if happened.detail:
                     log.warning("%s: mirror %s left: %s", self.title,
-                                member_of(&self.b.mirrors.each[happened.session]),
+                                member_of(happened.member),
                                 DEPARTURES.get(happened.detail, "for an unknown reason"))
             elif self.b.removed:
                 log.error("%s was removed, or replaced, while it was served: "
@@ -730,8 +730,8 @@ cdef str process_number(uint64_t number):
     return f"process {number}" if number else "on another host"
 
 
-cdef str member_of(const mirror_place *place):
-    name = (<const char *> place.member)[:sizeof(place.member)].split(b"\0")[0]
+cdef str member_of(const uint8_t *member):
+    name = (<const char *> member)[:RNVM_MEMBER_MAX].split(b"\0")[0]
     return name.decode(errors="replace") if name else "without a name"
 
 
