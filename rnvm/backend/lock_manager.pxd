@@ -84,11 +84,11 @@ cdef void lock_manager_replay(lock_manager *g) noexcept nogil
 cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session,
                       bint patient) noexcept nogil
 # Requests the lock in shared mode, in which front-ends arbitrate by compare-and-swap.  word: the
-# caller's own word if it is in the lock word, or 0.  Returns LOCK_GRANTED (the caller is inside),
-# LOCK_WAITING, LOCK_ABANDONED (*dead is the word found, and the session that it names will never
-# finish), or -1.
+# caller's own word if it is in the lock word, or 0.  patient: as above.  Returns LOCK_GRANTED (the
+# caller is inside), LOCK_WAITING, LOCK_ABANDONED (*dead is the word found, and the session that it
+# names will never finish), or -1.
 cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
-                    uint64_t *dead) noexcept nogil
+                    bint patient, uint64_t *dead) noexcept nogil
 cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
 # Whether a session other than this one is inside; *word: the word that changes when it leaves.
 cdef bint lock_occupied(const lock_manager *g, uint32_t index, uint32_t session,

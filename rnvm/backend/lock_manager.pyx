@@ -332,10 +332,10 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session,
 
 
 cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
-                    uint64_t *dead) noexcept nogil:
+                    bint patient, uint64_t *dead) noexcept nogil:
     cdef lock *it = &g.locks[index]
     cdef uint64_t found
-    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True, False):
+    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True, patient):
         return -1
     if it.holder != RNVM_SHARED or it.revoked:
         return LOCK_WAITING
@@ -345,7 +345,7 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
     if not found & RNVM_HELD:
         return LOCK_WAITING
     # The word is frozen: its owner is fenced and cannot swap it again, so a waiter may replace it.
-    if user(g, index, found) == NOBODY or stuck(g, index, found):
+    if user(g, index, found) == NOBODY or not patient and stuck(g, index, found):
         if (user(g, index, found) != NOBODY
                 and lock_manager_fence(g, user(g, index, found), FENCE_LEASE)):
             return -1

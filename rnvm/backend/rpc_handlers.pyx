@@ -85,11 +85,12 @@ cdef void call_share(backend *s, const request *asked, response *answer,
         answer.status = RNVM_BAD_REQUEST
         return
     memcpy(&question, asked.payload, sizeof(question))
-    index = index_of(s, question.structure)
+    index = index_of(s, question.structure & ~<uint64_t> RNVM_PATIENT)
     if index < 0:
         answer.status = RNVM_ABSENT
         return
-    found = lock_share(&s.g, <uint32_t> index, <uint32_t> c.session, question.word, &dead.number)
+    found = lock_share(&s.g, <uint32_t> index, <uint32_t> c.session, question.word,
+                       question.structure & RNVM_PATIENT != 0, &dead.number)
     if found < 0:
         fail(s, answer)
     elif found == LOCK_GRANTED:

@@ -163,7 +163,7 @@ struct rnvm_locked {
 };
 
 struct rnvm_share {
-    uint64_t structure;
+    uint64_t structure;         /* with RNVM_PATIENT: a session that is inside is not fenced */
     uint64_t word;              /* the caller's own, now in the lock word; 0: it waits for
                                  * another session to leave */
 };

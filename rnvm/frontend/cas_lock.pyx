@@ -173,7 +173,7 @@ cdef bint as_we_left_it(const instance *s, const status_line *seen) noexcept nog
 cdef int ask_to_share(instance *s, uint64_t word, void *answer, uint32_t capacity,
                       uint32_t *got) noexcept nogil:
     cdef rnvm_share question
-    question.structure = s.id
+    question.structure = s.id | (RNVM_PATIENT if s.fe.scope.patient else 0)
     question.word = word
     return remote_call(s.fe, RNVM_SHARE, &question, sizeof(question), answer, capacity, got)
 

@@ -178,14 +178,18 @@ def test_a_lock_that_is_not_given_back_costs_half_of_the_time_at_most(kind: Any)
         other[b"one more"] = b"f" * 900
 
 
-@EACH
-def test_a_full_pool_ends_no_session_that_keeps_a_lock_of_another_structure(kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "lock"), [*((each, "sticky") for each in VERSIONED), (VERSIONED[0], "cas")]
+)
+def test_a_full_pool_ends_no_session_that_keeps_a_lock_of_another_structure(
+    kind: Any, lock: str
+) -> None:
     lease = 0.25
     with (
         backend("8MiB", lease=lease) as served,
-        rnvm.connect(served.address, timeout=20) as fe,
+        rnvm.connect(served.address, timeout=20, lock=lock) as fe,
         rnvm.connect(f"{served.address}?rtt=1us", timeout=20) as idle,
-        rnvm.connect(served.address, timeout=20) as busy,
+        rnvm.connect(served.address, timeout=20, lock=lock) as busy,
     ):
         trees = [kind(idle, "idle"), kind(busy, "busy")]
         other = structures.BPlusTree(fe, "other")
