@@ -18,12 +18,16 @@ from rnvm.coordinator.registration import Member
 from rnvm.coordinator.state import State, new_id
 from rnvm.group import admin, driver, registered
 from rnvm.group import events as ev
+from rnvm.group.events import Copy
 from rnvm.group.member import SECOND_NS, Times
+from rnvm.group.member_lock import MemberLock
 from rnvm.group.registered import Registered
 from rnvm.group.state import GroupState, Listed, decode
 from rnvm.media import identity
+from rnvm.mirror.copy_file import CopyFile
 from rnvm.testing.sample_structure import Sample
 
+from . import in_memory
 from .in_memory import ADDRESS, Service
 
 SOON = 40
@@ -105,13 +109,40 @@ def test_a_member_whose_thread_fails_leaves_and_another_one_takes_over(group, se
     def fail() -> None:
         raise RuntimeError("planted")
 
+    ends = ends_of(a)
     a._look = fail
     b.wait("primary", SOON)
     assert a.failed
     assert isinstance(a.error, RuntimeError)
     assert a._backend is None
+    until(lambda: len(ends) == 2, SOON)
+    assert ends == ENDS[:2]
     with rnvm.connect(group, timeout=SOON) as fe:
         assert Sample(fe, "s").add(1) == 1
+
+
+# Others may take over when it is not registered, and its next process when the lock is free: its
+# promise must cover what this one has acknowledged.
+ENDS = ["role", "registration", "lock"]
+
+
+def ends_of(member: rnvm.GroupMember) -> list[str]:
+    """Note in a list when what it serves or follows, its registration and its lock have ended."""
+    ends: list[str] = []
+
+    def note(what: str, holder: Any, name: str) -> None:
+        end = getattr(holder, name)
+
+        def noted() -> None:
+            end()
+            ends.append(what)
+
+        setattr(holder, name, noted)
+
+    note("role", member._backend or member._mirror, "close")
+    note("registration", member, "_end_registration")
+    note("lock", member._lock, "close")
+    return ends
 
 
 def test_a_callback_that_raises_does_not_end_the_member(group, join):
@@ -125,12 +156,40 @@ def test_a_callback_that_raises_does_not_end_the_member(group, join):
     assert not a.failed
 
 
-def test_a_registration_that_fails_in_any_way_is_tried_again(group, service, join):
-    service.refused = [RuntimeError("can't start new thread"), OSError("planted")]
+def test_a_call_of_the_coordinator_that_fails_in_any_way_is_made_again(
+    group, service, join, monkeypatch
+):
+    left = {"_read": 1, "_set": 1, "_registration": 2}
+    coordinator = in_memory._Coordinator
+
+    def failing(call: str) -> Callable[..., Any]:
+        made = getattr(coordinator, call)
+
+        def fails(*arguments: Any) -> Any:
+            if left[call]:
+                left[call] -= 1
+                raise RuntimeError("can't start new thread")
+            return made(*arguments)
+
+        return fails
+
+    for call in left:
+        monkeypatch.setattr(coordinator, call, failing(call))
+    present: list[int] = []
+    note = service.note
+
+    def noted() -> None:
+        present.append(len(service.members))
+        note()
+
+    service.note = noted
     join("a").wait("primary", SOON)
     with rnvm.connect(group, timeout=SOON) as fe:
         assert Sample(fe, "s").add(1) == 1
-    assert not service.refused
+    assert not any(left.values())
+    until(lambda: service.registered == 2, SOON)
+    until(lambda: len(service.members) == 1, SOON)
+    assert 0 not in present[present.index(1) :], "the former one ended before the new one"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +214,28 @@ def test_a_member_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypat
     assert a.epoch == 2
 
 
-def test_a_mirror_without_room_tries_again(group, join, monkeypatch):
+@pytest.mark.parametrize("kept", ["whole", "none"])
+def test_a_copy_that_was_replaced_under_a_member_is_not_opened(
+    group, join, folder, monkeypatch, kept
+):
+    read_copy = rnvm.GroupMember._read_copy
+
+    def replaced(self: rnvm.GroupMember) -> Copy:
+        copy = read_copy(self)
+        with contextlib.closing(pools.open_medium(self.path)) as medium:
+            found = identity.read(medium)
+            identity.write(medium, **{**found, "identity": b"o" * 16, "state": kept})
+        return copy
+
+    monkeypatch.setattr(rnvm.GroupMember, "_read_copy", replaced)
+    a = join("a")
+    reason = "was replaced by another copy" if kept == "whole" else "no whole copy any more"
+    until(lambda: reason in a.trouble, SOON)
+    assert a._backend is None
+    assert kept_by(folder / "a.pool")["epoch"] == 1
+
+
+def test_a_mirror_without_its_file_or_without_room_tries_again(group, join, folder, monkeypatch):
     join("a").wait("primary", SOON)
     left = [1, 2]
     fill = pools._fill
@@ -166,8 +246,10 @@ def test_a_mirror_without_room_tries_again(group, join, monkeypatch):
             raise FabricError("cannot allocate 4 MiB for the pool: planted")
         fill(fd, size, kind)
 
-    monkeypatch.setattr(pools, "_fill", no_room)
-    b = join("b")
+    with contextlib.closing(CopyFile(folder / "b.pool")):
+        b = join("b")
+        until(lambda: "open in another process" in b.trouble, SOON)
+        monkeypatch.setattr(pools, "_fill", no_room)
     b.wait("in sync", SOON)
     assert not left
 
@@ -248,6 +330,8 @@ def test_a_mirror_that_comes_back_needs_no_room_for_a_second_file(group, service
     join("a").wait("primary", SOON)
     with join("b") as b:
         b.wait("in sync", SOON)
+        ends = ends_of(b)
+    assert ends == ENDS
     file = os.stat(folder / "b.pool").st_ino
     until_in_sync(service, "a")
     join("b").wait("in sync", SOON)
@@ -281,6 +365,22 @@ def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, servic
     assert service.registered == registrations, "its role has not changed in between"
 
 
+def test_a_copy_is_left_alone_by_a_primary_of_another_epoch(pool, folder):
+    told: list[ev.Event] = []
+    with (
+        rnvm.Backend(pool("a"), _group=b"g" * 16, _epoch=2) as a,
+        contextlib.closing(
+            driver._GroupMirror(
+                str(folder / "b.pool"), of=a.address, name="b", epoch=3, stream=0, tell=told.append
+            )
+        ),
+    ):
+        until(lambda: told, SOON)
+    (ended,) = told
+    assert isinstance(ended, ev.FollowEnded)
+    assert "is open in epoch 2, not 3" in ended.reason
+
+
 # One process for each member
 
 
@@ -290,8 +390,45 @@ def test_a_second_process_of_a_member_is_refused(group, join, folder):
     for act in (lambda: join("a"), lambda: admin.leave_group(folder / "a.pool")):
         with pytest.raises(PoolInUse, match="already the member"):
             act()
+    ends = ends_of(a)
     a.close()
+    assert ends == ENDS
     join("a").wait("primary", SOON)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"leese": 1.0}, TypeError), ({"lease": 0}, InvalidArgument),
+        ({"idle": "now"}, InvalidArgument),
+        ({"mirror_patience": -1}, InvalidArgument),
+        ({"secret": "s", "secret_file": "f"}, InvalidArgument),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_that_a_back_end_would_refuse_months_later_are_refused_now(
+    service, folder, options, error
+):
+    with pytest.raises(error):
+        rnvm.GroupMember(folder / "a.pool", group=ADDRESS, member="a", **options)
+    assert not os.listdir(folder)
+
+
+@pytest.mark.parametrize("fails", ["pool", "watch"])
+def test_a_member_that_cannot_begin_leaves_nothing_open(group, join, folder, monkeypatch, fails):
+    def refuse(self: Any) -> None:
+        begun.append(self)
+        raise OSError("planted")
+
+    begun: list[Any] = []
+    if fails == "watch":
+        monkeypatch.setattr(in_memory._Coordinator, "watch", refuse)
+    else:
+        monkeypatch.setattr(rnvm.GroupMember, "_read_copy", refuse)
+    with pytest.raises(OSError, match="planted"):
+        join("a")
+    assert fails == "pool" or begun[0].closed
+    MemberLock(folder / "a.pool").close()
 
 
 def test_a_promise_shorter_than_what_the_primary_counts_on_is_refused(group, join):
@@ -302,7 +439,7 @@ def test_a_promise_shorter_than_what_the_primary_counts_on_is_refused(group, joi
 # Mirrors that are no members
 
 
-def test_a_plain_mirror_of_a_groups_primary_is_refused_and_never_in_sync(
+def test_mirrors_of_a_groups_primary_that_can_be_no_members_are_refused_and_never_in_sync(
     group, service, join, folder
 ):
     a = join("a")
@@ -311,8 +448,16 @@ def test_a_plain_mirror_of_a_groups_primary_is_refused_and_never_in_sync(
     with rnvm.Mirror(folder / "copy.pool", of=a.address) as mirror:
         with pytest.raises(PoolRefused, match="the primary of a group"):
             mirror.wait_level(SOON)
-    assert state_of(service) == before
     assert not os.path.exists(folder / "copy.pool")
+    told: list[ev.Event] = []
+    with contextlib.closing(
+        driver._GroupMirror(
+            str(folder / "b.pool"), of=a.address, name="b/c", epoch=2, stream=0, tell=told.append
+        )
+    ):
+        until(lambda: any(isinstance(each, ev.FollowEnded) for each in told), SOON)
+    assert a.role == "primary"
+    assert state_of(service) == before
 
 
 def test_a_backup_of_a_groups_primary_belongs_to_no_group(group, service, join, folder):

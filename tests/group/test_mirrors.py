@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
+from polling import until
 
 import rnvm
+import rnvm.mirror.mirror
 from rfp.errors import InvalidAddress
 from rnvm import pools
-from rnvm.group import admin
+from rnvm.group import admin, driver
+from rnvm.group import events as ev
 from rnvm.media import identity
+from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
 from tests.mirror.copies import mirror_of, numbers, open_primary, replicated
 
@@ -54,3 +59,35 @@ def test_the_members_of_a_group_follow_a_pool_that_has_left_it(pool, folder):
     with open_primary(path) as backend, mirror_of(backend, copy) as mirror:
         mirror.wait_level(SOON)
         assert backend.figures()["pool"]["replication"]["epoch"] > 5000
+
+
+def test_a_copy_in_catch_up_names_its_group_and_the_highest_epoch(pool, folder, monkeypatch):
+    marks: list[Any] = []
+
+    class Watching(Follower):
+        def begin(self, copy: Any, *rest: Any, **options: Any) -> None:
+            self.on = copy
+            super().begin(copy, *rest, **options)
+
+        def copy(self, at: int, n: int, deadline: int) -> None:
+            super().copy(at, n, deadline)
+            marks.append(identity.read(self.on))
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Watching)
+    path, copy, told = pool("a"), str(folder / "b.pool"), []
+    for epoch in (5, 6):  # a new copy, and one that was whole
+        with (
+            rnvm.Backend(path, _group=b"g" * 16, _epoch=epoch) as a,
+            rnvm.connect(a.address, durability="persistent", timeout=SOON) as fe,
+        ):
+            Sample(fe, "s").add(1)
+            told.clear()
+            with contextlib.closing(
+                driver._GroupMirror(
+                    copy, of=a.address, name="b", epoch=epoch, stream=0, tell=told.append
+                )
+            ):
+                until(lambda: ev.CopyChanged in map(type, told[1:]))
+        mark = marks[-1]
+        assert (mark["state"], mark["group"]) == ("catching up", b"g" * 16)
+        assert (mark["member"], mark["epoch"]) == ("b", epoch)
