@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 import rnvm
 import rnvm.mirror.copy_file
-from rfp.errors import FabricError, NotAPool, PoolInUse, StorageFailed
+from rfp.errors import FabricError, NotAPool, PoolInUse, PoolRefused, StorageFailed
 from rnvm import pools
 from rnvm.check.against import against
+from rnvm.group import admin
 from rnvm.media import identity
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.copy_file import FORMER, CopyFile
@@ -237,6 +239,26 @@ def test_the_failure_of_the_copys_own_medium_ends_the_mirror(
                     mirror.wait_level(SOON)
             assert mirror.failed
         assert not mirrors(backend)
+
+
+def test_a_members_file_is_refused_although_only_its_write_ahead_area_names_the_group() -> None:
+    with two_paths("disk to disk") as (path, copy):
+        pools.create(path, "8MiB", write_ahead="1MiB")
+        with pools.open_pool(path) as pool:
+            identity.write(pool.medium, state="whole", identity=b"i" * 16, group=b"g" * 16,
+                           member="b", epoch=1)  # fmt: skip
+            shutil.copyfile(path, copy)  # as a crash would leave it
+        pools.open_pool(path, in_group=True).close()
+        admin.leave_group(path)
+        with contextlib.closing(CopyFile(copy)) as file:
+            file.refuse_grouped()  # its pages do not say so yet
+        with rnvm.Backend(path) as backend, mirror_of(backend, copy) as mirror:
+            with pytest.raises(PoolRefused, match="belongs to a group, as member b"):
+                mirror.wait_level(SOON)
+        with pools.open_pool(copy, in_group=True) as pool:
+            found = identity.read(pool.medium)
+        assert found is not None
+        assert found["identity"] == b"i" * 16
 
 
 def test_only_the_file_that_was_made_is_removed() -> None:

@@ -20,19 +20,24 @@ import rnvm
 import rnvm.mirror.mirror
 from rfp.core import clock
 from rfp.errors import (
+    Closed,
     ConnectionFailed,
     FabricError,
+    HandshakeFailed,
+    PoolRefused,
     QuotaExceeded,
     RfpError,
     ServerRefused,
     StorageFailed,
+    Unsupported,
 )
 from rfp.fabric.fabric import REMOTE_WRITE
 from rfp.protocol.client.opener import Opener
 from rnvm import pools
 from rnvm.media import identity
 from rnvm.media.medium import VolatileMemory
-from rnvm.mirror.follower import Follower
+from rnvm.mirror.follower import OVERRUN, PATIENCE, Follower, StreamEnded
+from rnvm.mirror.mirror import REQUESTED_BYTES_MAX
 from rnvm.testing.sample_structure import Sample
 from structures import HashTable
 from tests.frontend.processes import SOON, Process, address_of
@@ -393,6 +398,118 @@ def test_a_passing_trouble_does_not_end_a_mirror(error: Exception) -> None:
             with open_primary(path, address=address):
                 mirror.wait_level(SOON)
             assert len(raised) == 3
+
+
+@pytest.mark.shm
+@pytest.mark.parametrize("error", [PoolRefused("planted"), Unsupported("planted")], ids=type)
+def test_a_refusal_for_good_ends_a_mirror_that_has_followed(error: Exception) -> None:
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend:
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(SOON)
+        with mirror, contextlib.closing(mirror._opener):
+
+            class Refusing:
+                def __call__(self, deadline: int) -> Any:
+                    raise error
+
+                def close(self) -> None:
+                    pass
+
+            mirror._opener = Refusing()  # type: ignore[assignment]
+            until(lambda: mirror.failed)
+            with pytest.raises(type(error), match="planted"):
+                mirror.wait_level(1)
+
+
+@pytest.mark.shm
+def test_the_stream_that_a_mirror_requests_fits_to_what_has_happened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused() -> ConnectionFailed:
+        error = ConnectionFailed("planted")
+        error.__cause__ = ServerRefused("no memory")
+        return error
+
+    default, asked = 8 << 20, []
+    # Whether it was level; why the stream ended; the factor of the next one.
+    ends = [
+        (True, StreamEnded(OVERRUN), 2),
+        (False, StreamEnded(PATIENCE), 2),  # it was waited for in vain
+        (True, StreamEnded(PATIENCE), 1),  # it was slow, or stopped
+        (False, refused(), 0.5),
+        (False, HandshakeFailed("planted"), 1),  # another primary, perhaps for a moment
+        *[(False, StreamEnded(OVERRUN), 2)] * 5,
+    ]
+
+    class Scripted(rnvm.Mirror):
+        def _connect_and_follow(self, stream: int) -> None:
+            asked.append(stream)
+            self._connections += 1
+            if len(asked) > len(ends):
+                raise Closed("the end")
+            level, error, _ = ends[len(asked) - 1]
+            self._levels += level
+            self._last = {"stream": stream or default}
+            raise error
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "RETRY_S_MAX", 0.001)
+    with two_paths() as (path, copy), Scripted(copy, of=address_of(path)) as mirror:
+        until(lambda: mirror.failed)
+    expected = [default]
+    for _, _, factor in ends:
+        expected.append(min(int(expected[-1] * factor), REQUESTED_BYTES_MAX))
+    assert asked == [0, *expected[1:]]
+    assert expected[-1] == REQUESTED_BYTES_MAX
+
+
+def test_only_a_mirror_whose_stream_cannot_grow_is_waited_for_while_it_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def connect(*_: Any, waits: bool, **__: Any) -> None:
+        waited.append(waits)
+        raise ConnectionFailed("planted")
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", connect)
+    waited: list[bool] = []
+    bare: Any = object.__new__(rnvm.Mirror)
+    bare._opener, bare.timeout, bare.name, bare._changed = None, 1, "m", threading.Condition()
+    for joins, stream in itertools.product(
+        (True, False), (0, REQUESTED_BYTES_MAX - 1, REQUESTED_BYTES_MAX)
+    ):
+        bare._joins = joins
+        with pytest.raises(ConnectionFailed):
+            bare._follow_once(stream)
+    assert waited == [False, False, True, False, False, False]
+
+
+@pytest.mark.shm
+def test_a_backup_waits_for_a_back_end_that_ends_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ending(Follower):
+        def copy(self, at: int, n: int, deadline: int) -> None:
+            super().copy(at, n, deadline)
+            if at == 0 and not ended.is_set():
+                backends[0].close()
+                ended.set()
+
+    def progress(_copied: int, _size: int) -> None:
+        if ended.is_set() and len(backends) == 1:
+            backends.append(open_primary(path, address=address_of(path)))
+
+    ended = threading.Event()
+
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Ending)
+    monkeypatch.setattr(rnvm.mirror.mirror, "PROGRESS_S", 0.01)
+    with two_paths() as (path, copy):
+        backends = [open_primary(path, address=address_of(path))]
+        try:
+            rnvm.backup(copy, of=address_of(path), progress=progress, timeout=SOON)
+        finally:
+            backends[-1].close()
+        assert len(backends) == 2
+        pools.open_pool(copy).close()
 
 
 # Stops itself while it copies.

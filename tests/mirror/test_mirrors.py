@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from polling import until
 
 import rnvm
+from rfp.core import clock
 from rfp.errors import (
     Closed,
+    ConnectionFailed,
     DeadlineExceeded,
     HandshakeFailed,
     NotAPool,
@@ -21,11 +26,13 @@ from rfp.errors import (
     PoolRefused,
     VolatileMedium,
 )
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
 from rnvm.check import check as checking
 from rnvm.check.against import against
 from rnvm.media import identity
+from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
 from structures import HashTable
 from tests.frontend.processes import address_of
@@ -375,6 +382,66 @@ def test_a_mirror_ends_at_once_in_every_state() -> None:
             mirror.close()
             assert mirror.state == "closed"
             until(lambda: not mirrors(backend))
+
+
+@pytest.mark.shm
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_mirror_ends_at_once_while_a_back_end_does_not_answer(accepts: bool) -> None:
+    with two_paths() as (path, copy), contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        if not accepts:  # its queue is full
+            sockets.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        # It could connect for longer than a test may run.
+        mirror = mirror_of(f"shm://{path}", copy, timeout=3600)
+        if accepts:
+            peer = sockets.enter_context(listener.accept()[0])
+            assert peer.recv(1)
+        mirror.close()
+
+
+@pytest.mark.shm
+def test_a_mirror_that_has_just_connected_ends_at_once() -> None:
+    with (
+        two_paths() as (path, _),
+        open_primary(path) as backend,
+        contextlib.closing(Opener(backend.address, "rnvm")) as opener,
+    ):
+        with pytest.raises(Closed):
+            Follower(opener, clock.now_ns() + 10**13, connected=Follower.stop)
+        until(lambda: not backend.figures()["clients"])
+
+
+@pytest.mark.shm
+def test_a_mirror_is_closed_by_two_threads_at_once() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        mirror = mirror_of(backend, copy)
+        mirror.wait_level(30)
+        together = threading.Barrier(2, timeout=30)
+
+        def close() -> None:
+            together.wait()
+            mirror.close()
+
+        with ThreadPoolExecutor(2) as threads:
+            for each in [threads.submit(close) for _ in range(2)]:
+                each.result(30)
+
+
+@pytest.mark.shm
+def test_a_backup_that_is_not_whole_any_more_is_no_pool() -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with mirror_of(backend, copy, _joins=False) as mirror:
+            mirror.wait_level(30)
+            # As if the connection were lost, and it had begun to copy again.
+            assert mirror._file.medium is not None
+            found = identity.read(mirror._file.medium)
+            identity.write(mirror._file.medium, **{**found, "state": "catching up"})  # type: ignore[dict-item]
+            with pytest.raises(ConnectionFailed, match="not whole any more"):
+                mirror._end(erase=True)
+        with pytest.raises(PoolRefused, match="a copy in catch-up"):
+            pools.open_pool(copy)
 
 
 def test_mirror_and_back_end_close_in_any_order() -> None:
