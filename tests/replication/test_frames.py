@@ -439,6 +439,20 @@ def test_in_a_group_a_mirror_whose_stream_is_full_stays_required_until_it_is_rem
     assert pair.replication.acked == pair.replication.published
 
 
+def test_in_a_group_a_mirror_that_is_leaving_holds_up_nobody():
+    # Its removal may have to wait for the coordinator, for any time.
+    pair = Pair(patience=1000, policy=True)
+    pair.replication.set_state(0, "joining")
+    pair.replication.set_state(0, "in sync")
+    while pair.replication.has_room:
+        pair.primary.write(DATA, bytes(50_000))
+        pair.primary.drain()
+    for now in range(0, 3000, 100):
+        pair.replication.poll(now)
+    assert pair.replication.slot(0)["state"] == "leaving"
+    assert pair.replication.has_room
+
+
 def test_a_copying_mirror_that_takes_a_little_now_and_then_costs_no_more_than_the_patience():
     pair = Pair(patience=1000)
     pair.replication.wait_for(0)
