@@ -10,11 +10,14 @@ from polling import until
 
 import rnvm
 import rnvm.mirror.mirror
-from rfp.errors import InvalidAddress
+from rfp.core import clock
+from rfp.errors import InvalidAddress, PoolRefused
+from rfp.protocol.client.opener import Opener
 from rnvm import pools
 from rnvm.group import admin, driver
 from rnvm.group import events as ev
 from rnvm.media import identity
+from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
 from tests.mirror.copies import mirror_of, numbers, open_primary, replicated
@@ -91,3 +94,20 @@ def test_a_copy_in_catch_up_names_its_group_and_the_highest_epoch(pool, folder, 
         mark = marks[-1]
         assert (mark["state"], mark["group"]) == ("catching up", b"g" * 16)
         assert (mark["member"], mark["epoch"]) == ("b", epoch)
+
+
+def test_the_primary_of_a_group_joins_no_mirror_that_is_no_member(pool):
+    soon = clock.deadline_in(SOON)
+    with (
+        rnvm.Backend(pool("a"), _group=b"g" * 16, _epoch=2) as a,
+        contextlib.closing(Opener(a.address, "rnvm")) as opener,
+        contextlib.closing(Follower(opener, soon, member="b")) as stranger,
+        contextlib.closing(VolatileMemory(stranger.size)) as medium,
+    ):
+        stranger.begin(medium, soon)
+        for at in range(0, stranger.size, 1 << 18):
+            stranger.copy(at, min(1 << 18, stranger.size - at), soon)
+        stranger.finish(soon)
+        with pytest.raises(PoolRefused):
+            stranger.join(soon)
+        assert not any(each["level"] for each in a._service.group_slots())

@@ -18,7 +18,7 @@ from rfp.errors import FabricError, NotAPool, PoolInUse, PoolRefused, StorageFai
 from rnvm import pools
 from rnvm.check.against import against
 from rnvm.group import admin
-from rnvm.media import identity
+from rnvm.media import identity, wal
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.copy_file import FORMER, CopyFile
 from rnvm.testing.sample_structure import Sample
@@ -63,6 +63,28 @@ def test_a_file_in_memory_is_overwritten_only_if_no_process_has_it_mapped(mapped
             replicated(promoted)
         assert not against(path, copy).findings
         assert numbers(path) == (2, 2)
+
+
+def test_without_leases_of_files_one_that_was_served_is_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rnvm.mirror.copy_file, "_held_by_others", lambda _: None)
+    with two_paths() as (path, copy):
+        with open_primary(path) as backend, mirror_of(backend, copy) as mirror:
+            mirror.wait_level(SOON)
+        os.chmod(path, 0o640)
+        Path(f"{path}.new").touch()  # of an attempt that was cut off
+        files = [os.stat(path)]
+        with rnvm.Backend(copy) as promoted:
+            for _ in range(2):
+                with mirror_of(promoted, path) as mirror:
+                    mirror.wait_level(SOON)
+                    with pytest.raises(PoolInUse):
+                        CopyFile(path)
+                files.append(os.stat(path))
+    assert not os.path.samestat(files[0], files[1])
+    assert os.path.samestat(files[1], files[2]), "a mirror has written it last"
+    assert {each.st_mode for each in files} == {files[0].st_mode}
 
 
 def test_a_file_is_set_aside_until_the_copy_is_level(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +281,39 @@ def test_a_members_file_is_refused_although_only_its_write_ahead_area_names_the_
             found = identity.read(pool.medium)
         assert found is not None
         assert found["identity"] == b"i" * 16
+
+
+def test_the_frames_of_a_copy_that_was_moved_to_memory_do_not_come_back() -> None:
+    with two_paths("memory to disk") as (path, copy):
+        moved = f"{path}.moved"
+        pools.create(path, "8MiB", write_ahead="1MiB", assume_persistent=True)
+        with (
+            open_primary(path, size=None) as backend,
+            rnvm.connect(backend.address, timeout=SOON) as fe,
+        ):
+            sample = Sample(fe, "s")
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(SOON)
+                for _ in range(20):
+                    sample.add(1)
+                replicated(backend)
+                shutil.copyfile(copy, moved)  # as a crash would leave it
+            assert frames_in(moved)
+            sample.add(1)
+            with mirror_of(backend, moved) as mirror:
+                mirror.wait_level(SOON)
+                replicated(backend)
+        # Whatever opens it next would apply them again.
+        assert not frames_in(moved)
+        assert numbers(moved) == (21, 21)
+
+
+def frames_in(path: str) -> int:
+    with contextlib.closing(CopyFile(path)) as file:
+        with contextlib.closing(pools._copied(file.fd, pools.length(file.fd))) as view:
+            area = wal.describe(view)
+    assert area is not None
+    return int(area["frames"])
 
 
 def test_only_the_file_that_was_made_is_removed() -> None:
