@@ -46,9 +46,9 @@ class CopyFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.medium: Medium | None = None
-        self.leave = False  # set a file in memory aside also if no process has it mapped
         self._began = False  # open() has accepted the file that was there
         self._broken = False  # opening or closing the medium failed
+        self.full = False  # open() found no room
         self.head = b""
         self.made = not os.path.exists(path)
         folder = os.path.dirname(os.path.abspath(path))
@@ -128,7 +128,8 @@ class CopyFile:
             self.medium = self._opened(head, size, in_place=in_place)
         except FabricError as error:
             # What was not synced may look well in the page cache: it is not tried again.
-            self._broken = isinstance(error, StorageFailed) or error.errno in NO_ROOM
+            self._broken = isinstance(error, StorageFailed)
+            self.full = error.errno in NO_ROOM
             raise
         self.head = head[:256]
         return self.medium
@@ -197,20 +198,18 @@ class CopyFile:
             with contextlib.closing(pools._copied(self.fd, HEADER_BYTES)) as view:
                 found = identity.read(view)
             held = found is None or found["state"] == "none" or any(found["group"])
-        if held or self.leave:
-            try:
-                self._set_aside(head, size, kind)
-                return
-            except FabricError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                if held:
-                    error.hint = (
-                        "end the front-ends of the pool that was served from this file, so that it "
-                        "can be overwritten; or remove the file"
-                    )
-                    raise
-        self._resize(size, kind)
+        if not held:
+            self._resize(size, kind)
+            return
+        try:
+            self._set_aside(head, size, kind)
+        except FabricError as error:
+            if error.errno in NO_ROOM:
+                error.hint = (
+                    "end the front-ends of the pool that was served from this file, so that it can "
+                    "be overwritten; or remove the file"
+                )
+            raise
 
     def _set_aside(self, head: bytes, size: int, kind: pools.Media) -> None:
         """Replace the file by a new one, with this header; keep a whole one as POOL.former."""

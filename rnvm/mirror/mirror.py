@@ -275,7 +275,9 @@ class Mirror:
         # This process, or the primary's, lacks memory or descriptors for a moment.
         resources = isinstance(error, (FabricError, MemoryError, OSError))
         known = isinstance(error, (StorageFailed, ConnectionFailed, DeadlineExceeded))
-        return resources and not known and not self._file.failed
+        # A member without room tries again: its group goes on.  The operator of a mirror must know.
+        ends = self._file.failed or (self._file.full and not self._in_group)
+        return resources and not known and not ends
 
     def _follow(self, follower: Follower) -> None:
         self._before_open(follower)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,7 +244,9 @@ def test_a_mirror_without_its_file_or_without_room_tries_again(group, join, fold
     def no_room(fd: int, size: int, kind: Any) -> None:
         if left and size:
             left.pop()
-            raise FabricError("cannot allocate 4 MiB for the pool: planted")
+            error = FabricError("cannot allocate 4 MiB for the pool: planted")
+            error.errno = errno.ENOSPC
+            raise error
         fill(fd, size, kind)
 
     with contextlib.closing(CopyFile(folder / "b.pool")):

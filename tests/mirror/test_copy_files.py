@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import until
 
 import rnvm
 import rnvm.mirror.copy_file
@@ -22,7 +23,7 @@ from rnvm.media import identity, wal
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.copy_file import FORMER, CopyFile
 from rnvm.testing.sample_structure import Sample
-from tests.frontend.processes import SOON, Process
+from tests.frontend.processes import SOON, Process, address_of
 
 from .copies import mirror_of, mirrors, numbers, open_primary, replicated, two_paths
 
@@ -69,12 +70,23 @@ def test_without_leases_of_files_one_that_was_served_is_set_aside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rnvm.mirror.copy_file, "_held_by_others", lambda _: None)
+    aside: list[bytes] = []
+    leveled = CopyFile.leveled
+
+    def noted(self: CopyFile) -> None:
+        aside.append(Path(former).read_bytes()[:256])
+        leveled(self)
+
+    monkeypatch.setattr(CopyFile, "leveled", noted)
     with two_paths() as (path, copy):
+        former = path + FORMER
+        Path(former).touch()
         with open_primary(path) as backend, mirror_of(backend, copy) as mirror:
             mirror.wait_level(SOON)
+        aside.clear()
         os.chmod(path, 0o640)
         Path(f"{path}.new").touch()  # of an attempt that was cut off
-        files = [os.stat(path)]
+        files, head = [os.stat(path)], Path(path).read_bytes()[:256]
         with rnvm.Backend(copy) as promoted:
             for _ in range(2):
                 with mirror_of(promoted, path) as mirror:
@@ -82,9 +94,12 @@ def test_without_leases_of_files_one_that_was_served_is_set_aside(
                     with pytest.raises(PoolInUse):
                         CopyFile(path)
                 files.append(os.stat(path))
+                assert os.path.exists(former) == (len(files) == 3)
+                Path(former).write_bytes(b"of another pool")
     assert not os.path.samestat(files[0], files[1])
     assert os.path.samestat(files[1], files[2]), "a mirror has written it last"
     assert {each.st_mode for each in files} == {files[0].st_mode}
+    assert aside == [head, b"of another pool"]
 
 
 def test_a_file_is_set_aside_until_the_copy_is_level(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +329,31 @@ def frames_in(path: str) -> int:
             area = wal.describe(view)
     assert area is not None
     return int(area["frames"])
+
+
+def test_a_mirror_without_room_for_a_pool_that_has_grown_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill = pools._fill
+
+    def no_room(fd: int, size: int, kind: pools.Media) -> None:
+        if os.path.samestat(os.fstat(fd), os.stat(copy)):
+            error = FabricError("planted")
+            error.errno = errno.ENOSPC
+            raise error
+        fill(fd, size, kind)
+
+    with two_paths() as (path, copy):
+        address = address_of(path)
+        with open_primary(path, address=address):
+            mirror = mirror_of(address, copy)
+            mirror.wait_level(SOON)
+        pools.grow(path, "16MiB")
+        monkeypatch.setattr(pools, "_fill", no_room)
+        with mirror, open_primary(path, size=None, address=address):
+            until(lambda: mirror.failed)
+            with pytest.raises(FabricError, match="planted"):
+                mirror.wait_level(1)
 
 
 def test_only_the_file_that_was_made_is_removed() -> None:
