@@ -144,7 +144,7 @@ def test_a_pool_that_stays_in_use_is_left_to_another_member(
     bare = member(
         path="a.pool", address="", name="a", _options={}, _machine=machine, _reopening=None
     )
-    action = ev.Open(3, 0)
+    action = ev.Open(3, 0, alone=False)
     bare._do_open(action)
     now += driver.OPEN_NS - 1
     bare._do_open(action)
