@@ -383,7 +383,8 @@ cdef class Queue(QueueContents):
         """Return the moment (ns since 1970) so many seconds from now; name: of the argument."""
         cdef double seconds = number_of(name, value)
         if not 0 < seconds <= LEASE_S_MAX:
-            raise InvalidArgument(f"{name} must be positive and at most "
+            least = "at least 0" if name == "delay" else "positive"  # a delay of 0 never comes here
+            raise InvalidArgument(f"{name} must be {least} and at most "
                                   f"{LEASE_S_MAX:.0e}, got {value!r}", hint="give seconds")
         return wall_clock_ns() + <uint64_t> (seconds * 1e9) + 1
 

@@ -330,6 +330,15 @@ def test_the_error_of_a_lease_out_of_bounds_names_the_bounds(served):
             fe.drop("bounds")
 
 
+def test_the_error_of_a_delay_out_of_bounds_names_the_bounds(served):
+    with rnvm.connect(served.address) as fe:
+        queue = Queue(fe, "delays")
+        for delay in (-1, 1e9 + 1, float("nan")):
+            with pytest.raises(InvalidArgument, match="delay must be at least 0 and at most 1e"):
+                queue.put(b"never", delay=delay)
+        assert (len(queue), queue.delayed) == (0, 0)
+
+
 @each_of(KINDS)
 def test_every_call_of_a_subclass_that_was_never_opened_raises(kind):
     class Forgetful(kind):
