@@ -215,6 +215,28 @@ def test_a_member_waits_for_a_tool_that_has_its_pool_open(group, join, monkeypat
     assert a.epoch == 2
 
 
+@pytest.mark.parametrize("lost", ["file", "address"])
+def test_a_winner_that_cannot_serve_leaves_the_group_to_another_copy(
+    group, service, join, monkeypatch, lost
+):
+    a, b = join("a"), join("b")
+    b.wait("in sync", SOON)
+    opener = driver.Backend
+
+    def opens(path: str, **options: Any) -> rnvm.Backend:
+        if lost == "address":
+            options["address"] = "shm:///proc/nowhere"
+        backend = opener(path, **options)
+        if lost == "file":
+            os.unlink(path)
+        return backend
+
+    monkeypatch.setattr(driver, "Backend", opens)
+    a.close()
+    until(lambda: b.failed, SOON)
+    assert (state_of(service).primary, in_sync(service)) == (None, ["a"])
+
+
 @pytest.mark.parametrize("kept", ["whole", "none"])
 def test_a_copy_that_was_replaced_under_a_member_is_not_opened(
     group, join, folder, monkeypatch, kept

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 import rnvm
 from rfp import address as addresses
+from rfp.errors import ConnectionFailed, StorageFailed
 from rnvm import pools
 from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import SOON
@@ -40,3 +43,22 @@ def test_epochs_of_sessions_begin_with_that_of_the_group(folder):
                 assert last.figures["epoch"] >> 32 == 8
     finally:
         first.close()
+
+
+def test_a_pool_that_is_open_and_not_served_answers_nobody(folder):
+    address = str(addresses.unique())
+    path = folder / "a.pool"
+    pools.create(path, "4MiB", assume_persistent=True)
+    backend = rnvm.Backend(path, address=address, _group=GROUP, _epoch=7, _serve=False)
+    with pytest.raises(ConnectionFailed):
+        rnvm.connect(address, timeout=0.2)
+    backend._serve()
+    with rnvm.connect(address, timeout=SOON) as fe:
+        assert Sample(fe, "s").add(1) == 1
+    backend.close()
+    unserved = rnvm.Backend(path, address=address, _group=GROUP, _epoch=8, _serve=False)
+    path.unlink()
+    with pytest.raises(StorageFailed):
+        unserved._serve()
+    unserved.close()
+    unserved.close()
