@@ -222,6 +222,22 @@ def test_files_that_cannot_be_a_copy_are_refused_and_left_alone(tmp_path: Path) 
         assert Path(text).read_text() == "not a pool"
 
 
+def test_a_mirror_does_not_follow_another_pool_at_the_address_of_its_own() -> None:
+    with two_paths() as (path, copy):
+        address = address_of(path)
+        with open_primary(path, address=address) as backend:
+            with rnvm.connect(backend.address) as fe:
+                Sample(fe, "s").add(1)
+            mirror = mirror_of(backend, copy)
+            mirror.wait_level(30)
+            replicated(backend)
+        with mirror, open_primary(f"{path}.other", address=address):
+            until(lambda: mirror.failed)
+            with pytest.raises(PoolRefused, match="another pool"):
+                mirror.wait_level(1)
+        assert numbers(copy) == (1, 1)
+
+
 def test_a_file_that_begins_with_zeros_is_not_taken_for_an_empty_one() -> None:
     with two_paths() as (path, copy), open_primary(path) as backend:
         Path(copy).write_bytes(bytes(32768) + b"CD001, as an image of a disc begins")
