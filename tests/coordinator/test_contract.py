@@ -28,6 +28,7 @@ from rfp.errors import (
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.coordinator.registration import MEMBER_DATA_MAX
 from rnvm.coordinator.state import PAST_MAX, STATE_MAX, State
+from tests.group import in_memory
 
 from . import histories
 
@@ -194,6 +195,18 @@ def test_two_registrations_of_one_name_are_two_instances(opened, address):
     }  # fmt: skip
     first.close()
     assert coordinator.members() == [second.member]
+
+
+def test_a_registration_that_was_not_made_in_time_is_not_made_later(monkeypatch):
+    class Unanswered(in_memory._Registration):
+        def _run(self) -> None:
+            self._closing.wait()
+
+    monkeypatch.setattr(in_memory, "_Registration", Unanswered)
+    with in_memory.Service().open(in_memory.ADDRESS) as coordinator:
+        with pytest.raises(CoordinatorUnavailable):
+            coordinator.register("a", lease=5, timeout=0.05)
+        assert not [each for each in threading.enumerate() if each.name == "rnvm-lease"]
 
 
 def test_a_killed_member_is_removed_after_its_lease(opened, address):
