@@ -295,7 +295,7 @@ class Unfollow:
 
 @dataclass(frozen=True)
 class Open:
-    """Open the pool as primary of this epoch, not to answer yet.  Answer: `Opened` or `OpenFailed`.
+    """Open the pool as primary of this epoch; answer nothing yet.  Event: `Opened` or `OpenFailed`.
 
     Attributes:
         alone: no other copy may be opened instead.
