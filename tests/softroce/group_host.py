@@ -14,6 +14,7 @@ import urllib.request
 
 import rnvm
 from rfp.errors import GroupNotFound, OutcomeUnknown
+from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.opening import open_coordinator
 from rnvm.group import state
 from rnvm.testing.sample_structure import Sample
@@ -38,12 +39,30 @@ def until(fact, what: str):
     return found
 
 
-def etcd_answers() -> bool:
+def until_etcd_answers(etcd: str) -> None:
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{etcd}/health", timeout=5) as answer:
+                return b"true" in answer.read()
+        except OSError:
+            return False
+
+    until(answers, "etcd")
+
+
+def start_etcd(etcd: str) -> None:
+    subprocess.Popen(
+        ["etcd", "--data-dir", "etcd", "--log-level", "error",
+         "--listen-client-urls", f"http://{etcd}", "--advertise-client-urls", f"http://{etcd}"]
+    )  # fmt: skip
+    until_etcd_answers(etcd)
+
+
+def seen(coordinator: Coordinator) -> state.GroupState | None:
     try:
-        with urllib.request.urlopen(f"http://{ETCD}/health", timeout=5) as answer:
-            return b"true" in answer.read()
-    except OSError:
-        return False
+        return state.decode(coordinator.read().value, "the group")
+    except GroupNotFound:
+        return None
 
 
 def serve(name: str, address: str, secret: str) -> subprocess.Popen:
@@ -55,7 +74,7 @@ def serve(name: str, address: str, secret: str) -> subprocess.Popen:
 
 def host_a(secret: str) -> None:
     run("rnvm", "create", "orders.pool", "--size", "4MiB", "--assume-persistent")
-    until(etcd_answers, "etcd")
+    until_etcd_answers(ETCD)
     run("rnvm", "group", "create", GROUP, "--pool", "orders.pool", "--member", "a",
         "--min-mirrors", "0")  # fmt: skip
     serve("a", "rdma://10.2.0.1:7002", secret)
@@ -73,24 +92,13 @@ def boot_s() -> float:
 
 
 def host_b(secret: str, number: str) -> None:
-    subprocess.Popen(
-        ["etcd", "--data-dir", "etcd", "--log-level", "error",
-         "--listen-client-urls", f"http://{ETCD}", "--advertise-client-urls", f"http://{ETCD}"]
-    )  # fmt: skip
-    until(etcd_answers, "etcd")
+    start_etcd(ETCD)
     coordinator = open_coordinator(GROUP, timeout=PATIENCE_S)
-
-    def seen() -> state.GroupState | None:
-        try:
-            return state.decode(coordinator.read().value, "the group")
-        except GroupNotFound:
-            return None
-
-    until(seen, "the group")
+    until(lambda: seen(coordinator), "the group")
     serve("b", "rdma://10.2.0.2:7002", secret)
     with rnvm.connect(GROUP, secret_file=secret, timeout=PATIENCE_S) as fe:
         sample = Sample(fe, "s")
-        until(lambda: len(seen().in_sync) == 2, "the mirror")  # type: ignore[union-attr]
+        until(lambda: len(seen(coordinator).in_sync) == 2, "the mirror")  # type: ignore[union-attr]
         print("in sync", flush=True)
         left = 5  # calls
         while left:
@@ -98,11 +106,12 @@ def host_b(secret: str, number: str) -> None:
                 answer = str(sample.add(1))
             except OutcomeUnknown:
                 answer = "?"
-            now = seen()
+            now = seen(coordinator)
             in_sync = len(now.in_sync)  # type: ignore[union-attr]
             print(f"added {answer} {now.primary} {in_sync}", flush=True)  # type: ignore[union-attr]
             left -= now.primary == "b" and in_sync == int(number)  # type: ignore[union-attr]
         print(f"ended {sample.numbers()[0]}", flush=True)
 
 
-{"a": host_a, "b": host_b}[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    {"a": host_a, "b": host_b}[sys.argv[1]](*sys.argv[2:])
