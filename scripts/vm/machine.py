@@ -19,7 +19,8 @@ from .kernel import Kernel, unpacked
 
 Sink = Callable[[bytes], None]
 
-# One boot in some hundred hangs before the command has begun, so that it is safe to boot again.
+# One boot in some hundred hangs before the command has begun, so that it is safe to boot again.  On
+# a busy computer each one takes longer: the next one gets twice the time.
 BOOTS, BOOT_SECONDS = 3, 60
 # Beyond the command's limit, which counts in the guest: the time for setting up and ending on a
 # busy machine.
@@ -55,11 +56,12 @@ class Machine:
                 stack.enter_context(image.inserted())
             folder = stack.enter_context(self.job.folder())
             initramfs.build(self.kernel.release, folder / "initramfs")
-            for _ in range(BOOTS):
-                status = await self._boot(folder)
+            for boot in range(BOOTS):
+                seconds = self.boot_seconds * 2**boot
+                status = await self._boot(folder, seconds)
                 if status is not None:
                     return status
-                hung = f"the machine did not boot in {self.boot_seconds:g} s{_last_lines(folder)}"
+                hung = f"the machine did not boot in {seconds:g} s{_last_lines(folder)}"
                 self.err(f"softroce: {hung}\n".encode())
             raise MachineError(hung)
 
@@ -78,7 +80,7 @@ class Machine:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
-    async def _boot(self, folder: Path) -> int | None:
+    async def _boot(self, folder: Path, seconds: float) -> int | None:
         """Return the command's exit status, or None if the machine hung before its begin."""
         guest = _Guest(self.job)
         sinks = {"out": self.out, "err": self.err, "control": guest.on_data}
@@ -88,7 +90,7 @@ class Machine:
         try:
             await asyncio.wait(
                 {guest.begun, copies},
-                timeout=self.boot_seconds,
+                timeout=seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not (guest.begun.done() or copies.done()):

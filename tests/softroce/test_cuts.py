@@ -21,7 +21,7 @@ from .network import CLOCK_PORT, Network
 
 HOSTS, CALLING = "abc", "ac"
 ETCD_PORT = 2379
-SOON = 120  # seconds
+SOON = 200  # seconds
 CALL_S, SLACK_S = 20, 5  # time-out of a call, and how much later a slow machine may return
 ALL_LEASES_S = 7  # longer than the registration's lease, and than all promises
 PAUSED_S = 10  # longer than all promises, and than the registration's lease
