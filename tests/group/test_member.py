@@ -129,6 +129,17 @@ def test_a_winner_whose_state_was_replaced_since_does_not_open():
     assert not play.changes()
 
 
+def test_a_primary_that_stepped_down_waits_for_a_promise_before_it_opens_its_pool_again():
+    play = primary()
+    play.take(ev.Hint())
+    play.read(state(A, B, epoch=3, primary="b"), (A, B))
+    assert isinstance(play.out[0], ev.Stop)
+    play.take(ev.Stopped())
+    play.made(*play.read(state(A, B, epoch=3)))
+    assert play.take(ev.Tick(), 0.9) == []
+    assert play.take(ev.Tick(), 0.2) == [ev.Open(4, 0, alone=False)]
+
+
 def test_a_winner_whose_second_change_is_refused_does_not_serve():
     play, change = claiming(B)
     (read,) = play.take(ev.ChangeRefused(change.serial))
