@@ -11,6 +11,8 @@ from rnvm.group.events import Copy, Seen
 from rnvm.group.member import SECOND_NS, Member, Role
 from rnvm.group.state import GroupState, Listed
 
+pytestmark = pytest.mark.pure
+
 GROUP = "a" * 32
 A, B, C = Listed("a", "1" * 32), Listed("b", "2" * 32), Listed("c", "3" * 32)
 

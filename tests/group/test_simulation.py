@@ -7,6 +7,8 @@ import pytest
 from . import planted
 from .simulation import Simulation, Violation
 
+pytestmark = pytest.mark.pure
+
 SEEDS = 15
 SECONDS = 15
 
@@ -37,7 +39,6 @@ def test_a_life_is_repeated_by_its_seed():
     assert one.coordinator.seen == other.coordinator.seen
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize("fault", list(planted.FAULTS))
 def test_a_planted_fault_is_found(fault):
     for seed in range(400):

@@ -9,6 +9,8 @@ import pytest
 from rfp.errors import GroupDamaged, InvalidArgument
 from rnvm.group.state import EPOCH_MAX, GroupState, Listed, decode
 
+pytestmark = pytest.mark.pure
+
 A, B = Listed("a", "1" * 32), Listed("b", "2" * 32)
 STATE = GroupState("f" * 32, 3, "a", (A, B), 1)
 GOOD = json.loads(STATE.encode())
