@@ -201,10 +201,16 @@ def test_a_failed_wait_does_not_let_the_next_answer_escape(held: Held, kind: Any
         content(reader)
     add(writer, b"b", b"2")
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DeadlineExceeded, match="replicated"):
+        with pytest.raises(DeadlineExceeded):  # of the wait; on a busy computer, of a request
             content(reader)
     held.ack()
-    assert len(content(reader)) == 2
+
+    def answered() -> bool:
+        with contextlib.suppress(DeadlineExceeded):
+            return len(content(reader)) == 2
+        return False
+
+    assert until(answered)
 
 
 @near_and_far
