@@ -79,10 +79,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="examples of each hypothesis test, instead of the profile's number",
     )
     group.addoption(
-        "--one-case",
-        action="store_true",
-        help="run one case of each parametrized test, drawn from the seed, and all cases of those "
-        "marked every_case",
+        "--cases",
+        choices=("all", "half", "one"),
+        default="all",
+        help="of each parametrized test, run so many cases, drawn from the seed, and all cases of "
+        "those marked every_case [all]",
     )
     group.addoption(
         "--shrink",
@@ -173,8 +174,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[pure_key] = len(pure)
         items[:] = [item for item in items if not item.get_closest_marker("pure")]
         config.hook.pytest_deselected(items=pure)
-    if config.getoption("one_case"):
-        drawn = one_case_of_each(items, config.stash[seed_key])
+    if config.getoption("cases") != "all":
+        one = config.getoption("cases") == "one"
+        drawn = cases_of_each(items, config.stash[seed_key], one=one)
         config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
         items[:] = [item for item in items if item in drawn]
     if config.getoption("seconds") is not None:
@@ -187,13 +189,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def one_case_of_each(items: list[pytest.Item], seed: int) -> set[pytest.Item]:
-    """Return one case of each test; of a test marked every_case, whose code they are, all."""
+def cases_of_each(items: list[pytest.Item], seed: int, *, one: bool) -> set[pytest.Item]:
+    """Return one case of each test, or half of them and at least one; of a test marked every_case,
+    whose code they are, all."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         every = item.get_closest_marker("every_case")
         cases.setdefault(item.nodeid if every else item.nodeid.partition("[")[0], []).append(item)
-    return {random.Random(f"{seed} {name}").choice(each) for name, each in cases.items()}
+    return {
+        case
+        for name, each in cases.items()
+        for case in random.Random(f"{seed} {name}").sample(each, 1 if one else (len(each) + 1) // 2)
+    }
 
 
 def pytest_terminal_summary(

@@ -177,7 +177,10 @@ def test_a_test_starts_only_if_its_time_is_left_and_can_end_with_the_run(suite):
     assert "1 passed, 1 skipped" in run.stdout
 
 
-def test_one_case_of_each_test_can_be_drawn_and_all_of_those_that_run_different_code(suite):
+@pytest.mark.parametrize(("cases", "counts"), [("one", (4, 8)), ("half", (8, 4)), ("all", (12, 0))])
+def test_cases_of_each_test_can_be_drawn_and_all_of_those_that_run_different_code(
+    suite, cases, counts
+):
     run = suite(
         "import pytest\n"
         "@pytest.mark.parametrize('n', range(9))\n"
@@ -185,9 +188,11 @@ def test_one_case_of_each_test_can_be_drawn_and_all_of_those_that_run_different_
         "@pytest.mark.every_case\n"
         "@pytest.mark.parametrize('n', range(3))\n"
         "def test_different(n): pass\n",
-        "--one-case",
+        f"--cases={cases}",
     )
-    assert "4 passed, 8 deselected" in run.stdout
+    passed, left_out = counts
+    assert f"{passed} passed" in run.stdout
+    assert (f"{left_out} deselected" in run.stdout) == (left_out > 0)
 
 
 def test_each_test_draws_from_a_seed_of_its_own(seed, rng):
