@@ -175,7 +175,9 @@ def test_the_benchmark_counts_one_read_for_each_operation(server: rfp.Server, ne
         result = CliRunner().invoke(benchmark, [command, *options])
         assert result.exit_code == 0, result.output
     counted = dict(re.findall(r"\[VERBS\], (\w+), ([0-9.]+)", result.output))
-    assert 1.0 <= float(counted["ReadsPerOperation"]) < 1.06, result.output
+    # The few calls poll for their responses, by as many READs as the server takes time.
+    assert float(counted["CallsPerOperation"]) < 0.03, result.output
+    assert 1.0 <= float(counted["ReadsPerOperation"]) < 1.5, result.output
     assert float(counted["WritesPerOperation"]) < 0.03, result.output
 
 
