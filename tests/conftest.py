@@ -45,8 +45,10 @@ resource_tracker.ensure_running()
 
 # Shrinking a failure may take five minutes, longer than a test may run: only --shrink does it.
 UNSHRUNK = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.shrink]
-hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, phases=UNSHRUNK)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+# How long an example takes to be drawn depends on the other processes of the computer.
+ANY_LOAD = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("fast", max_examples=50, phases=UNSHRUNK, **ANY_LOAD)
+hypothesis.settings.register_profile("long", max_examples=1000, **ANY_LOAD)
 
 seed_key = pytest.StashKey[int]()
 failed_key = pytest.StashKey[bool]()

@@ -15,6 +15,8 @@ import leaks
 import pytest
 from slower import SLOWER
 
+pytestmark = pytest.mark.pure
+
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
