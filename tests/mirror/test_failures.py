@@ -463,6 +463,7 @@ def test_the_stream_that_a_mirror_requests_fits_to_what_has_happened(
     assert expected[-1] == REQUESTED_BYTES_MAX
 
 
+@pytest.mark.shm
 def test_only_a_mirror_whose_stream_cannot_grow_is_waited_for_while_it_copies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

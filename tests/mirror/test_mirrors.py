@@ -222,6 +222,7 @@ def test_files_that_cannot_be_a_copy_are_refused_and_left_alone(tmp_path: Path) 
         assert Path(text).read_text() == "not a pool"
 
 
+@pytest.mark.shm
 def test_a_mirror_does_not_follow_another_pool_at_the_address_of_its_own() -> None:
     with two_paths() as (path, copy):
         address = address_of(path)
