@@ -20,7 +20,7 @@ from rnvm.media import identity
 from rnvm.media.medium import VolatileMemory
 from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
-from tests.mirror.copies import mirror_of, numbers, open_primary, replicated
+from tests.mirror.copies import Watching, mirror_of, numbers, open_primary, replicated
 
 SOON = 40
 
@@ -67,16 +67,11 @@ def test_the_members_of_a_group_follow_a_pool_that_has_left_it(pool, folder):
 def test_a_copy_in_catch_up_names_its_group_and_the_highest_epoch(pool, folder, monkeypatch):
     marks: list[Any] = []
 
-    class Watching(Follower):
-        def begin(self, copy: Any, *rest: Any, **options: Any) -> None:
-            self.on = copy
-            super().begin(copy, *rest, **options)
+    class Marking(Watching):
+        def copied(self, end: int, found: Any) -> None:
+            marks.append(found)
 
-        def copy(self, at: int, n: int, deadline: int) -> None:
-            super().copy(at, n, deadline)
-            marks.append(identity.read(self.on))
-
-    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Watching)
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Marking)
     path, copy, told = pool("a"), str(folder / "b.pool"), []
     for epoch in (5, 6):  # a new copy, and one that was whole
         with (

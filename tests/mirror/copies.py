@@ -11,6 +11,8 @@ from typing import Any
 from polling import until
 
 import rnvm
+from rnvm.media import identity
+from rnvm.mirror.follower import Follower
 from rnvm.testing.sample_structure import Sample
 from tests.frontend.processes import Process
 
@@ -41,6 +43,21 @@ def two_paths(places: str = "memory to memory") -> Iterator[tuple[str, str]]:
     pool, copy = PLACES[places]
     with tempfile.TemporaryDirectory(dir=pool) as here, tempfile.TemporaryDirectory(dir=copy) as to:
         yield os.path.join(here, "pool"), os.path.join(to, "copy")
+
+
+class Watching(Follower):
+    """Calls copied(end, identity) with the identity in the copy after each portion."""
+
+    def begin(self, copy: Any, *rest: Any, **options: Any) -> None:
+        self.on = copy
+        super().begin(copy, *rest, **options)
+
+    def copy(self, at: int, n: int, deadline: int) -> None:
+        super().copy(at, n, deadline)
+        self.copied(at + n, identity.read(self.on))
+
+    def copied(self, end: int, found: Any) -> None:
+        raise NotImplementedError
 
 
 def open_primary(path: str, **options: Any) -> rnvm.Backend:

@@ -43,6 +43,7 @@ from structures import HashTable
 from tests.frontend.processes import SOON, Process, address_of
 
 from .copies import (
+    Watching,
     mirror_of,
     mirror_process,
     mirrors,
@@ -328,20 +329,14 @@ def test_a_copy_stays_whole_while_nothing_differs(monkeypatch: pytest.MonkeyPatc
     arrived, go = threading.Event(), threading.Event()
     go.set()
 
-    class Watching(Follower):
-        def begin(self, copy: Any, *rest: Any, **options: Any) -> None:
-            self.on = copy
-            super().begin(copy, *rest, **options)
-
-        def copy(self, at: int, n: int, deadline: int) -> None:
-            super().copy(at, n, deadline)
-            found = identity.read(self.on)
+    class Halting(Watching):
+        def copied(self, end: int, found: Any) -> None:
             states.append("new" if found is None else found["state"])
-            if at + n == self.size:
+            if end == self.size:
                 arrived.set()
                 go.wait(SOON)
 
-    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Watching)
+    monkeypatch.setattr(rnvm.mirror.mirror, "Follower", Halting)
     with two_paths() as (path, copy), open_primary(path) as backend:
         with mirror_of(backend, copy) as mirror:
             with rnvm.connect(backend.address) as fe:
