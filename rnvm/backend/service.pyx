@@ -361,7 +361,7 @@ cdef class PoolService(Service):
     @property
     def removed(self):
         """Return whether the pool's file was removed or replaced by another one."""
-        return self.b.removed
+        return bool(self.b.removed or removed(&self.b))
 
     @property
     def counters(self):

@@ -137,12 +137,14 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
 
 def test_handles_work_in_exit_functions_that_were_registered_before_the_import() -> None:
     program = """if True:
-        import atexit, logging, logging.handlers, weakref, sys
+        import atexit, logging, logging.handlers, os, shutil, tempfile, weakref
+        folder = tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"])
+        atexit.register(shutil.rmtree, folder)                  # the last of all
         atexit.register(lambda: (kv.put(b"state", b"saved"), print("state:", kv.get(b"state"))))
         class Thing: pass
         thing = Thing()
         weakref.finalize(thing, lambda: print("finalized:", kv.get(b"early")))
-        import rfp, rnvm, structures, os, shutil, tempfile
+        import rfp, rnvm, structures
         class Store(logging.Handler):
             def emit(self, record):
                 kv.put(b"log", self.format(record).encode())
@@ -151,12 +153,10 @@ def test_handles_work_in_exit_functions_that_were_registered_before_the_import()
         kv = rfp.connect(server.address)
         logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, target=Store()))
         logging.warning("the last words")
-        folder = tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"])
         backend = rnvm.Backend(folder + "/p", size="4MiB", assume_persistent=True)
         queue = structures.Queue(rnvm.connect(backend.address), "q")
         atexit.register(lambda: (queue.put(b"late"), print("queue:", queue.get())))
         kv.put(b"early", b"was there")
-        shutil.rmtree(folder)
     """
     before = files_left()
     done = run(program)

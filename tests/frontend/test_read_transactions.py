@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from polling import until
-from slower import EMULATED, rounds
+from slower import EMULATED, SLOWER, rounds
 from structure_kinds import MAPPINGS, VERSIONED, each_of
 
 import rnvm
@@ -607,7 +607,7 @@ def test_a_query_that_never_finds_its_structure_at_rest_acquires_the_locks(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     """A hook writes in the middle of the query: each moment has passed when it ends."""
-    fe, other = connect(direct), connect(direct, timeout=0.05)
+    fe, other = connect(direct), connect(direct, timeout=0.1 * SLOWER)
     mine, theirs = Sample(fe, "a"), Sample(other, "a")
     for place in range(2):
         theirs.put(place, b"x")

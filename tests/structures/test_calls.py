@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slower import SLOWER
 from structure_kinds import KINDS, MAPPINGS, ORDERED, VERSIONED, add, content, each_of, take
 
 import rnvm
@@ -461,7 +462,7 @@ def test_a_dead_letter_queue_has_the_codec_of_its_queue(fe: rnvm.FrontEnd) -> No
 def test_a_get_that_others_always_precede_says_so(
     served: rnvm.Backend, fe: rnvm.FrontEnd, other: rnvm.FrontEnd
 ) -> None:
-    with rnvm.connect(served.address, timeout=0.05) as hasty:
+    with rnvm.connect(served.address, timeout=0.1 * SLOWER) as hasty:
         codec = Meddling()
         mine, theirs = Queue(hasty, "q", codec=codec), Queue(other, "q", codec=Meddling())
         theirs.put(b"0")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from slower import SLOWER
 from structure_kinds import MAPPINGS, ORDERED, VERSIONED, each_of
 
 import rnvm
@@ -418,7 +419,7 @@ def test_writers_of_different_partitions_do_not_wait_for_each_other(
 ) -> None:
     mapping = HashTable(fe, "m", partitions=2)
     (mine, *_), (theirs, *_) = keys_of_partitions(mapping, 1)
-    with rnvm.connect(backend.address, timeout=0.05) as other:
+    with rnvm.connect(backend.address, timeout=0.1 * SLOWER) as other:
         same = HashTable(other, "m", partitions=2)
         with fe.transaction(mapping.partition(mine)):
             mapping[mine] = b"1"
