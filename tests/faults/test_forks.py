@@ -302,9 +302,7 @@ def test_a_child_that_uses_its_parents_objects_neither_crashes_nor_damages_them(
         # Use each object in every way, in a child; after a crash the next child continues.
         crashed = []
         for name, thing in things.items():
-            crashed += half_made.crashes(
-                f"{name}: {type(thing).__name__}", lambda thing=thing: thing
-            )
+            crashed += half_made.crashes([(name, lambda thing=thing: thing)])
         assert not crashed, "\n".join(crashed)
         for name in (
             "kv",

@@ -18,7 +18,7 @@ import pkgutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
@@ -169,31 +169,43 @@ def refused(function: Callable[[object], object], thing: object) -> None:
     raise Copied("pickled")
 
 
-def attempt(make: Callable[[], object], begin: int, report: Callable[[str], object]) -> None:
-    """Use the object in the child, from use number `begin` on, and report each use before it."""
-    try:
-        thing = make()
-    except Exception:
-        return
-    for number, (name, use) in enumerate(uses(thing)):
-        if number < begin:
+Way = tuple[str, Callable[[], object]]
+CREATION, DESTRUCTION = -1, 1 << 30  # beside the numbers of the uses
+
+
+def attempt(ways: Iterable[Way], begin: tuple[int, int], report: Callable[[str], object]) -> None:
+    """Use all objects in the child, from this way and use on, and report each use before it."""
+    for at, (how, make) in enumerate(ways):
+        if at < begin[0]:
             continue
-        report(f"{number} {name!r}\n")
-        signal.alarm(SECONDS)
+        report(f"{at} {CREATION} {how}: its creation\n")
         try:
-            use()
-        except Copied as error:
-            report(f"! {name}: {error}\n")
-        except BaseException as error:  # any other exception is correct
-            del error
-    thing = None
-    report("its destruction\n")
-    gc.collect()
+            thing = make()
+        except Exception:
+            continue
+        for number, (name, use) in enumerate(uses(thing)):
+            if (at, number) < begin:
+                continue
+            report(f"{at} {number} {how}: {name!r}\n")
+            signal.alarm(SECONDS)
+            try:
+                use()
+            except Copied as error:
+                report(f"! {how}: {name}: {error}\n")
+            except BaseException as error:  # any other exception is correct
+                del error
+        signal.alarm(0)
+        report(f"{at} {DESTRUCTION} {how}: its destruction\n")
+        thing = use = None
+        gc.collect()
 
 
-def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
-    """Yield a text for each use of make()'s object that ends the process, or copies the object."""
-    begin = 0
+def crashes(ways: Sequence[Way]) -> Iterator[str]:
+    """Yield a text for each use of an object that ends the process, or copies the object.
+
+    All objects are used in one child; after a crash the next child continues.
+    """
+    begin = (0, CREATION)
     while True:
         theirs, ours = os.pipe()
         sys.stdout.flush()
@@ -204,26 +216,28 @@ def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
                 attempt(
-                    make,
+                    ways,
                     begin,
                     lambda text, ours=ours: os.write(ours, text.encode(errors="replace")),
                 )
-            os._exit(0)
+                os._exit(0)
+            os._exit(1)
         os.close(ours)
         with os.fdopen(theirs, errors="replace") as pipe:
             lines = pipe.read().splitlines()
         status = os.waitpid(child, 0)[1]
-        yield from (f"{name}: {line[2:]}" for line in lines if line.startswith("!"))
+        yield from (line[2:] for line in lines if line.startswith("!"))
         if status == 0:
             return
-        last = lines[-1] if lines else "its creation"
+        at, number, last = next(
+            line.split(" ", 2) for line in reversed(lines) if not line.startswith("!")
+        )
         signalled = os.WIFSIGNALED(status)
         end = signal.Signals(os.WTERMSIG(status)).name if signalled else status
-        yield f"{name}: {last}: {end}"
-        number = last.partition(" ")[0]
-        if not number.isdigit():
-            return
-        begin = int(number) + 1
+        yield f"{last}: {end}"
+        # After a crash outside the uses of an object, the next object is used.
+        inside = CREATION < int(number) < DESTRUCTION
+        begin = (int(at), int(number) + 1) if inside else (int(at) + 1, CREATION)
 
 
 def main() -> None:
@@ -233,11 +247,9 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # else each child's collection would copy the memory of all objects
     for cls in types:
-        if wanted and cls.__name__ not in wanted:
-            continue
-        for how, make in ways(cls):
-            for finding in crashes(f"{cls.__module__}.{cls.__qualname__} ({how})", make):
-                print(finding, flush=True)
+        if not wanted or cls.__name__ in wanted:
+            for finding in crashes([*ways(cls)]):
+                print(f"{cls.__module__}.{cls.__qualname__}: {finding}", flush=True)
     print(f"{len(types)} types", flush=True)
 
 
