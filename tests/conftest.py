@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib.util
+import itertools
 import math
 import os
 import random
@@ -55,7 +56,7 @@ failed_key = pytest.StashKey[bool]()
 started_key = pytest.StashKey[float]()
 stderr_key = pytest.StashKey[int]()
 left_out_key = pytest.StashKey[list[pytest.Item]]()
-pure_key = pytest.StashKey[int]()
+spared_key = pytest.StashKey[list[pytest.Item]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -171,11 +172,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         items[:] = [item for item in items if not item.get_closest_marker("verbs")]
         config.hook.pytest_deselected(items=left_out)
-    if SANITIZED:  # they examine compiled code only; `make test` without them runs the others
-        pure = [item for item in items if item.get_closest_marker("pure")]
-        config.stash[pure_key] = len(pure)
-        items[:] = [item for item in items if not item.get_closest_marker("pure")]
-        config.hook.pytest_deselected(items=pure)
+    if SANITIZED:
+        marked = [any(map(item.get_closest_marker, ("pure", "planted"))) for item in items]
+        config.stash[spared_key] = spared = [*itertools.compress(items, marked)]
+        items[:] = [item for item, each in zip(items, marked, strict=True) if not each]
+        config.hook.pytest_deselected(items=spared)
     if config.getoption("cases") != "all":
         one = config.getoption("cases") == "one"
         drawn = cases_of_each(items, config.stash[seed_key], one=one)
@@ -208,9 +209,11 @@ def cases_of_each(items: list[pytest.Item], seed: int, *, one: bool) -> set[pyte
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if pure := config.stash.get(pure_key, 0):
-        terminalreporter.section("not run here: sanitizers examine compiled code")
-        terminalreporter.write_line(f"{pure} tests marked pure; make test runs them")
+    if spared := config.stash.get(spared_key, []):
+        terminalreporter.section("not run here: sanitizers examine compiled code that is correct")
+        terminalreporter.write_line(
+            f"{len(spared)} tests marked pure or planted; make test runs them"
+        )
     if left_out := config.stash.get(left_out_key, []):
         functions = sorted({item.nodeid.partition("[")[0] for item in left_out})
         terminalreporter.section("not run here: no RDMA device (scripts/softroce gives one)")

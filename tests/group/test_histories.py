@@ -100,6 +100,7 @@ def test_all_answers_agree_with_one_order_in_long_runs(etcd, members, number, se
     assert verdict.decided, verdict.reason
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(300)
 def test_the_checker_finds_each_of_three_faults(etcd, rng: random.Random):
     """A stale answer, an operation that is done twice, and one that is acknowledged and lost."""

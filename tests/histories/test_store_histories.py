@@ -149,6 +149,7 @@ def test_the_answers_for_each_key_agree_with_one_order_in_long_runs(
     run(name, seed, turns=4000, actions=60 if SITUATIONS[name].threads == 1 else 6)
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(300)
 def test_the_checker_finds_a_client_that_sometimes_repeats_an_earlier_answer(
     rng: random.Random,

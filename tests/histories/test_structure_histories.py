@@ -254,6 +254,7 @@ def test_all_answers_agree_with_one_order_in_long_runs(name: str, number: int, s
     run(name, seed, turns=1500, actions=25)
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(300)
 def test_the_checker_finds_a_front_end_that_sometimes_repeats_an_earlier_answer(
     rng: random.Random,
@@ -264,6 +265,7 @@ def test_the_checker_finds_a_front_end_that_sometimes_repeats_an_earlier_answer(
     raise AssertionError("the checker did not find the stale answers")
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_checker_finds(name: str, rng: random.Random) -> None:
@@ -276,6 +278,7 @@ def test_the_checker_finds(name: str, rng: random.Random) -> None:
     raise AssertionError(f"the checker did not find {name}")
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(300)
 def test_the_checker_finds_read_transactions_that_mix_moments(rng: random.Random) -> None:
     situation = Situation(names=PAIR, turns=MOMENTS, over=(2,), clients=4, keys=2, torn=0.7)

@@ -172,6 +172,7 @@ def with_driver(driver: Callable[[], Driver]) -> type[Machine]:
     return Double
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(("driver", "sequence"), CASES, ids=lambda case: case.__name__)
 def test_the_machine_finds_each_planted_fault_by_its_sequence(
     driver: type[Driver], sequence: Sequence

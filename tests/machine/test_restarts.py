@@ -318,6 +318,7 @@ def test_a_sequence_that_once_lost_data_loses_none(
     replay(RestartMachine(), sequence)
 
 
+@pytest.mark.planted
 def test_the_machine_finds_a_tool_that_overwrites_a_front_ends_changes() -> None:
     def overwritten(machine: RestartMachine) -> None:
         machine.put(0, "q0", 3)
@@ -327,6 +328,7 @@ def test_the_machine_finds_a_tool_that_overwrites_a_front_ends_changes() -> None
         replay(RestartMachine(), overwritten)
 
 
+@pytest.mark.planted
 def test_the_machine_finds_calls_to_a_pool_that_was_replaced() -> None:
     machine = RestartMachine()
     machine.driver = WritesAstray(lambda: machine.place)

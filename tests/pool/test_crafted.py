@@ -15,6 +15,7 @@ from pathlib import Path
 import crc32c
 import pytest
 from memory_limit import OVERHEAD, set_limit
+from slower import rounds
 
 from .crafted import HEADER
 
@@ -44,7 +45,7 @@ def tried(folder: Path, seed: int, count: int) -> None:
 def test_no_crafted_pool_ends_a_command_by_a_signal_or_takes_all_memory(
     memory: Path, seed: int
 ) -> None:
-    tried(memory, seed, 15)
+    tried(memory, seed, rounds(15, 4))
 
 
 @pytest.mark.long

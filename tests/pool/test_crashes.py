@@ -112,6 +112,7 @@ FOUND_BY = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds]
@@ -128,6 +129,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("bug", CHECKS)
 def test_the_crash_model_catches_a_skipped_check(bug):
     log_driver.skip_checks(CHECKS[bug])

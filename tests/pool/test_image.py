@@ -193,6 +193,7 @@ def test_drained_bytes_survive_each_of_very_many_crashes(seed, run_ends):
 BUGS = ["no CRC", "same generation", "no padding", "reused before it was written back"]
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_disk_model_catches(bug):
     try:

@@ -224,30 +224,36 @@ FAULTS = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_crashes_catch_that(fault):
     planted.plant(FAULTS[fault])
     assert_caught(run)
 
 
+@pytest.mark.planted
 def test_the_crashes_catch_that_a_joining_mirror_is_not_waited_for():
     planted.plant("forget joining")
     assert_caught(lambda seed: run(seed, group=True))
 
 
+@pytest.mark.planted
 def test_the_crashes_catch_a_chunk_that_is_read_before_earlier_frames_are_applied():
     assert_caught(lambda seed: run(seed, stale_chunks=True), run)
 
 
+@pytest.mark.planted
 def test_the_crashes_catch_a_copy_in_catch_up_that_is_opened():
     identity.plant("not refused")
     assert_caught(run)
 
 
+@pytest.mark.planted
 def test_the_crashes_catch_a_frame_word_that_is_stored_too_late():
     frame_words._plant(1)
     assert_caught(run)
 
 
+@pytest.mark.planted
 def test_the_crashes_catch_that_the_frames_of_an_opening_are_missing():
     assert_caught(lambda seed: after_the_primary(seed, compares=False), after_the_primary)

@@ -207,6 +207,7 @@ def test_what_is_computed_is_the_rule_to_a_moment_while_mirrors_come_and_go(pool
         Changes(pool, rng).run(500)
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("way", ["lives", "changes"])
 def test_a_primary_that_counts_the_latest_promise_is_found(way, pool):
     planted.plant("one promise")

@@ -88,6 +88,7 @@ CHANGES = [(end, end + SIZES.memory_ring) for _, end in OPERATIONS]
 DATA = [(SIZES.groups_at, LENGTH)]
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("bug", "places"),

@@ -610,6 +610,7 @@ def misread(kind: Any) -> bool:
             before.close()
 
 
+@pytest.mark.planted
 @EACH
 def test_a_reader_that_checks_no_versions_is_caught(kind: Any) -> None:
     assert not misread(kind)

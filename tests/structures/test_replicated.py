@@ -925,6 +925,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.planted
 @pytest.mark.usefixtures("sound")
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_caught(fault: str, rng: random.Random) -> None:
@@ -958,6 +959,7 @@ def test_records_that_are_in_no_frame_yet_are_not_read(planted: bool) -> None:
         held.service._go_slow(collecting=True, replaying=True)
 
 
+@pytest.mark.planted
 @pytest.mark.usefixtures("sound")
 def test_a_drop_that_is_executed_again_is_caught() -> None:
     with held_backend() as held:

@@ -304,6 +304,7 @@ def test_a_reader_is_not_misled_by_growth(bucket: Bucket) -> None:
 # The tests catch the faults that they are for
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("fault", ["old version zeroed too late", "new version written too early"])
 def test_a_put_in_the_wrong_order_is_caught(fault: str) -> None:
     client = SteppedClient(1 << 20)
@@ -316,6 +317,7 @@ def test_a_put_in_the_wrong_order_is_caught(fault: str) -> None:
     assert sure[:2] != sorted(set(sure)) or len(sure) > 2, seen
 
 
+@pytest.mark.planted
 def test_a_twin_that_a_move_left_is_caught() -> None:
     client = SteppedClient(1 << 20)
     client.watch([b"k"], lambda: client.put(b"k", b"old"))
@@ -359,6 +361,7 @@ def test_a_key_whose_slot_moves_is_never_missed(bucket: Bucket, seed: int) -> No
     assert not is_missed(bucket, random.Random(seed), bucket.client.delete, 300)
 
 
+@pytest.mark.planted
 def test_a_miss_during_an_uncounted_rearrangement_is_caught(bucket: Bucket) -> None:
     def delete(key: bytes) -> None:
         delete_without_counting(bucket.store, key)

@@ -217,6 +217,7 @@ def without_length(copy: bytes, key: bytes) -> tuple[bytes, int, int] | None:
     return None if read is None else (copy[value : len(copy) - 15], *read[1:])
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize("fault", [without_version, without_key, without_length])
 def test_a_faulty_reader_is_caught(fault: Check, seed: int) -> None:
     with pytest.raises(AssertionError, match="key|kkk"):
