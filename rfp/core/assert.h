@@ -19,6 +19,9 @@
 #define RFP_ASSERT(condition) \
     ((condition) ? (void)0 : rfp_assertion_failed(__FILE__, __LINE__, #condition))
 
+/* Of the sanitizers, if they are loaded. */
+extern void __sanitizer_print_stack_trace(void) __attribute__((weak));
+
 /* One write() and abort(): a thread without the GIL and a signal handler may call it. */
 __attribute__((noreturn, noinline, cold, unused)) static void
 rfp_assertion_failed(const char *file, int line, const char *condition)
@@ -38,6 +41,8 @@ rfp_assertion_failed(const char *file, int line, const char *condition)
     if (write(STDERR_FILENO, text, length) < 0) {
         /* abort() follows in any case */
     }
+    if (__sanitizer_print_stack_trace)
+        __sanitizer_print_stack_trace();
     abort();
 }
 #endif

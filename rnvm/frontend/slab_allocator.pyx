@@ -158,7 +158,8 @@ cdef int slabs_return(instance *s, uint64_t address, uint32_t length) noexcept n
     if block == RNVM_NO_BLOCK:
         return fault(s, address, "a node that is freed is not in the pool's data")
     n = cache_find(s.fe, address)
-    if n != NULL:
+    # A copy of another instance is of a node that was there before.
+    if n != NULL and n.owner == s:
         status = node_set_freed(s, n)
         if status != OK:
             return status

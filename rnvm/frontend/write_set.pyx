@@ -329,6 +329,7 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
 
 
 cdef int node_set_freed(instance *s, node *n) noexcept nogil:
+    RFP_ASSERT(n.owner == s)
     if not add_to_write_set(s, n) or undo_push(s, UNDO_FREED, n, 0, 0) == NULL:
         return s.error
     n.freed = True

@@ -39,7 +39,9 @@ def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Back
         0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 2.0
     )
     return rnvm.Backend(
-        path, size="8MiB", assume_persistent=True, **{"address": address, "lease": lease, **options}
+        path,
+        assume_persistent=True,
+        **{"size": "8MiB", "address": address, "lease": lease, **options},
     )
 
 

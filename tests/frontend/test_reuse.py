@@ -9,10 +9,12 @@ import sys
 import pytest
 
 import rnvm
-from rfp.errors import NotFound
+from rfp.errors import NotFound, OutOfMemory
+from rnvm.check.check import check
 from rnvm.testing.sample_structure import Sample
+from structures import HashTable
 
-from .conftest import Connect, new_path
+from .conftest import Connect, new_path, open_backend
 
 
 def check_dropped(sample: Sample) -> None:
@@ -37,6 +39,32 @@ def test_a_dropped_structure_is_no_longer_read(backend: rnvm.Backend, connect: C
     check_dropped(two)
     del two
     assert Sample(reader, "s").get(0) == b"new"
+
+
+def test_memory_of_which_the_cache_has_another_structures_node_is_freed(connect: Connect) -> None:
+    """The sanitizers' build asserts that a record frees nodes of its own structures alone."""
+    with new_path("direct") as path:
+        with open_backend(path, size="4MiB") as backend:
+            free_unread(connect(backend), connect(backend))
+        assert check(path).sound
+
+
+def free_unread(fe: rnvm.FrontEnd, other: rnvm.FrontEnd) -> None:
+    reader, writer = HashTable(fe, "before"), HashTable(other, "before")
+    long, kept = bytes(9000), 0
+    with contextlib.suppress(OutOfMemory):
+        while True:
+            writer[b"%d" % kept] = long
+            kept += 1
+    assert all(reader[b"%d" % i] == long for i in range(kept))
+    writer.clear()
+    same, table = HashTable(fe, "after"), HashTable(other, "after")
+    with contextlib.suppress(OutOfMemory):
+        for i in range(kept):
+            table[b"%d" % i] = long
+    for key in [*table]:
+        same[key] = b"short"  # frees the long value, and does not read it
+    assert {*same.values()} == {b"short"} and len(same) > kept // 2
 
 
 BACKEND = """
