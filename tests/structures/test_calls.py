@@ -462,7 +462,7 @@ def test_a_dead_letter_queue_has_the_codec_of_its_queue(fe: rnvm.FrontEnd) -> No
 def test_a_get_that_others_always_precede_says_so(
     served: rnvm.Backend, fe: rnvm.FrontEnd, other: rnvm.FrontEnd
 ) -> None:
-    with rnvm.connect(served.address, timeout=0.1 * SLOWER) as hasty:
+    with rnvm.connect(served.address, timeout=0.5 * SLOWER) as hasty:
         codec = Meddling()
         mine, theirs = Queue(hasty, "q", codec=codec), Queue(other, "q", codec=Meddling())
         theirs.put(b"0")
