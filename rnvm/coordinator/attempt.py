@@ -36,6 +36,13 @@ class Attempt:
             raise Unanswered
         return min(seconds, most)
 
-    def failed(self, node: str, cause: object) -> None:
+    def failed(self, node: str, cause: str) -> None:
         """Note why a node did not answer."""
-        self.causes[node] = str(cause) or type(cause).__name__
+        self.causes[node] = cause
+
+
+def cause_of(error: Exception) -> str:
+    """Return why a request failed, for the error of its call."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

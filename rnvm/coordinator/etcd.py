@@ -22,7 +22,7 @@ from typing import Any
 from rfp.core import clock
 from rfp.errors import CoordinatorRefused
 from rnvm.coordinator.address import CoordinatorAddress, shown_node
-from rnvm.coordinator.attempt import TIMEOUT_S, Attempt, Unanswered
+from rnvm.coordinator.attempt import TIMEOUT_S, Attempt, Unanswered, cause_of
 from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.registration import CLOSING_S, Member, Registration, boot_time, member_of
 from rnvm.coordinator.state import State, decode
@@ -165,7 +165,7 @@ class EtcdCoordinator(Coordinator):
         except (OSError, http.client.HTTPException, ValueError) as error:
             if sent and changes:
                 attempt.unknown = True
-            attempt.failed(shown_node(*self.address.nodes[node]), _cause(error))
+            attempt.failed(shown_node(*self.address.nodes[node]), cause_of(error))
             raise Unanswered from error
         finally:
             if connection is not None:
@@ -406,14 +406,6 @@ def _shut(connection: http.client.HTTPConnection) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "it closed the connection"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _text(value: str | bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rfp.control.credentials import _no_password
 from rfp.errors import FabricError
 from rnvm.coordinator.address import CoordinatorAddress
 
@@ -23,10 +24,10 @@ def tls_context(address: CoordinatorAddress) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.ca or None)
         if options.cert:
-            context.load_cert_chain(options.cert, options.key)
-    except OSError as error:
+            context.load_cert_chain(options.cert, options.key, password=_no_password)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name, or _no_password
         raise FabricError(
             f"cannot use TLS for {address.hosts}: {error}",
-            hint="check ca=, cert= and key= of the address",
+            hint="check ca=, cert= and key= of the address: PEM files, the key without a password",
         ) from error
     return context

@@ -23,12 +23,12 @@ import logging
 import os
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rfp.core import clock
 from rfp.errors import CoordinatorRefused, Unsupported
-from rnvm.coordinator.address import CoordinatorAddress
-from rnvm.coordinator.attempt import TIMEOUT_S, Attempt, Unanswered
+from rnvm.coordinator.address import CoordinatorAddress, shown_node
+from rnvm.coordinator.attempt import TIMEOUT_S, Attempt, Unanswered, cause_of
 from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.registration import CLOSING_S, Member, Registration, member_of
 from rnvm.coordinator.state import State, decode
@@ -57,6 +57,9 @@ except ImportError as error:
         hint="run `pip install 'rfp-rnvm[zookeeper]'`",
     ) from error
 
+if TYPE_CHECKING:
+    import ssl
+
 SESSION_S = 3.0  # of calls: a node that does not answer is left after two thirds of it
 CONNECTED_POLL_S, ANSWER_POLL_S = 0.02, 0.1  # between two checks whether the call was ended
 
@@ -66,16 +69,34 @@ _log.setLevel(logging.CRITICAL)
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
-    """Kazoo's threads; keeps the sockets, so that close() can end a connection that hangs."""
+    """Kazoo's threads; keeps the sockets, so that close() can end a connection that hangs.
 
-    def __init__(self) -> None:
+    Attributes:
+        causes: Why the last connection to each node failed.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__()
+        self._tls = tls
         self.sockets: list[socket.socket] = []  # of the connection
         self.pair: tuple[socket.socket, ...] = ()  # that wakes kazoo's thread
+        self.causes: dict[str, str] = {}
 
-    def create_connection(self, *args: Any, **kwargs: Any) -> socket.socket:
-        made: socket.socket = super().create_connection(*args, **kwargs)
-        self.sockets = [made]
+    def create_connection(
+        self, address: tuple[str, int], *, hostname: str, timeout: float, **_: Any
+    ) -> socket.socket:
+        # Kazoo's own TLS trusts the authorities of the system beside those of ca=.
+        node = shown_node(hostname, address[1])
+        try:
+            made: socket.socket = super().create_connection(address, timeout=timeout)
+            self.sockets = [made]
+            if self._tls is not None:
+                made = self._tls.wrap_socket(made, server_hostname=hostname)
+                self.sockets = [made]
+        except OSError as error:
+            self.causes[node] = cause_of(error)
+            raise
+        self.causes.pop(node, None)
         return made
 
     def create_socket_pair(self) -> tuple[socket.socket, socket.socket]:
@@ -107,27 +128,20 @@ class _Session:
         self.connected = threading.Event()
         self.changed = threading.Event()  # after any change of the connection
         self._client: Any = None
-        options = address.options
-        self._password = options.password()
-        if options.encrypted:
-            tls_context(address)  # fails now, and not in kazoo's thread
+        self._password = address.options.password()
+        self._tls = tls_context(address) if address.options.encrypted else None
 
     def _start(self) -> Any:
         options = self._address.options
         client = KazooClient(
             hosts=self._address.hosts,
             timeout=self._seconds,
-            handler=_Handler(),
+            handler=_Handler(self._tls),
             connection_retry=dict(max_tries=-1, delay=0.05, backoff=2, max_delay=0.5),
             auth_data=[("digest", f"{options.user}:{self._password}")] if options.user else None,
             default_acl=[make_digest_acl(options.user, self._password, all=True)]
             if options.user
             else None,
-            use_ssl=options.encrypted,
-            ca=options.ca or None,
-            certfile=options.cert or None,
-            keyfile=options.key or None,
-            check_hostname=options.encrypted,
             logger=_log,
         )
         client.add_listener(self._noted)
@@ -169,6 +183,7 @@ class _Session:
                 client = self._client
             if self.connected.wait(attempt.left(CONNECTED_POLL_S)):
                 return client
+            attempt.causes.update(client.handler.causes)
 
     def answer(self, pending: Any, attempt: Attempt, *, changes: bool = False) -> Any:
         """Return the result of a request that was sent."""

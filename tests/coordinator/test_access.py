@@ -6,6 +6,7 @@ import contextlib
 
 import coordination_services
 import pytest
+from polling import until
 
 from rfp.errors import CoordinatorRefused, CoordinatorUnavailable, FabricError, InvalidArgument
 from rnvm.coordinator.state import State
@@ -14,8 +15,9 @@ pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
 
 @pytest.mark.parametrize("kind", ["etcd", "zk"])
-def test_the_connections_may_use_tls(opened, tmp_path, kind):
-    with contextlib.closing(coordination_services.SERVICES[kind](tmp_path, tls=True)) as service:
+def test_the_connections_may_use_tls(opened, tmp_path, monkeypatch, kind):
+    running = coordination_services.SERVICES[kind](tmp_path, tls=True, listen="0.0.0.0")
+    with contextlib.closing(running) as service:
         coordinator = opened(service.address("g"))
         first = coordinator.create(State.first(b"one"))
         second = coordinator.compare_and_set(first, first.next(b"two"))
@@ -27,10 +29,40 @@ def test_the_connections_may_use_tls(opened, tmp_path, kind):
             with pytest.raises(CoordinatorUnavailable):
                 opened(untrusted).read(timeout=0.3)
 
+        # As if the machine trusted the authority.
+        monkeypatch.setenv("SSL_CERT_FILE", str(service.tls.ca))
+        mine = service.tls.options.partition("&")[2]
+        port = service.ports[0][0]
+        assert opened(f"{kind}://localhost:{port}/g?{mine}").read() == second
+        (tmp_path / "other").mkdir()
+        other = coordination_services.Tls(tmp_path / "other")
+        for untrusted in (f"localhost:{port}/g?ca={other.ca}&{mine}", f"127.0.0.2:{port}/g?{mine}"):
+            stranger = opened(f"{kind}://{untrusted}")
+            until(lambda stranger=stranger: "certificate verify failed" in failure(stranger))
+
+
+def failure(coordinator) -> str:
+    with pytest.raises(CoordinatorUnavailable) as refused:
+        coordinator.read(timeout=0.3)
+    return str(refused.value)
+
 
 def test_a_file_of_tls_that_cannot_be_read_is_named(opened, service, tmp_path):
     with pytest.raises(FabricError, match="cannot use TLS for .*check ca="):
         opened(f"{service.kind}://localhost:1/g?ca={tmp_path}/none.pem")
+
+
+def test_a_private_key_with_a_password_is_refused_and_no_terminal_prompts(
+    opened, service, tmp_path
+):
+    from cryptography.hazmat.primitives import serialization as pem
+
+    files = coordination_services.Tls(tmp_path)
+    key = pem.load_pem_private_key(files.key.read_bytes(), None)
+    kind = pem.BestAvailableEncryption(b"secret")
+    files.key.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, kind))
+    with pytest.raises(FabricError, match="the private key is encrypted .*without a password"):
+        opened(f"{service.kind}://localhost:1/g?cert={files.cert}&key={files.key}")
 
 
 def test_a_password_file_that_cannot_be_read_is_named(opened, service, tmp_path):
