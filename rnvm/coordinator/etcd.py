@@ -80,8 +80,11 @@ class EtcdCoordinator(Coordinator):
         connection.connect()
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
-            self._open.add(connection)
-        return connection
+            if not self._ended:
+                self._open.add(connection)
+                return connection
+        connection.close()  # _shut() did not know it: no other thread would end its calls
+        raise Unanswered
 
     def _release(self, node: int, connection: http.client.HTTPConnection, *, usable: bool) -> None:
         with self._lock:
@@ -248,10 +251,12 @@ class EtcdCoordinator(Coordinator):
             response = connection.getresponse()
             while not watch.closing.is_set():
                 line = response.readline(ANSWER_MAX)
-                if response.status != 200 or not line.endswith(b"\n"):
+                good = response.status == 200
+                if good and not line.endswith(b"\n"):
                     raise Unanswered
-                result = json.loads(line).get("result", {"canceled": True})
-                if result.get("canceled"):
+                result = json.loads(line).get("result") if good else None
+                if not result or result.get("canceled"):
+                    self._token = ""  # it may have expired; the next attempt gets a new one
                     raise Unanswered
                 watch.hint()  # also for "created": an earlier change is found by the read
         except TimeoutError:
@@ -371,9 +376,6 @@ def _exchange(
     body = response.read(ANSWER_MAX + 1)
     if len(body) > ANSWER_MAX:
         raise ValueError(f"an answer of more than {ANSWER_MAX} bytes")
-    response.read()
-    if response.will_close:
-        connection.close()
     return response.status, body
 
 
@@ -397,7 +399,7 @@ def _decoded(status: int, body: bytes) -> dict[str, Any]:
         code, text = answer.get("code", 0), answer.get("message") or error or f"HTTP {status}"
     else:
         return answer
-    raise _Answer(code if isinstance(code, int) else 0, str(text)[:200])
+    raise _Answer(code, str(text)[:200])
 
 
 def _shut(connection: http.client.HTTPConnection) -> None:

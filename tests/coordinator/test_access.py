@@ -102,6 +102,9 @@ def test_etcd_authenticates_a_user(opened, tmp_path, password_file):
             assert [each.name for each in coordinator.members()] == ["a"]
         coordinator._token = "expired"  # as after the time-out of etcd's tokens
         assert coordinator.read() == first
+        coordinator._token = "expired"
+        with coordinator.watch() as watch:
+            assert watch.wait(20)
         for refused in (
             address,
             f"{address}?user=guest&password_file={password_file}",
