@@ -202,7 +202,7 @@ class Coordinator(ABC):
                 old, new = found, replace(new, stamp=found.stamp + 1)
                 raise Unanswered
             unknown = attempt.unknown or new.id in self._undecided
-            if unknown and (old.id not in found.past or found.origin != old.origin):
+            if unknown and old.id not in found.past:
                 raise OutcomeUnknown(
                     f"cannot determine whether the state {new.number} of group "
                     f"{self.address.group} was set: the present one is {found.number}",
@@ -257,7 +257,7 @@ class Coordinator(ABC):
         try:
             registration._begin(attempt)
         except BaseException as error:
-            attempt.causes.update(getattr(registration, "causes", {}))
+            attempt.causes.update(registration.causes)
             registration.close()
             if isinstance(error, Unanswered):
                 self._check()

@@ -295,12 +295,12 @@ class _EtcdRegistration(Registration):
         super().__init__(coordinator._registrations, member, lease)
         self._etcd = coordinator
         self._id = ""  # of the lease
-        self.causes: dict[str, str] = {}
 
     def _run(self) -> None:
         ends = 0.0
         while not self._closing.is_set():
             attempt = Attempt(clock.deadline_in(min(self.lease / 3, TIMEOUT_S)), self._closing)
+            attempt.causes = self.causes
             began = boot_time()  # the service's lease ends later than one that begins here
             try:
                 if self._id and not self._renewed(attempt):
@@ -310,7 +310,6 @@ class _EtcdRegistration(Registration):
                 if not self._id:
                     self._grant(attempt)
             except Unanswered:
-                self.causes.update(attempt.causes)
                 if ends and boot_time() > ends:
                     self._registered.clear()
                 self._closing.wait(min(NODE_S_MIN, self.lease / 10))

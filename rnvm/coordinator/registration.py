@@ -80,6 +80,7 @@ class Registration(ABC):
         self.member = member
         self.lease = lease
         self.lapses = 0
+        self.causes: dict[str, str] = {}  # why nodes did not answer
         self._siblings = siblings
         self._closing = threading.Event()
         self._registered = threading.Event()

@@ -246,6 +246,18 @@ class _Session:
             client.handler.forget()
 
 
+def _session_id(client: Any) -> tuple[int, bytes]:
+    """Return the id of a client's session and its password.
+
+    Raises:
+        Unanswered: the connection was lost.
+    """
+    found: tuple[int, bytes] | None = client.client_id
+    if found is None:
+        raise Unanswered
+    return found
+
+
 def _stop(client: Any) -> None:
     """Stop a client; wait for its node no longer than CLOSING_S."""
 
@@ -275,7 +287,7 @@ class ZooKeeperCoordinator(Coordinator):
     def _barrier(self, attempt: Attempt) -> tuple[Any, Any]:
         """Return (client, session) when the session's node has applied all acknowledged changes."""
         client = self._session.client(attempt)
-        session = client.client_id
+        session = _session_id(client)
         # The transaction fails if there is no group, and a majority logs its failure too.
         with contextlib.suppress(NoNodeError):
             self._session.transact(attempt, [("check", (self._folder, -1))], changes=False)
@@ -377,18 +389,17 @@ class _ZooKeeperRegistration(Registration):
         self._session = _Session(coordinator.address, lease)
         self._owner = coordinator
         self._path = f"{coordinator._members_folder}/{member.name}@{member.instance}"
-        self.causes: dict[str, str] = {}
         self._absent = False  # the node was found to be missing, or another session's
 
     def _run(self) -> None:
         once = False
         while not self._closing.is_set():
             attempt = Attempt(clock.deadline_in(TIMEOUT_S), self._closing)
+            attempt.causes = self.causes
             self._session.changed.clear()
             try:
                 self._ensure(attempt)
             except Unanswered:
-                self.causes.update(attempt.causes)
                 self._registered.clear()
                 self._closing.wait(RETRY_S)
                 continue
@@ -408,7 +419,7 @@ class _ZooKeeperRegistration(Registration):
         """Create the node, unless this session owns it."""
         client = self._session.client(attempt)
         stat = self._session.answer(client.exists_async(self._path), attempt)
-        if stat is not None and stat.ephemeralOwner == client.client_id[0]:
+        if stat is not None and stat.ephemeralOwner == _session_id(client)[0]:
             return
         self._absent = True
         self._registered.clear()

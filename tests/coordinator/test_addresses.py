@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rfp.errors import GroupDamaged, InvalidAddress, InvalidArgument, Unsupported
 from rnvm.coordinator.address import Options, is_coordinator, parse
 from rnvm.coordinator.opening import open_coordinator
+from rnvm.coordinator.registration import Member, member_of
 from rnvm.coordinator.state import PAST_MAX, State, decode
 
 pytestmark = pytest.mark.pure
@@ -99,6 +100,12 @@ def test_a_state_is_read_as_it_is_written(value, changes):
     assert (read.value, read.number) == (value if changes else b"first", changes + 1)
     assert len(read.past) == min(changes, PAST_MAX)
     assert len({read.id, *read.past}) == len(read.past) + 1
+
+
+def test_a_key_of_another_program_is_no_member():
+    assert member_of("a@0123456789abcdef", b"data") == Member("a", "0123456789abcdef", b"data")
+    for key in ("", "a", "a@", "@0123456789abcdef", "a/b@0123456789abcdef", "a@0123456789ABCDEF"):
+        assert member_of(key, b"data") is None
 
 
 @given(st.binary(max_size=100))

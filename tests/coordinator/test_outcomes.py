@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import coordination_services
 import pytest
@@ -68,6 +69,31 @@ def hold(proxy, through, old, new):
     with pytest.raises(OutcomeUnknown, match="it may still be done"):
         through.compare_and_set(old, new, timeout=0.5)
     assert proxy.seen.is_set()
+
+
+def test_a_change_that_is_under_way_when_its_coordinator_is_closed_is_of_unknown_outcome(
+    opened, address, through, proxy
+):
+    direct = opened(address)
+    first = direct.create(State.first(b"one"))
+    through.read()
+    proxy.plan = "hold"
+    errors = []
+
+    def change() -> None:
+        try:
+            through.compare_and_set(first, first.next(b"two"))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    assert proxy.seen.wait(20)
+    through.close()
+    thread.join(20)
+    (error,) = errors
+    assert isinstance(error, OutcomeUnknown), error
+    assert "closed before an answer" in str(error)
 
 
 def test_a_change_that_arrives_late_may_take_effect_after_its_call(opened, address, through, proxy):
