@@ -150,10 +150,6 @@ class _GroupMirror(Mirror):
         # Not earlier: until an open primary of that epoch has answered, the copy may be the last.
         self._tell(ev.CopyChanged(""))
 
-    def _begun(self, follower: Follower) -> None:
-        if follower.epoch != self._epoch:
-            raise ConnectionFailed(f"{self.address} is open in epoch {follower.epoch} now")
-
     def _whole(self, follower: Follower) -> None:
         self._tell(ev.CopyChanged(follower.identity_bytes.hex()))
 

@@ -287,8 +287,6 @@ class Mirror:
             with contextlib.suppress(PoolDamaged):
                 refuse_grouped(medium)
         follower.begin(medium, self._deadline(), self._file.regular, mirrors=self._joins)
-        self._refuse_group(follower)
-        self._begun(follower)
         self._connections += 1
         self._size = follower.size
         self._set("copying")
@@ -326,9 +324,6 @@ class Mirror:
 
     def _before_open(self, follower: Follower) -> None:
         """Called before the copy's file is used; for a member of a group."""
-
-    def _begun(self, follower: Follower) -> None:
-        """Called before anything is copied; for a member of a group."""
 
     def _whole(self, follower: Follower) -> None:
         """Called when the copy is whole; for a member of a group."""
