@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,11 +17,13 @@ from rfp.errors import (
     GroupDamaged,
     GroupNotFound,
     InvalidArgument,
+    OutcomeUnknown,
     PoolInUse,
     PoolRefused,
 )
 from rnvm import pools
 from rnvm.cli import main
+from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.state import State
 from rnvm.group import admin
 from rnvm.group.registered import Registered
@@ -43,6 +49,7 @@ def test_create_status_and_force(address, opened, pool):
     assert "a has the first copy" in said
     found = record(path)
     assert (found["state"], found["member"], found["epoch"]) == ("whole", "a", 1)
+    assert "no member is registered" in run("status", address)
     coordinator = opened(address)
     state = decode(coordinator.read().value, "test")
     assert state == GroupState(
@@ -50,11 +57,14 @@ def test_create_status_and_force(address, opened, pool):
     )
     data = Registered(state.in_sync[0], "shm:///run/a", "mirror").encode()
     coordinator.register("a", data, lease=5)
+    other = Registered(Listed("b", "b" * 32), "shm:///run/b", "mirror")
+    coordinator.register("b", other.encode(), lease=5)
     coordinator.register("someone", b"else", lease=5)
     shown = run("status", address)
     assert "epoch         1" in shown
     assert "primary       none" in shown
-    assert "shm:///run/a" in shown
+    assert re.search("a +mirror +in sync +shm:///run/a", shown)
+    assert re.search("b +mirror +not in sync +shm:///run/b", shown)
     assert "someone" not in shown
     figures = json.loads(run("status", address, "--json"))
     assert figures["state"]["in_sync"][0]["member"] == "a"
@@ -62,8 +72,10 @@ def test_create_status_and_force(address, opened, pool):
     assert "Aborted" in run("force", address, "--from", path, typed="n\n", status=1)
     assert decode(coordinator.read().value, "test") == state
     assert "a has the only copy in sync, epoch 2" in run("force", address, "--from", path, "--yes")
-    assert decode(coordinator.read().value, "test").epoch == 2
+    assert decode(coordinator.read().value, "test") == replace(state, epoch=2)
     assert record(path)["epoch"] == 2
+    run("force", address, "--from", path, "--min-mirrors", "2", "--yes")
+    assert decode(coordinator.read().value, "test") == replace(state, epoch=3, min_mirrors=2)
 
 
 def test_a_group_is_created_once_and_a_repeated_creation_is_the_same_one(address, pool):
@@ -88,6 +100,28 @@ def test_a_creation_that_was_interrupted_goes_on_with_the_same_identity(address,
     found = record(path)
     state = admin.create_group(address, path, member="a", min_mirrors=0)
     assert state.in_sync == (Listed("a", found["identity"].hex()),)
+
+
+@pytest.mark.parametrize("service", ["etcd"], indirect=True)
+def test_a_change_of_unknown_outcome_is_repeated_once(address, pool, monkeypatch):
+    def losing(real: Callable[..., Any]) -> Callable[..., Any]:
+        calls = []
+
+        def call(*arguments: Any) -> Any:
+            calls.append(real(*arguments))
+            if len(calls) == 1:
+                raise OutcomeUnknown("planted")
+            return calls[-1]
+
+        return call
+
+    for name in ("create", "compare_and_set"):
+        monkeypatch.setattr(Coordinator, name, losing(getattr(Coordinator, name)))
+    path = pool("a")
+    made = admin.create_group(address, path, member="a", min_mirrors=0)
+    assert admin.group_status(address).state == made
+    forced = admin.force_group(address, path)
+    assert admin.group_status(address).state == forced
 
 
 def test_the_number_of_mirrors_is_asked_for(address, pool):

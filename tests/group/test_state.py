@@ -7,6 +7,9 @@ import json
 import pytest
 
 from rfp.errors import GroupDamaged, InvalidArgument
+from rnvm.coordinator.registration import Member
+from rnvm.group import registered
+from rnvm.group.registered import Registered
 from rnvm.group.state import EPOCH_MAX, GroupState, Listed, decode
 
 pytestmark = pytest.mark.pure
@@ -48,6 +51,27 @@ def test_anything_else_is_refused(change):
 def test_other_bytes_are_refused(raw):
     with pytest.raises(GroupDamaged, match="contains no state of a group"):
         decode(raw, "etcd")
+
+
+MEMBER = Registered(A, "shm:///run/a", "mirror")
+
+
+def test_what_a_member_registered_with_is_read():
+    assert registered.decode(Member("a", "0" * 16, MEMBER.encode())) == MEMBER
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("a", b""), ("a", b"\xff"), ("a", b"{"), ("a", b"null"), ("a", b"[]"), ("a", b"{}"),
+        ("a", b"[" * 5000), ("a", MEMBER.encode().replace(b'"mirror"', b"1")),
+        ("a", MEMBER.encode().replace(b"/run/a", b"/run/" + b"a" * 1024)),
+        ("a" * 32, MEMBER.encode()),
+    ],
+    ids=["empty", "bytes", "open", "null", "list", "keys", "deep", "number", "long", "name"],
+)  # fmt: skip
+def test_what_another_program_registered_is_no_member(name, raw):
+    assert registered.decode(Member(name, "0" * 16, raw)) is None
 
 
 def test_a_state_that_cannot_be_is_not_made():

@@ -16,8 +16,9 @@ import rnvm
 from rnvm import pools
 from rnvm.media import identity
 from rnvm.testing.sample_structure import Sample
+from tests.frontend.processes import address_of
 
-from .copies import MEMORY, numbers, two_paths
+from .copies import MEMORY, numbers, open_primary, two_paths
 
 RNVM = [sys.executable, "-m", "rnvm.cli"]
 
@@ -76,6 +77,39 @@ def test_a_pool_is_mirrored_backed_up_and_its_copy_served() -> None:
             lines_until(promoted, "serving")
             with rnvm.connect(copy, timeout=20) as fe:
                 assert Sample(fe, "s").add(1) == 2
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield a command that ends by itself, or is killed; all that it prints is its output."""
+    with subprocess.Popen(
+        [*RNVM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as command:
+        try:
+            yield command
+        finally:
+            command.kill()
+
+
+def test_a_mirror_prints_what_it_waits_for_and_exits_with_status_3_without_its_file() -> None:
+    with two_paths() as (path, copy), started("mirror", copy, "--of", address_of(path)) as mirror:
+        lines_until(mirror, "waiting for the back-end: ")
+        for _ in range(2):
+            with open_primary(path, address=address_of(path)):
+                lines_until(mirror, "in sync, epoch ")
+            lines_until(mirror, "waiting for the back-end: ")
+        with open_primary(path, address=address_of(path)):
+            lines_until(mirror, "in sync, epoch ")
+            os.unlink(copy)
+            lines_until(mirror, "the copy's file was removed or replaced")
+            assert mirror.wait(20) == 3
+
+
+def test_the_status_is_printed_again_after_each_interval() -> None:
+    with two_paths() as (path, _), open_primary(path) as backend:
+        with started("status", backend.address, "--interval", "10ms") as status:
+            for _ in range(3):
+                lines_until(status, "address")
 
 
 @pytest.mark.parametrize("command", ["mirror", "backup"])
