@@ -54,7 +54,7 @@ class Options:
         try:
             with open(self.password_file, encoding="utf-8") as file:
                 return file.readline().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: other bytes, or one in the name is 0
             raise InvalidArgument(
                 f"cannot read the password file {self.password_file}: {error}"
             ) from None

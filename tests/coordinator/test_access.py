@@ -48,8 +48,9 @@ def failure(coordinator) -> str:
 
 
 def test_a_file_of_tls_that_cannot_be_read_is_named(opened, service, tmp_path):
-    with pytest.raises(FabricError, match="cannot use TLS for .*check ca="):
-        opened(f"{service.kind}://localhost:1/g?ca={tmp_path}/none.pem")
+    for name in (f"{tmp_path}/none.pem", "%00"):
+        with pytest.raises(FabricError, match="cannot use TLS for .*check ca="):
+            opened(f"{service.kind}://localhost:1/g?ca={name}")
 
 
 def test_a_private_key_with_a_password_is_refused_and_no_terminal_prompts(
@@ -66,8 +67,9 @@ def test_a_private_key_with_a_password_is_refused_and_no_terminal_prompts(
 
 
 def test_a_password_file_that_cannot_be_read_is_named(opened, service, tmp_path):
-    with pytest.raises(InvalidArgument, match="cannot read the password file"):
-        opened(f"{service.kind}://localhost:1/g?user=me&password_file={tmp_path}/none")
+    for name in (f"{tmp_path}/none", "%00"):
+        with pytest.raises(InvalidArgument, match="cannot read the password file"):
+            opened(f"{service.kind}://localhost:1/g?user=me&password_file={name}")
 
 
 @pytest.fixture

@@ -174,6 +174,9 @@ def test_a_read_in_another_session_than_its_barrier_is_repeated(opened, service,
     coordinator._barrier = barrier
     assert coordinator.read() == state
     assert len(set(sessions)) == 2
+    sessions.clear()
+    assert coordinator.members() == []
+    assert len(set(sessions)) == 2
 
 
 def test_exactly_one_of_several_processes_wins_each_change(opened, address, seed):
