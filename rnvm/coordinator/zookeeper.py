@@ -436,7 +436,6 @@ class _ZooKeeperRegistration(Registration):
             raise Unanswered from None
 
     def _withdraw(self) -> None:
-        self._session.changed.set()
         self._session.close()
 
     def _forget(self) -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from rfp.errors import Closed, CoordinatorRefused, CoordinatorUnavailable, OutcomeUnknown
 from rnvm.coordinator import etcd
-from rnvm.coordinator.state import State
+from rnvm.coordinator.registration import Member
+from rnvm.coordinator.state import State, new_id
 
 pytestmark = [pytest.mark.every_case, pytest.mark.pure]
 
@@ -29,6 +30,7 @@ class Node(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Gateway)
         self.status, self.body = 200, b"{}"
+        self.paths: list[str] = []  # of the requests
         self.address = f"etcd://127.0.0.1:{self.server_port}/g"
 
     def answer(self, status: int, body: Any) -> None:
@@ -41,6 +43,7 @@ class Gateway(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
@@ -101,6 +104,29 @@ def test_a_connection_that_is_made_while_its_coordinator_closes_is_not_used(
     with pytest.raises(Closed):
         coordinator.read()
     assert made[0].sock is None
+
+
+class Waits(threading.Event):
+    """Is set by the third wait, and waits for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.asked.append(timeout)
+        if len(self.asked) == 3:
+            self.set()
+        return self.is_set()
+
+
+def test_a_lease_is_renewed_each_third_of_it(opened, node):
+    node.answer(200, {"ID": "7", "result": {"TTL": "3"}})
+    registration = opened(node.address)._registration(Member("a", new_id(), b""), 3.0)
+    registration._closing = waits = Waits()
+    registration._run()
+    assert waits.asked == [1.0] * 3
+    assert node.paths == ["/v3/lease/grant", "/v3/kv/put"] + ["/v3/lease/keepalive"] * 2
 
 
 def encoded(raw: bytes) -> str:

@@ -304,6 +304,16 @@ def test_a_watch_reports_by_itself_if_nothing_changes(opened, address, monkeypat
             assert watch.wait(20)
 
 
+def test_a_watch_ends_soon_after_it_is_closed(opened, address, monkeypatch):
+    for module in ("etcd", "zookeeper", "watch"):
+        monkeypatch.setattr(f"rnvm.coordinator.{module}.WATCH_S", 30.0)
+    watch = opened(address).watch()
+    assert watch.wait(20)
+    began = time.monotonic()
+    watch.close()
+    assert time.monotonic() - began < 10
+
+
 def test_a_watch_is_a_descriptor_for_a_selector(opened, address):
     with opened(address).watch() as watch:
         assert watch.wait(20)
