@@ -166,13 +166,15 @@ class Coordinator(ABC):
                 raise Unanswered
             if found.origin == state.id:
                 return state
-            raise AlreadyExists(
-                f"group {self.address.group} exists",
-                version=found.number,
-                hint="choose another name",
-            )
+            raise self.already_exists(found)
 
         return self._until_answered(f"create group {self.address.group}", create, timeout)
+
+    def already_exists(self, found: State) -> AlreadyExists:
+        """Return the error of a creation that found this state."""
+        return AlreadyExists(
+            f"group {self.address.group} exists", version=found.number, hint="choose another name"
+        )
 
     def compare_and_set(self, old: State, new: State, *, timeout: float | None = None) -> State:
         """Replace the state `old` by `new`, if it is still the present one, and return `new`.

@@ -76,6 +76,9 @@ def create_group(
         medium = pool.medium
         found = identity.read(medium)
         if found is None or found["group"] == NO_ID:
+            # A pool whose group cannot be created is left as it is.
+            with contextlib.suppress(GroupNotFound):
+                raise coordinator.already_exists(read_state(coordinator)[0])
             # Before anybody is told: a copy that is listed must say so itself.  Not below the epoch
             # of the pool without a group: its mirrors have followed that, and become members.
             seen = 0 if found is None else int(found["epoch"])

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import rnvm
 from rfp.errors import (
     AlreadyExists,
+    CoordinatorUnavailable,
     GroupDamaged,
     GroupNotFound,
     InvalidArgument,
@@ -84,6 +85,7 @@ def test_a_group_is_created_once_and_a_repeated_creation_is_the_same_one(address
     assert admin.create_group(address, one, member="a", min_mirrors=0) == state
     with pytest.raises(AlreadyExists):
         admin.create_group(address, other, member="b", min_mirrors=0)
+    assert record(other) is None
     with pytest.raises(PoolRefused, match="belongs to a group already, as member a"):
         admin.create_group(address + "2", one, member="b", min_mirrors=0)
 
@@ -194,6 +196,14 @@ def test_something_else_under_the_name_of_the_group_is_refused(address, opened, 
         admin.group_status(address)
     with pytest.raises(GroupDamaged):
         admin.create_group(address, path, member="a", min_mirrors=0)
+    assert record(path) is None
+
+
+def test_without_a_coordinator_a_pool_gets_no_group(pool):
+    path = pool("a")
+    with pytest.raises(CoordinatorUnavailable):
+        admin.create_group("etcd://localhost:1/g", path, member="a", min_mirrors=0, timeout=0.1)
+    assert record(path) is None
 
 
 def test_a_pool_that_a_process_has_open_is_not_used(address, pool):
