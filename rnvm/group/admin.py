@@ -81,9 +81,8 @@ def create_group(
                 raise coordinator.already_exists(read_state(coordinator)[0])
             # Before anybody is told: a copy that is listed must say so itself.  Not below the epoch
             # of the pool without a group: its mirrors have followed that, and become members.
-            seen = 0 if found is None else int(found["epoch"])
             found = {"identity": identity.new(), "group": identity.new(), "member": member,
-                     "epoch": min(max(pool.opened, seen), EPOCH_MAX)}  # fmt: skip
+                     "epoch": min(pool.opened, EPOCH_MAX)}  # fmt: skip
             identity.write(medium, state="whole", **found)
         elif found["member"] != member or found["state"] != "whole":
             raise _of_another(path, found["member"])

@@ -187,6 +187,8 @@ def test_force_refuses_the_copy_of_another_group_and_one_without_identity(addres
         identity.write(held.medium, **{**record_of(held.medium), "state": "none"})
     with pytest.raises(PoolRefused, match="no whole copy"):
         admin.force_group(address, one)
+    with pytest.raises(PoolRefused, match="belongs to a group already, as member a"):
+        admin.create_group(address + "-3", one, member="a", min_mirrors=0)
 
 
 def test_something_else_under_the_name_of_the_group_is_refused(address, opened, pool):
