@@ -286,15 +286,14 @@ class CopyFile:
             return _zeros(0, view.read(0, total))
 
     def _resize(self, size: int, kind: pools.Media) -> None:
-        regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        if not regular and pools.length(self.fd) < size:
+        if self.regular >= 0:
+            pools._fill(self.fd, size, kind)
+        elif pools.length(self.fd) < size:
             raise PoolRefused(
                 f"the device has only {units.show_size(pools.length(self.fd))}, but the pool has "
                 f"{units.show_size(size)}",
                 hint="give a larger device for the copy",
             )
-        if regular:
-            pools._fill(self.fd, size, kind)
 
     def close(self) -> None:
         """Write the medium back, and release the lock; may be called again.

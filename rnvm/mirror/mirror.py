@@ -307,7 +307,6 @@ class Mirror:
         while True:
             if self._state != "level" and (follower.in_sync or not self._joins):
                 self._levels += 1
-                self._reason = None
                 self._file.leveled()
                 self._set("level")
                 log.info("the mirror %s follows %s, epoch %d", self.path, self.address,

@@ -370,3 +370,26 @@ def test_only_the_file_that_was_made_is_removed() -> None:
             Path(copy).touch()
             file.discard()
         assert os.path.exists(copy)
+        with contextlib.closing(CopyFile(copy)) as file:
+            file.discard()
+        assert os.path.exists(copy), "it was there before"
+
+
+def test_a_device_that_is_too_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CopyFile, "regular", -1)  # as a device
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        Path(copy).write_bytes(bytes(1 << 20))
+        with mirror_of(backend, copy) as mirror:
+            with pytest.raises(PoolRefused, match="has only 1MiB, but the pool has 8MiB"):
+                mirror.wait_level(SOON)
+        assert os.path.getsize(copy) == 1 << 20
+
+
+def test_the_name_of_a_copy_is_durable_before_it_is_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        monkeypatch.setattr(pools, "_sync_folder", synced.append)
+        for _ in range(2):  # the first one may have been cut off before
+            with mirror_of(backend, copy) as mirror:
+                mirror.wait_level(SOON)
+    assert synced == [copy, copy]
