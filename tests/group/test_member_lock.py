@@ -46,13 +46,18 @@ def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path) -> None:
     lock = MemberLock(tmp_path / "a.pool")
     reader, writer = os.pipe()
+    forked, ready = os.pipe()
     child = os.fork()
     if not child:
         os.close(writer)
+        os.write(ready, b"!")
         os.read(reader, 1)
         os._exit(0)
     os.close(reader)
     try:
+        assert os.read(forked, 1) == b"!"
+        os.close(forked)
+        os.close(ready)
         lock.close()
         with contextlib.closing(MemberLock(tmp_path / "a.pool")):
             pass
