@@ -304,6 +304,7 @@ def out_of_bounds(
     name: str, value: object, low: object, high: object, *, hint: str | None = None
 ) -> InvalidArgument:
     """Return the error for an argument that must be between low and high, both included."""
+    low, high = (f"{each:g}" if isinstance(each, float) else each for each in (low, high))
     return InvalidArgument(
         f"{name} must be between {low} and {high}, got {shown(value)}", hint=hint
     )

@@ -33,7 +33,7 @@ from structures.wall_clock cimport wall_clock_ns
 from rfp.core import clock
 from rfp.errors import (
     ConnectionFailed, DeadlineExceeded, InvalidArgument, LeaseEnded, NotFound, OutOfMemory,
-    StructureDamaged, TooLarge, Undecodable, WrongKind, WrongType)
+    StructureDamaged, TooLarge, Undecodable, WrongKind, WrongType, out_of_bounds)
 from structures.queue_contents import Reservation  # no-cython-lint: users import it from here
 
 cdef kind queue_kind
@@ -48,7 +48,7 @@ cdef enum:
     MOVE_BYTES = 8192          # that a move changes at most, beside the value
     LATE_PART = 8              # a reservation that takes this part of its lease gets a new one
 
-cdef double LEASE_S_MAX = 1e9
+cdef double LEASE_S_MIN = 1e-9, LEASE_S_MAX = 1e9
 cdef uint32_t DELIVERIES = 5           # before a value is buried, unless the caller chooses
 cdef uint32_t DELIVERIES_MAX = 1000000
 
@@ -382,10 +382,10 @@ cdef class Queue(QueueContents):
     cdef uint64_t end_of(self, str name, object value) except 0:
         """Return the moment (ns since 1970) so many seconds from now; name: of the argument."""
         cdef double seconds = number_of(name, value)
-        if not 0 < seconds <= LEASE_S_MAX:
-            least = "at least 0" if name == "delay" else "positive"  # a delay of 0 never comes here
-            raise InvalidArgument(f"{name} must be {least} and at most "
-                                  f"{LEASE_S_MAX:.0e}, got {value!r}", hint="give seconds")
+        if not LEASE_S_MIN <= seconds <= LEASE_S_MAX:
+            least = 0 if name == "delay" else LEASE_S_MIN     # a delay of 0 never comes here
+            raise out_of_bounds(name, value, least, LEASE_S_MAX,
+                                hint=f"give seconds, such as {name}=60")
         return wall_clock_ns() + <uint64_t> (seconds * 1e9) + 1
 
     def reserve(self, *, lease=60.0, timeout=None):

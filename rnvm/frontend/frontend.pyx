@@ -30,7 +30,7 @@ from rnvm.frontend.watch cimport watches_wake
 
 from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound,
-    OutcomeUnknown, OutOfMemory, ReadConflict, WrongKind, not_copied)
+    OutcomeUnknown, OutOfMemory, ReadConflict, WrongKind, bad_choice, not_copied)
 from rfp.core.forks import in_child, notice
 from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
@@ -60,8 +60,7 @@ cdef class FrontEnd(Session):
     def __init__(self, opener, *, str durability="persistent", timeout=5.0, bint reconnect=True,
                  uint64_t cache=64 << 20, bint oplog=True, str lock="sticky"):
         if durability not in DURABILITIES:
-            raise InvalidArgument(
-                f"invalid durability {durability!r} (expected {', '.join(DURABILITIES)})")
+            raise bad_choice("durability", durability, DURABILITIES)
         notice()
         self.opener = opener
         self.address = opener.address

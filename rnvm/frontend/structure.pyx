@@ -699,7 +699,8 @@ cdef class Structure:
                 return exact_bytes(value)
             if isinstance(value, (bytearray, memoryview)):
                 return bytes(checked(value, "values"))
-            raise WrongType(f"a value must be bytes, got {type(value).__name__}",
+            nouns = "keys and values" if hasattr(self, "keys") else "values"
+            raise WrongType(f"{nouns} must be bytes, got {type(value).__name__}",
                             hint='convert it, or open the structure with a codec such as "json"')
         try:
             encoded = self.codec.encode(value)

@@ -19,7 +19,7 @@ from structure_kinds import KINDS, MAPPINGS, ORDERED, each_of
 
 import rnvm
 from rfp.errors import CallerError, Empty, InvalidArgument, LeaseEnded, Undecodable, WrongType
-from structures import Queue, Stack
+from structures import BPlusTree, Queue, Stack
 
 from .backends import backend
 
@@ -325,7 +325,7 @@ def test_a_value_that_a_codec_cannot_encode_is_refused_as_a_wrong_type(served, c
 def test_the_error_of_a_lease_out_of_bounds_names_the_bounds(served):
     with rnvm.connect(served.address) as fe:
         for lease in (0, -1, 1e9 + 1, float("nan")):
-            with pytest.raises(InvalidArgument, match="lease must be positive and at most 1e"):
+            with pytest.raises(InvalidArgument, match="lease must be between 1e-09 and 1e"):
                 Queue(fe, "bounds").reserve(lease=lease)
             fe.drop("bounds")
 
@@ -334,9 +334,35 @@ def test_the_error_of_a_delay_out_of_bounds_names_the_bounds(served):
     with rnvm.connect(served.address) as fe:
         queue = Queue(fe, "delays")
         for delay in (-1, 1e9 + 1, float("nan")):
-            with pytest.raises(InvalidArgument, match="delay must be at least 0 and at most 1e"):
+            with pytest.raises(InvalidArgument, match="delay must be between 0 and 1e"):
                 queue.put(b"never", delay=delay)
         assert (len(queue), queue.delayed) == (0, 0)
+
+
+@pytest.mark.parametrize("call", [Queue.get, Queue.reserve])
+def test_the_error_of_a_wait_out_of_bounds_names_zero_and_infinity(served, call):
+    with rnvm.connect(served.address) as fe:
+        queue = Queue(fe, "waits")
+        for timeout in (-1, 1e9 + 1, 10**400, float("nan"), -float("inf")):
+            with pytest.raises(InvalidArgument, match="timeout must be between 0 and 1e") as caught:
+                call(queue, timeout=timeout)
+            assert 'float("inf") to wait without limit' in caught.value.hint
+        queue.put(b"1")
+        assert call(queue, timeout=float("inf"))
+        with pytest.raises(Empty):
+            call(queue, timeout=0)
+        del queue
+        fe.drop("waits")
+
+
+def test_the_error_of_a_str_without_a_codec_names_keys_only_of_a_mapping(served):
+    with rnvm.connect(served.address) as fe:
+        index, queue = BPlusTree(fe, "strings"), Queue(fe, "texts")
+        for key, value in (("k", b"v"), (b"k", "v")):
+            with pytest.raises(WrongType, match="^keys and values must be bytes, got str"):
+                index[key] = value
+        with pytest.raises(WrongType, match="^values must be bytes, got str"):
+            queue.put("v")
 
 
 @each_of(KINDS)

@@ -21,7 +21,7 @@ from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
 from rfp.errors import (
     Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed,
-    InvalidArgument, OutcomeUnknown, WrongType, not_copied, shown,
+    OutcomeUnknown, WrongType, not_copied, out_of_bounds, shown,
 )
 
 cdef extern from "rfp/core/tls_cache.h" nogil:
@@ -41,6 +41,7 @@ cdef enum:
 
 PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.25      # between attempts to reconnect
 ATTEMPT_S_MAX = 1.0        # of one attempt: between two, a thread checks for a closed handle
+TIME_S_MIN = 1e-9          # the clocks count nanoseconds
 TIME_S_MAX = 1e9           # longer times do not fit into 64 bits of nanoseconds
 
 identities = itertools.count(1)
@@ -653,18 +654,20 @@ at_exit(close_clients)
 cdef double seconds_of(object timeout) except -1:
     """Return a timeout in seconds after checking it."""
     cdef double seconds = number_of("timeout", timeout)
-    if not 0 < seconds < TIME_S_MAX:
-        raise InvalidArgument("timeout must be positive and less than "
-                              f"{TIME_S_MAX:.0e}, got {shown(timeout)}",
-                              hint="give seconds")
+    if not TIME_S_MIN <= seconds <= TIME_S_MAX:
+        raise out_of_bounds("timeout", timeout, TIME_S_MIN, TIME_S_MAX,
+                            hint="give seconds, such as timeout=5")
     return seconds
 
 
 cdef double wait_seconds_of(object timeout) except -1:
     cdef double seconds = number_of("timeout", timeout)
-    if seconds == 0:
-        return 0
-    return TIME_S_MAX if seconds == float("inf") else seconds_of(timeout)
+    if timeout == float("inf"):          # not an int that does not fit into a float
+        return TIME_S_MAX
+    if not 0 <= seconds <= TIME_S_MAX:
+        raise out_of_bounds("timeout", timeout, 0, TIME_S_MAX,
+                            hint='give seconds, or float("inf") to wait without limit')
+    return seconds
 
 
 cdef double number_of(str name, object value) except? -1:

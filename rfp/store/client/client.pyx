@@ -54,10 +54,10 @@ from rfp.store.messages cimport (
 from rfp.errors import (
     AlreadyExists, Closed, ConnectionFailed, FabricError, HandshakeFailed, InvalidArgument,
     NotANumber, OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported, VersionMismatch,
-    WrongType, out_of_bounds, shown,
+    WrongType, out_of_bounds,
 )
 from rfp.protocol.client.caller_memory import Registration, checked
-from rfp.protocol.client.client_base import TIME_S_MAX
+from rfp.protocol.client.client_base import TIME_S_MAX, TIME_S_MIN
 from rfp.store.client.reservation import Reservation
 from rfp.store.counters import COUNTERS
 
@@ -133,10 +133,9 @@ cdef uint64_t milliseconds(ttl) except? 0:
     if ttl is None:
         return 0
     seconds = number_of("ttl", ttl)
-    if not 0 < seconds < TIME_S_MAX:
-        raise InvalidArgument("ttl must be positive and less than "
-                              f"{TIME_S_MAX:.0e}, got {shown(ttl)}",
-                              hint="give seconds, or None for no expiry")
+    if not TIME_S_MIN <= seconds <= TIME_S_MAX:
+        raise out_of_bounds("ttl", ttl, TIME_S_MIN, TIME_S_MAX,
+                            hint="give seconds, or None for no expiry")
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 

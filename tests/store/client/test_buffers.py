@@ -158,6 +158,6 @@ def test_the_error_of_a_time_out_of_range_names_both_bounds(kv: rfp.Client, seco
         with pytest.raises(InvalidArgument) as refused:
             call()
         assert (
-            "must be positive and less than 1e+09" in str(refused.value)
+            "must be between 1e-09 and 1e+09" in str(refused.value)
             and len(str(refused.value)) < 300
         )
