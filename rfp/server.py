@@ -107,8 +107,7 @@ class Server(ServerBase):
             )
         if eviction not in EVICTIONS:
             raise bad_choice("eviction", eviction, EVICTIONS)
-        if not 0.01 <= lease <= 3600:
-            raise out_of_bounds("lease", lease, 0.01, 3600)
+        units.checked_seconds("lease", lease, 0.01, 3600)
         share = self.memory // workers
         if share < WORKER_BYTES_MIN:
             raise InvalidArgument(

@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import numbers
 import re
+from typing import Any
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, WrongType, out_of_bounds, shown
 
 SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 DURATIONS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
@@ -97,6 +99,23 @@ def duration(value: str | int | float) -> int:
             f"invalid duration {value!r}", hint='give a number of seconds, or text like "5ms"'
         )
     return round(value * 10**9)
+
+
+def checked_seconds(name: str, value: Any, low: float, high: float) -> float:
+    """Return an argument that must be a number of seconds between low and high.
+
+    Raises:
+        InvalidArgument: it is out of bounds.
+        WrongType: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise WrongType(
+            f"{name} must be a number of seconds, not {shown(value)}", hint=f"give {name}=5, or 0.5"
+        )
+    seconds: Any = value  # mypy cannot compare numbers.Real
+    if not low <= seconds <= high:
+        raise out_of_bounds(name, value, low, high, hint="give seconds")
+    return float(seconds)
 
 
 def rate(value: str | int) -> int:

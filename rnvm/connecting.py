@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 
 from rfp import address as addresses
 from rfp import units
@@ -11,6 +12,7 @@ from rfp.address import PATH_LIMIT, Address
 from rfp.control import Credentials
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, InvalidAddress, bad_choice
+from rfp.fabric.fabric import Fabric
 from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
 from rnvm.coordinator.address import CoordinatorAddress, is_coordinator, parse
@@ -22,6 +24,7 @@ from rnvm.group.state import Listed
 LOCKS = ("sticky", "each", "cas")
 CALL_S = 5.0
 GROUP_TIMEOUT_S = 15.0  # a failover takes some seconds
+MEMBERS = "start its members (rnvm serve POOL --group), or wait until one of them is the primary"
 
 
 def address_of(pool: str | os.PathLike[str]) -> Address:
@@ -45,17 +48,18 @@ def address_of(pool: str | os.PathLike[str]) -> Address:
     return addresses.own("pool-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
 
 
-def _find(address: str | os.PathLike[str] | Address) -> Address:
-    """Return the given address, or that of the pool with this path."""
+def _find(address: str | os.PathLike[str] | Address) -> tuple[Address, str]:
+    """Return the given address, or that of the pool with this path; and how to start a back-end."""
     if isinstance(address, Address) or (isinstance(address, str) and "://" in address):
-        return addresses.parse(address)
+        found = addresses.parse(address)
+        return found, f"start one: rnvm serve POOL --address {shlex.quote(str(found))}"
     if not isinstance(address, (str, os.PathLike)) or not os.path.exists(address):
         raise InvalidAddress(
             f"invalid address {address!r}: neither an address nor the path of a pool",
             hint="write shm://PATH-OF-SOCKET, rdma://HOST:PORT, or the path of a pool that "
             "`rnvm serve` serves on this host",
         )
-    return address_of(address)
+    return address_of(address), f"start one: rnvm serve {shlex.quote(os.fspath(address))}"
 
 
 class GroupOpener:
@@ -86,16 +90,18 @@ class GroupOpener:
             raise ConnectionFailed(f"cannot find the primary of {where}: {error}") from error
         identity = None if found.primary is None else found.identity_of(found.primary)
         if found.primary is None or identity is None:
-            raise ConnectionFailed(f"{where} has no primary now")
+            raise ConnectionFailed(f"{where} has no primary now", hint=MEMBERS)
         primary = Listed(found.primary, identity)
         for each in map(registered.decode, members):
             if each is not None and each.listed == primary:
                 break
         else:
-            raise ConnectionFailed(f"the primary of {where}, {primary.member}, is not registered")
+            raise ConnectionFailed(
+                f"the primary of {where}, {primary.member}, is not registered", hint=MEMBERS
+            )
         if each.address not in self._openers:
             self._openers[each.address] = Opener(
-                each.address, "rnvm", credentials=self._credentials
+                each.address, "rnvm", credentials=self._credentials, start=MEMBERS
             )
         connection = self._openers[each.address](deadline)
         # An old primary that does not know yet that it was replaced must not be used.
@@ -117,12 +123,23 @@ class GroupOpener:
 
 
 def opener_of(
-    address: str | os.PathLike[str] | Address, credentials: Credentials | None
+    address: str | os.PathLike[str] | Address,
+    credentials: Credentials | None,
+    *,
+    fabric: Fabric | None = None,
+    in_group: bool = False,
 ) -> Opener | GroupOpener:
-    """Return a function that connects to a back-end, or to the present primary of a group."""
+    """Return a function that connects to a back-end, or to the present primary of a group.
+
+    Args:
+        in_group: The address is that of a member.
+    """
     if is_coordinator(address):
         return GroupOpener(str(address), credentials)
-    return Opener(_find(address), "rnvm", credentials=credentials)
+    place, start = _find(address)
+    if in_group:
+        start = MEMBERS
+    return Opener(place, "rnvm", fabric=fabric, credentials=credentials, start=start)
 
 
 def connect(

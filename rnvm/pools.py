@@ -39,6 +39,7 @@ from rnvm.pool import repair
 from rnvm.pool.inspect import Inspection, damaged
 from rnvm.pool.pool import Pool, format_medium, grow_medium, grown
 
+FILE_OR_DEVICE = "give a file, a block device, or /dev/daxN.M"
 COPIED_AT_ONCE = 1 << 16  # bytes of a device that are copied at once
 PROMISES = {
     "direct": "acknowledged operations survive a power failure: cache lines are flushed ({how})",
@@ -77,7 +78,7 @@ def media(fd: int) -> Media:
         if os.path.basename(os.path.realpath(device)) != "dax":
             raise NotAPool(
                 "this character device is not a DAX device",
-                hint="give a file, a block device, or /dev/daxN.M",
+                hint=FILE_OR_DEVICE,
             )
         return Media("devdax", "direct", False, PROMISES["direct"].format(how=how))
     if stat.S_ISBLK(status.st_mode):
@@ -85,7 +86,7 @@ def media(fd: int) -> Media:
     if not stat.S_ISREG(status.st_mode):
         raise NotAPool(
             "this is neither a file nor a device",
-            hint="give a file, a block device, or /dev/daxN.M",
+            hint=FILE_OR_DEVICE,
         )
     in_memory = file_system(fd)
     if in_memory is not None:
@@ -112,9 +113,30 @@ def length(fd: int) -> int:
         ) from error
 
 
+def checked_path(path: str | os.PathLike[str]) -> str:
+    """Return the path of a pool.
+
+    Raises:
+        InvalidArgument: It is empty, as an unset variable of a shell is.
+        TypeError: It is no path.
+    """
+    if not (text := os.fspath(path)):
+        raise InvalidArgument("the path of a pool must not be empty", hint=FILE_OR_DEVICE)
+    return text
+
+
+def cannot_open(path: str | os.PathLike[str], error: OSError) -> PoolRefused:
+    """Return the error of a pool that the system does not open."""
+    hint = "check its permissions and those of its folder"
+    if isinstance(error, IsADirectoryError):
+        hint = FILE_OR_DEVICE
+    return PoolRefused(f"cannot open {os.fspath(path)}: {error.strerror}", hint=hint)
+
+
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int]:
     """Open and lock a file; the lock is held as long as any copy of the descriptor is open."""
+    checked_path(path)
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
@@ -130,8 +152,7 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
             hint="remove it first, if its content is not needed",
         ) from None
     except OSError as error:
-        hint = "check its permissions and those of its folder"
-        raise PoolRefused(f"cannot open {os.fspath(path)}: {error.strerror}", hint=hint) from error
+        raise cannot_open(path, error) from error
     try:
         try:
             fcntl.flock(fd, lock | fcntl.LOCK_NB)
@@ -487,7 +508,7 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
         InvalidArgument: It would not grow.
         FabricError: There is no room; the size is unchanged.
     """
-    total = units.size(size)
+    total = sizes.checked_size(units.size(size))
     # The members of a group are grown one by one, all closed: their sizes must be equal.
     with claim(path, in_group=True) as claimed:
         with contextlib.closing(claimed.view()) as view:

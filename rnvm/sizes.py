@@ -93,9 +93,10 @@ class Sizes(NamedTuple):
         fitting = size - spare
         if fitting < self.groups_at + self.group_map + self.block:
             least = self.groups_at + self.group_map + self.block
+            front_ends = max(1, self.sessions - 1)
             raise InvalidArgument(
-                f"{units.show_size(size)} is too small for a pool "
-                f"with {max(1, self.sessions - 1)} front-ends",
+                f"{units.show_size(size)} is too small for a pool with "
+                f"{front_ends} front-end{'' if front_ends == 1 else 's'}",
                 hint=f"give at least {units.show_size(least)} for these logs "
                 "and maps, or smaller logs or fewer front-ends",
             )
@@ -136,6 +137,19 @@ def least_log(size: int) -> int:
     return _up(2 * cascade(size), PAGE)
 
 
+def checked_size(size: int) -> int:
+    """Return the size of a pool.
+
+    Raises:
+        InvalidArgument: No pool has this size.
+    """
+    if not 0 < size <= POOL_BYTES_MAX:
+        raise InvalidArgument(
+            f"the size of a pool must be between 1B and 256TiB, got {units.show_size(size)}"
+        )
+    return size
+
+
 def choose(
     size: int, *, block: int = 4096, front_ends: int | None = None, names: int | None = None,
     operation_log: int | None = None, memory_log: int | None = None,
@@ -148,10 +162,7 @@ def choose(
     write-ahead area takes a sixteenth, at most 16 MiB, and there is a name for each 16 KiB, at most
     1024.
     """
-    if not 0 < size <= POOL_BYTES_MAX:
-        raise InvalidArgument(
-            f"the size of a pool must be between 1B and 256TiB, got {units.show_size(size)}"
-        )
+    checked_size(size)
     if block & (block - 1) or not BLOCK_BYTES_MIN <= block <= BLOCK_BYTES_MAX:
         raise InvalidArgument(f"block must be a power of two between 512 and 1MiB, got {block}")
     if names is None:

@@ -59,7 +59,11 @@ __all__ = [
 
 
 def connect(
-    address: Address, deadline: int, credentials: Credentials | None = None
+    address: Address,
+    deadline: int,
+    credentials: Credentials | None = None,
+    *,
+    start: str | None = None,
 ) -> ControlConnection:
     """Connect to the server at an address.
 
@@ -67,6 +71,7 @@ def connect(
         address: of the server.
         deadline: a clock.now_ns() time.
         credentials: secret and certificates; only for rdma addresses.
+        start: hint of the error that no server listens there; None: that of `rfp serve`.
 
     Raises:
         ConnectionFailed: no server listens there.
@@ -76,8 +81,8 @@ def connect(
     if address.provider == "rdma":
         from rfp.control.tcp import connect_tcp  # here, because only rdma addresses need ssl
 
-        return connect_tcp(address, deadline, credentials or Credentials())
-    return connect_unix(address, deadline)
+        return connect_tcp(address, deadline, credentials or Credentials(), start)
+    return connect_unix(address, deadline, start)
 
 
 def listen(

@@ -141,7 +141,9 @@ def _numeric(name: tuple[str, int, int, int] | tuple[str, int] | str) -> str:
     return str(name[0]).partition("%")[0].removeprefix("::ffff:")
 
 
-def connect_tcp(address: Address, deadline: int, credentials: Credentials) -> TcpConnection:
+def connect_tcp(
+    address: Address, deadline: int, credentials: Credentials, start: str | None = None
+) -> TcpConnection:
     """Connect to the server at an rdma address.
 
     On return both sides have given the proof that the credentials require.
@@ -152,7 +154,7 @@ def connect_tcp(address: Address, deadline: int, credentials: Credentials) -> Tc
         DeadlineExceeded: the deadline has passed.
     """
     context = credentials.client_context()
-    connection = _reach(address, context, deadline)
+    connection = _reach(address, context, deadline, start)
     try:
         connection.encrypt(deadline)
         introduce(connection, credentials.secret, connection.certificate(), deadline)
@@ -162,9 +164,11 @@ def connect_tcp(address: Address, deadline: int, credentials: Credentials) -> Tc
     return connection
 
 
-def _reach(address: Address, context: ssl.SSLContext | None, deadline: int) -> TcpConnection:
+def _reach(
+    address: Address, context: ssl.SSLContext | None, deadline: int, start: str | None
+) -> TcpConnection:
     """Return a connection to the first of the host's addresses that accepts."""
-    start = f"start one: rfp serve --address {shlex.quote(str(address))}"
+    start = start or f"start one: rfp serve --address {shlex.quote(str(address))}"
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

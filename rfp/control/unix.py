@@ -98,7 +98,7 @@ class UnixConnection(ControlConnection):
             self._pidfd = None
 
 
-def connect_unix(address: Address, deadline: int) -> UnixConnection:
+def connect_unix(address: Address, deadline: int, start: str | None = None) -> UnixConnection:
     """Connect to the server at an shm address.
 
     Raises:
@@ -121,7 +121,7 @@ def connect_unix(address: Address, deadline: int) -> UnixConnection:
                     ) from None
                 nap(0.001)
             except OSError as error:
-                raise _unreachable(address, error) from error
+                raise _unreachable(address, error, start) from error
         connection = UnixConnection(sock)
     except BaseException:
         sock.close()
@@ -135,9 +135,11 @@ def connect_unix(address: Address, deadline: int) -> UnixConnection:
     return connection
 
 
-def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
+def _unreachable(address: Address, error: OSError, hint: str | None) -> ConnectionFailed:
     if os.path.basename(address.path).startswith(EMBEDDED):
         start = "start the program again that contained the server"
+    elif hint is not None:
+        start = hint
     elif _is_default(address):
         start = "start one: rfp serve"
     else:

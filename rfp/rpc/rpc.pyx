@@ -161,7 +161,8 @@ cdef class RpcClient(ClientBase):
             raise bad_choice("mode", mode, RPC_MODES)
         self.mode = mode
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
-        super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout,
+        super().__init__(Opener(address, "rpc", credentials=credentials,
+                                start="start the program that has the RpcServer"), timeout=timeout,
                          reconnect=reconnect)
 
     def configure_channel(self, Channel owner not None):

@@ -20,6 +20,7 @@ from rfp.fabric.fabric import REMOTE_ATOMIC, REMOTE_READ, Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
+from rfp.units import checked_seconds
 from rnvm import pools
 from rnvm.backend.service import PoolService
 from rnvm.frontend.session import DEATH_NOTICE_S
@@ -98,7 +99,7 @@ class Backend(ServerBase):
         check_times(
             lease=lease, snapshot_lifetime=snapshot_lifetime, mirror_patience=mirror_patience
         )
-        if not 0 <= min_mirrors <= MIRRORS_MAX:
+        if not isinstance(min_mirrors, int) or not 0 <= min_mirrors <= MIRRORS_MAX:
             raise out_of_bounds("min_mirrors", min_mirrors, 0, MIRRORS_MAX)
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
@@ -249,11 +250,10 @@ def check_times(**times: float) -> None:
     """Raise unless these options of a back-end are between 0.01 s and their greatest values.
 
     Raises:
-        InvalidArgument: One is not.
+        InvalidArgument, WrongType: One is not.
     """
     for name, seconds in times.items():
-        if not 0.01 <= seconds <= _TIMES_MAX[name]:
-            raise out_of_bounds(name, seconds, 0.01, _TIMES_MAX[name])
+        checked_seconds(name, seconds, 0.01, _TIMES_MAX[name])
 
 
 def _is_mirrors_copy(pool: Pool) -> bool:

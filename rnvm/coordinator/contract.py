@@ -48,8 +48,9 @@ from rfp.errors import (
     OutcomeUnknown,
     VersionMismatch,
 )
+from rfp.units import checked_seconds
 from rnvm.coordinator.address import CoordinatorAddress, shown_node
-from rnvm.coordinator.arguments import checked_bytes, checked_seconds
+from rnvm.coordinator.arguments import checked_bytes
 from rnvm.coordinator.attempt import TIMEOUT_S, TIMEOUT_S_MAX, Attempt, Unanswered
 from rnvm.coordinator.registration import (
     MEMBER_DATA_MAX,

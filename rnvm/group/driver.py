@@ -40,6 +40,7 @@ from rfp.errors import (
     not_copied,
     out_of_bounds,
 )
+from rfp.units import checked_seconds
 from rnvm import pools
 from rnvm.backend.backend import Backend, check_times
 from rnvm.coordinator.address import CoordinatorAddress
@@ -56,7 +57,7 @@ from rnvm.group.registered import Registered
 from rnvm.group.state import Listed, checked_member
 from rnvm.media import identity
 from rnvm.mirror.follower import OVERRUN, Follower, StreamEnded
-from rnvm.mirror.mirror import REQUESTED_BYTES_MAX, Mirror
+from rnvm.mirror.mirror import REQUESTED_BYTES_MAX, WAIT_S_MAX, Mirror
 
 log = Log("rnvm")
 
@@ -189,7 +190,7 @@ class GroupMember:
         on_change: Callable[[str], None] | None = None,
         **options: Any,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = pools.checked_path(path)
         self.name = checked_member(member)
         self.address = str(addresses.unique() if address is None else addresses.parse(address))
         _check_options(options)
@@ -281,7 +282,12 @@ class GroupMember:
 
         Raises:
             DeadlineExceeded: It has not.
+            InvalidArgument, WrongType: There is no such role, or the time is out of bounds.
         """
+        roles = ("in sync", *(each.value for each in Role))
+        if role not in roles:
+            raise bad_choice("role", role, roles)
+        checked_seconds("timeout", timeout, 0, WAIT_S_MAX)
 
         def reached() -> bool:
             return self.failed or (self.in_sync if role == "in sync" else self.role == role)

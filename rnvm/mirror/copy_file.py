@@ -44,7 +44,7 @@ class CopyFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = pools.checked_path(path)
         self.medium: Medium | None = None
         self._began = False  # open() has accepted the file that was there
         self._broken = False  # opening or closing the medium failed
@@ -60,10 +60,7 @@ class CopyFile:
                 hint="create it first, or check the spelling",
             ) from None
         except OSError as error:
-            raise PoolRefused(
-                f"cannot open {self.path}: {error.strerror}",
-                hint="check its permissions and those of its folder",
-            ) from error
+            raise pools.cannot_open(path, error) from error
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A process that held the lock may have set this file aside.

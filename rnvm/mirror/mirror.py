@@ -35,12 +35,11 @@ from rfp.errors import (
     StorageFailed,
     Unsupported,
     not_copied,
-    out_of_bounds,
 )
 from rfp.fabric.fabric import Fabric
-from rfp.protocol.client.opener import Opener
 from rfp.protocol.server.real_thread import RealThread
-from rnvm.connecting import GroupOpener, _find
+from rfp.units import checked_seconds
+from rnvm.connecting import opener_of
 from rnvm.coordinator.address import is_coordinator
 from rnvm.media import identity
 from rnvm.mirror.copy_file import CopyFile
@@ -111,8 +110,7 @@ class Mirror:
         fabric: Fabric | None = None,
         _joins: bool = True,
     ) -> None:
-        if not 0.01 <= timeout <= 3600:
-            raise out_of_bounds("timeout", timeout, 0.01, 3600)
+        checked_seconds("timeout", timeout, 0.01, 3600)
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._state = "connecting"
@@ -133,16 +131,12 @@ class Mirror:
         self.timeout = timeout
         self.name = printable(name or f"{socket.gethostname()}:{os.getpid()}", 32)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
-        self._opener: Opener | GroupOpener
-        if is_coordinator(of):
-            if _joins:
-                raise InvalidAddress(
-                    f"invalid address {str(of)!r}: a mirror of a group is one of its members",
-                    hint="use rnvm.GroupMember, or rnvm serve POOL --group",
-                )
-            self._opener = GroupOpener(str(of), credentials)
-        else:
-            self._opener = Opener(_find(of), "rnvm", fabric=fabric, credentials=credentials)
+        if is_coordinator(of) and _joins:
+            raise InvalidAddress(
+                f"invalid address {str(of)!r}: a mirror of a group is one of its members",
+                hint="use rnvm.GroupMember, or rnvm serve POOL --group",
+            )
+        self._opener = opener_of(of, credentials, fabric=fabric, in_group=self._in_group)
         self.address = str(self._opener.address)
         self._end_fd = os.eventfd(0, os.EFD_CLOEXEC)  # readable: it is being closed
         try:
@@ -359,6 +353,7 @@ class Mirror:
             PoolRefused, VolatileMedium, FabricError, StorageFailed, HandshakeFailed: The mirror
                 has ended for this reason.
         """
+        checked_seconds("timeout", timeout, 0, WAIT_S_MAX)
         over = ("level", "failed", "closed")
         reached = self._wait(lambda: self._state in over, clock.deadline_in(timeout))
         if self._error is not None:
@@ -550,7 +545,7 @@ def backup(
     ...     restored.recovered[:0]
     []
     """
-    deadline = clock.deadline_in(timeout)
+    deadline = clock.deadline_in(checked_seconds("timeout", timeout, 0.01, WAIT_S_MAX))
     with Mirror(path, of=of, timeout=connect_timeout, _joins=False, **options) as mirror:
         while True:
             try:
@@ -568,6 +563,7 @@ def backup(
         mirror._end(erase=True)
 
 
+WAIT_S_MAX = 1e9  # longer times do not fit into 64 bits of nanoseconds
 PROGRESS_S = 0.5  # seconds between two calls of `progress`
 
 _mirrors: weakref.WeakSet[Mirror] = weakref.WeakSet()

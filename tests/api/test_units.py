@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfp import units
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, WrongType
 
 pytestmark = pytest.mark.pure
 
@@ -106,3 +106,13 @@ def test_any_text_gives_a_number_or_raises_invalid_argument(text):
     for read in (units.size, units.duration, units.rate):
         with contextlib.suppress(InvalidArgument):
             assert 0 <= read(text) < 2**63
+
+
+def test_a_number_of_seconds_is_within_its_bounds():
+    assert units.checked_seconds("lease", 2, 0.01, 3600) == 2
+    for wrong in (0, -1, 3601, 10**400, float("nan"), float("inf")):
+        with pytest.raises(InvalidArgument, match="lease must be between 0.01 and 3600, got"):
+            units.checked_seconds("lease", wrong, 0.01, 3600)
+    for wrong in ("2s", "2", None, True, b"2", 2j):
+        with pytest.raises(WrongType, match="lease must be a number of seconds, not"):
+            units.checked_seconds("lease", wrong, 0.01, 3600)

@@ -71,6 +71,21 @@ def test_front_ends_connect_by_the_path_of_a_pool_in_any_folder(
             rnvm.connect(path, timeout=0.1)
 
 
+def test_the_hint_without_a_back_end_is_the_command_that_starts_one(tmp_path: Path) -> None:
+    path = str(tmp_path / "my orders.pool")
+    assert run("create", path, "--size", "8MiB").returncode == 0
+    for command in (["status"], ["backup", str(tmp_path / "copy.pool"), "--of"]):
+        found = run(*command, path)
+        assert found.returncode == 3
+        assert f"(start one: rnvm serve '{path}')" in found.stderr
+    address = f"shm://{tmp_path}/socket"
+    found = run("status", address)
+    assert f"(start one: rnvm serve POOL --address {address})" in found.stderr
+    with pytest.raises(ConnectionFailed) as caught:
+        rnvm.connect(path, timeout=0.1)
+    assert caught.value.hint == f"start one: rnvm serve '{path}'"
+
+
 def test_pending_operations_of_a_dead_writer_are_re_executed_offline() -> None:
     with new_path("direct") as path:
         slow = WRITER.replace("import", "import time,", 1).replace(

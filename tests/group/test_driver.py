@@ -439,6 +439,15 @@ def test_options_that_a_back_end_would_refuse_months_later_are_refused_now(
     assert not os.listdir(folder)
 
 
+def test_a_wait_for_a_role_that_does_not_exist_is_refused_now(group, join):
+    a = join("a")
+    with pytest.raises(InvalidArgument, match="invalid role 'follower' .expected in sync, "):
+        a.wait("follower", SOON)
+    for timeout in (-1, float("nan"), float("inf")):
+        with pytest.raises(InvalidArgument, match="timeout must be between 0 and 1e"):
+            a.wait("primary", timeout)
+
+
 @pytest.mark.parametrize("fails", ["pool", "watch"])
 def test_a_member_that_cannot_begin_leaves_nothing_open(group, join, folder, monkeypatch, fails):
     def refuse(self: Any) -> None:

@@ -21,6 +21,7 @@ from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     HandshakeFailed,
+    InvalidArgument,
     NotAPool,
     PoolInUse,
     PoolRefused,
@@ -298,6 +299,14 @@ def test_memory_is_refused_for_a_pool_that_was_made_for_a_persistent_medium() ->
         with rnvm.Backend(path) as backend, mirror_of(backend, copy) as mirror:
             with pytest.raises(VolatileMedium):
                 mirror.wait_level(30)
+        assert not os.path.exists(copy)
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, 1e9 + 1, float("nan"), float("inf")])
+def test_a_backup_within_no_time_is_refused_and_writes_nothing(timeout: float) -> None:
+    with two_paths() as (path, copy), open_primary(path) as backend:
+        with pytest.raises(InvalidArgument, match="timeout must be between 0.01 and 1e"):
+            rnvm.backup(copy, of=backend.address, timeout=timeout)
         assert not os.path.exists(copy)
 
 

@@ -253,6 +253,28 @@ def test_create_names_the_missing_folder(rnvm):
     )
 
 
+@pytest.mark.parametrize("command", ["create", "info", "check", "recover", "serve", "grow"])
+def test_an_empty_path_is_refused_as_empty(rnvm, command):
+    size = ["--size", "4MiB"] if command in ("create", "grow") else []
+    assert "path of a pool must not be empty (give" in rnvm(command, "", *size, status=2).stderr
+
+
+def test_the_hint_for_a_folder_asks_for_a_file(rnvm):
+    for command in (["info", "."], ["create", ".", "--size", "4MiB"], ["check", "."]):
+        assert "Is a directory (give a file, a block device" in rnvm(*command, status=1).stderr
+
+
+def test_the_error_of_a_size_beyond_any_pool_names_the_limit(rnvm, pool):
+    limit = "size of a pool must be between 1B and 256TiB, got 300TiB"
+    assert limit in rnvm("create", "q.pool", "--size", "300TiB", status=2).stderr
+    assert limit in rnvm("grow", "p.pool", "--size", "300TiB", status=2).stderr
+
+
+def test_a_size_too_small_for_one_front_end_is_refused_in_the_singular(rnvm):
+    error = rnvm("create", "q.pool", "--size", "4KiB", "--front-ends", "1", status=2).stderr
+    assert "a pool with 1 front-end (give" in error
+
+
 @pytest.mark.parametrize("count", [1, 1023, 1024])
 def test_create_takes_as_many_front_ends_as_its_help_states(rnvm, count):
     logs = ["--operation-log", "4KiB", "--memory-log", "4KiB", "--block", "512"]

@@ -27,6 +27,7 @@ class Opener:
         features: to request.
         fabric: None: one for the address, which close() closes.
         credentials: of this client.
+        start: hint of the error that no server listens there; None: that of `rfp serve`.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Opener:
         features: int = 0,
         fabric: Fabric | None = None,
         credentials: Credentials | None = None,
+        start: str | None = None,
     ) -> None:
         self.address = addresses.default() if address is None else addresses.parse(address)
         self.service = service
         self.features = features
         self.credentials = credentials
+        self.start = start
         self.name = printable(
             os.path.basename(sys.argv[0] or "python") if sys.argv else "python", 128
         )
@@ -50,7 +53,7 @@ class Opener:
 
     def __call__(self, deadline: int) -> Connection:
         try:
-            connection = control.connect(self.address, deadline, self.credentials)
+            connection = control.connect(self.address, deadline, self.credentials, start=self.start)
             return Connection(
                 self.address,
                 self.fabric,
