@@ -12,6 +12,7 @@ import click
 import rfp
 import rfp.cli.group
 from rfp.cli.group import UNREACHABLE, WRONG, Failed
+from rfp.cli.text import plural
 from rfp.errors import RfpError
 
 WRONG_DATA = 1  # in addition to the statuses of rfp.cli.group
@@ -348,7 +349,7 @@ def compare(
         if not comparison.standings:
             raise Failed("cannot measure any of these databases here", Commands.program, WRONG)
         click.echo(
-            f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n"
+            f"\n{comparison.workload}   (medians of {plural(rounds, 'round')}, latency in us)\n"
             f"{comparing.table(comparison)}"
         )
     if json_file:

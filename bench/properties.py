@@ -39,7 +39,10 @@ def between(least: int, most: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-        number = int(text[:-1] if scale > 1 else text) * scale
+        try:
+            number = int(text[:-1] if scale > 1 else text) * scale
+        except ValueError:
+            raise ValueError("must be a whole number") from None
         if not least <= number <= most:
             raise ValueError(f"must be between {least} and {most}")
         return number
@@ -52,36 +55,43 @@ positive = between(1, COUNT_MAX)
 length = between(0, 2**31 - 1)
 
 
+def real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+
+
 def share(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 <= number <= 1:
         raise ValueError("must be between 0 and 1")
     return number
 
 
 def weight(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 <= number < float("inf"):
         raise ValueError("must not be negative")
     return number
 
 
 def above_zero(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 < number < float("inf"):
         raise ValueError("must be more than 0")
     return number
 
 
 def percentage(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 < number < 100:
         raise ValueError("must be between 0 and 100")
     return number
 
 
 def percentiles(text: str) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
+    numbers = tuple(real(part) for part in text.split(","))
     if not all(0 <= number <= 100 for number in numbers):
         raise ValueError("must be numbers between 0 and 100, separated by commas")
     return numbers

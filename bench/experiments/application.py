@@ -32,7 +32,8 @@ from bench.databases.rnvm import MEMORY
 from bench.experiments.other_process import OtherProcess
 from bench.placement import Placement
 from rfp import address as addresses
-from rfp.cli.text import grouped, table
+from rfp.cli.group import Program
+from rfp.cli.text import grouped, plural, table
 from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -382,11 +383,15 @@ def lines(result: Result) -> list[str]:
     return [
         *table(head, rows, "<>>>>>>"),
         (
-            f"{run.application}: {grouped(round(result.rate))} transactions/s, {run.processes} "
-            f"processes x {run.threads} threads, {grouped(run.records)} records, "
-            f"{run.partitions} partitions, skew {run.skew:g}, {run.seconds:g} s"
+            f"{run.application}: {grouped(round(result.rate))} transactions/s, "
+            f"{plural(run.processes, 'process')} x {plural(run.threads, 'thread')}, "
+            f"{grouped(run.records)} records, {plural(run.partitions, 'partition')}, "
+            f"skew {run.skew:g}, {run.seconds:g} s"
         ),
-        f"{result.kills} processes killed, {result.unknown} transactions of unknown outcome",
+        (
+            f"{plural(result.kills, 'process')} killed, "
+            f"{plural(result.unknown, 'transaction')} of unknown outcome"
+        ),
         f"consistent: {result.checked}",
     ]
 
@@ -413,7 +418,8 @@ def draw(result: Result, path: str | Path) -> None:
     right.set_xlabel("latency in us: median (circle) and p99 (diamond)")
     run = result.run
     left.set_title(
-        f"{run.application}: {run.processes} processes x {run.threads} threads, "
+        f"{run.application}: {plural(run.processes, 'process')} x "
+        f"{plural(run.threads, 'thread')}, "
         f"{grouped(run.records)} records, skew {run.skew:g}",
         fontsize=10,
         loc="left",
@@ -448,6 +454,10 @@ def parsed_mix(text: str, known: dict[str, float]) -> dict[str, float]:
     return found
 
 
+class Command(Program):
+    program = "rfp-experiments"
+
+
 def command(name: str, records: int, noun: str, mix: dict[str, float]) -> click.Command:
     """Return the command of an application."""
     options: list[Callable[[Any], Any]] = [
@@ -462,13 +472,14 @@ def command(name: str, records: int, noun: str, mix: dict[str, float]) -> click.
         click.option("--skew", type=click.FloatRange(0, 1, max_open=True), default=0.0,
                      show_default=True, help="Theta of a zipfian distribution; 0: the paper's."),
         click.option("--mix", "mix_text", default="", metavar="NAME=WEIGHT,...",
-                     help="Weights of the types of transaction  [default: "
+                     help="Weights of the types of transaction.  [default: "
                           f"{','.join(f'{key}={value:g}' for key, value in mix.items())}]"),
         click.option("--partitions", type=click.IntRange(1, MAPPING_PARTS_MAX), default=8,
                      show_default=True, help="Number of partitions of each table."),
         click.option("--lock", type=click.Choice(["sticky", "cas", "each"]), default="sticky",
                      show_default=True, help="Kind of writer lock."),
-        click.option("--rtt", default="", metavar="TIME", help="Emulated round trip, such as 3us."),
+        click.option("--rtt", default="", metavar="DURATION",
+                     help="Emulated round trip, such as 3us."),
         click.option("--medium", default=MEMORY, show_default=True,
                      type=click.Path(exists=True, file_okay=False), help="Folder of the pool."),
         click.option("--size", default="256MiB", show_default=True, help="Size of the pool."),
@@ -512,5 +523,7 @@ def command(name: str, records: int, noun: str, mix: dict[str, float]) -> click.
     for option in reversed(options):
         main = option(main)
     return click.command(
-        name, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+        name,
+        cls=Command,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )(main)

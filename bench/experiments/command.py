@@ -14,6 +14,8 @@ import click
 
 from bench.experiments.rows import Row, Setting, machine, table
 from bench.kinds import STRUCTURES
+from rfp.cli.group import Program
+from rfp.cli.text import plural
 from rfp.errors import RfpError
 
 # In the order of the table.
@@ -40,8 +42,10 @@ def run(name: str, setting: Setting, **options: Any) -> list[Row]:
 APPLICATIONS = ("tatp", "smallbank")
 
 
-class Experiments(click.Command):
+class Experiments(Program):
     """The table's command; an application's name as the first argument selects its own command."""
+
+    program = "rfp-experiments"
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run the command of an application, or this one."""
@@ -141,7 +145,7 @@ def main(
     if listing:
         for name in (*NAMES, *APPLICATIONS):
             click.echo(
-                f"{name:<16} {importlib.import_module(f'bench.experiments.{name}').QUESTION}"
+                f"{name:<17} {importlib.import_module(f'bench.experiments.{name}').QUESTION}"
             )
         return
     setting = Setting(rounds=rounds, scale=scale)
@@ -171,7 +175,8 @@ def main(
     promised = [row for row in rows if row.bar is not None]
     met = sum(row.met is True for row in promised)
     scaled = f", counts scaled by {scale:g}" if scale != 1 else ""
-    click.echo(f"\n{met} of {len(promised)} bars met; medians of {rounds} rounds{scaled}; "
+    counted = f"medians of {plural(rounds, 'round')}{scaled}"
+    click.echo(f"\n{met} of {len(promised)} bars met; {counted}; "
                f"{time.monotonic() - began:.0f} s; "
                f"{before['cpu']}, {before['cpus']} CPUs, load before {before['load']}")  # fmt: skip
     if json_file:

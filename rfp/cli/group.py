@@ -25,14 +25,11 @@ class Failed(click.ClickException):
         click.echo(f"{self.program}: {self.format_message()}", file=file, err=file is None)
 
 
-class Commands(click.Group):
-    """The commands of a program."""
+class Program(click.Command):
+    """A program of one command, whose errors are one line."""
 
     program = "rfp"
     refused = REFUSAL  # exit status after a refusal by the server
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of use, not by name
 
     def status(self, error: RfpError) -> int:
         """Return the exit status of an error's family."""
@@ -54,6 +51,13 @@ class Commands(click.Group):
             raise Failed(f"{where}{error.strerror or error}", self.program, UNREACHABLE) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+class Commands(Program, click.Group):
+    """The commands of a program."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of use, not by name
 
 
 def standard(name: str) -> BinaryIO:

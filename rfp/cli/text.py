@@ -11,8 +11,9 @@ def grouped(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return 1 worker, 2 workers."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Return 1 worker, 2 workers, 2 processes."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else ending}"
 
 
 def short(number: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from rfp.cli.group import Commands
-from rfp.cli.text import table
+from rfp.cli.text import plural, table
 from rnvm.group import admin
 from rnvm.group.state import MIRRORS_MAX
 
@@ -16,7 +16,7 @@ GROUP = click.argument("group")
 COORDINATOR = click.option(
     "--coordinator",
     metavar="ADDRESS",
-    help="etcd://HOST:PORT[,...] or zk://HOST:PORT[,...], if GROUP is a name alone.",
+    help="etcd://HOST:PORT[,...] or zk://HOST:PORT[,...], if the group is given by its name alone.",
 )
 POOL_OPTION = click.option(
     "--pool", type=click.Path(), required=True, help="A pool that no process has open."
@@ -61,7 +61,9 @@ def create(group: str, coordinator: str | None, pool: str, member: str, min_mirr
     made = admin.create_group(address, pool, member=member, min_mirrors=min_mirrors)
     click.echo(f"created group {address.group}: {member} has the first copy")
     if made.min_mirrors:
-        click.echo(f"nothing is acknowledged as replicated before {made.min_mirrors} in sync")
+        mirrors = plural(made.min_mirrors, "mirror")
+        verb = "is" if made.min_mirrors == 1 else "are"
+        click.echo(f"nothing is acknowledged as replicated before {mirrors} {verb} in sync")
 
 
 @group.command()
@@ -118,9 +120,10 @@ def status(group: str, coordinator: str | None, as_json: bool) -> None:
 @click.option(
     "--min-mirrors",
     type=click.IntRange(0, MIRRORS_MAX),
-    help="Needed if the coordinator has lost the state.  [default: as it is]",
+    help="Mirrors in sync without which nothing is acknowledged as replicated.  [default: the "
+    "number in the state; required if the coordinator has lost the state]",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def force(
     group: str, coordinator: str | None, pool: str, min_mirrors: int | None, yes: bool
 ) -> None:

@@ -18,6 +18,7 @@ from rfp.core.choices import IDLES
 from rfp.protocol.server.shares import raise_open_files
 from rnvm.backend.backend import Backend
 from rnvm.cli.create import POOL
+from rnvm.cli.group import COORDINATOR
 from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
 from rnvm.coordinator.address import CoordinatorAddress
@@ -70,7 +71,7 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     "primary if not.  etcd://HOST:PORT[,...]/NAME or zk://HOST:PORT[,...]/NAME, or a name with "
     "--coordinator.",
 )
-@click.option("--coordinator", metavar="ADDRESS", help="See --group.")
+@COORDINATOR
 @click.option("--member", help="Name of this member of the group.  [default: the host's name]")
 @click.option(
     "--leave-group",

@@ -193,6 +193,16 @@ def test_the_options_of_an_application_are_listed():
         assert name in CliRunner().invoke(command.main, ["--list"]).output
 
 
+@pytest.mark.parametrize(
+    "wrong", [["--mix", "nothing=1"], ["--size", "x"], ["--size", "1KiB"], ["--rtt", "x"]]
+)
+def test_a_wrong_option_of_an_application_is_one_line(wrong):
+    result = CliRunner().invoke(command.main, ["smallbank", *wrong])
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("rfp-experiments: ") and result.stderr.count("\n") == 1
+
+
 def test_results_are_lines_and_a_picture(tmp_path, drawing):
     from bench._histogram import Histogram
 

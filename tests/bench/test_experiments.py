@@ -356,7 +356,7 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path):
     result = CliRunner().invoke(command.main, arguments)
     assert result.exit_code == 0, result.output
     assert "get_into of 1 MiB" in result.stdout
-    assert "bars met; medians of 1 rounds, counts scaled by 0.002" in result.stdout
+    assert "bars met; medians of 1 round, counts scaled by 0.002" in result.stdout
     written = json.loads(path.read_text())
     assert [row["name"] for row in written["rows"]] == ["get_into of 1 MiB", "put of 1 MiB"]
     assert written["machine"]["cpus"] >= 1

@@ -108,7 +108,9 @@ def test_an_unknown_property_causes_one_warning_with_its_name(capsys, monkeypatc
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("recordcount=many", "recordcount"),
+        ("recordcount=many", "recordcount='many': must be a whole number"),
+        ("readproportion=half", "readproportion='half': must be a number"),
+        ("hdrhistogram.percentiles=50,most", "must be a number"),
         ("recordcount=0", "between 1 and"),
         ("threadcount=-1", "between 1 and 1024"),
         ("readproportion=-0.5", "not be negative"),

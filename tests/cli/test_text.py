@@ -43,6 +43,7 @@ def test_sizes_times_shares_and_counts_have_their_format():
     assert [share(1, 3), share(0, 5), share(0, 0)] == ["33.3 %", "0.0 %", "-"]
     assert grouped(1234567) == "1,234,567"
     assert [plural(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
+    assert [plural(n, "process") for n in (0, 1, 2)] == ["0 processes", "1 process", "2 processes"]
 
 
 def test_a_bar_is_filled_in_proportion_to_its_value():
