@@ -131,6 +131,10 @@ def force(
 
     Stop the old primary first: it may go on serving until it reads the state.  What other copies
     have and this one lacks is lost, also if it was acknowledged as replicated.
+
+    \b
+    Example:
+      rnvm group force etcd://a:2379,b:2379,c:2379/orders --from orders.pool
     """
     address = admin.address_of(group, coordinator)
     if not yes:

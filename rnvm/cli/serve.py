@@ -233,6 +233,11 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
 
     Opening a pool always applies its logs.  The pending operations of dead front-ends wait for the
     next writer of their structure, or for this command.
+
+    \b
+    Examples:
+      rnvm recover orders.pool
+      rnvm recover orders.pool --with my_structures
     """
     load(modules)
     with Backend(pool, address=unique()) as backend, connect(backend.address, timeout=60) as fe:

@@ -1,5 +1,6 @@
 """The lists of options, messages and commands in docs/ equal those of the code."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -66,3 +67,9 @@ def test_the_documentation_has_every_option_of_the_applications():
     section = (DOCS / "applications.md").read_text().partition("## Options")[2]
     for module in (tatp, smallbank):
         assert options_of(module.main) <= set(re.findall(r"`(--[a-z-]+)`", section))
+
+
+def test_the_help_of_every_command_has_an_example():
+    found = [*main.commands.values(), *rnvm.cli.main.commands.values()]
+    for command in (*found, *rnvm.cli.main.commands["group"].commands.values()):
+        assert isinstance(command, click.Group) or "\nExample" in inspect.cleandoc(command.help)

@@ -669,3 +669,9 @@ def test_an_rpc_client_of_a_store_is_refused_with_the_reason():
         pytest.raises(HandshakeFailed, match="serves 'kv', not 'rpc'"),
     ):
         rfp.RpcClient(server.address)
+
+
+def test_the_hint_without_an_rpc_server_names_its_program(tmp_path):
+    with pytest.raises(ConnectionFailed) as caught:
+        rfp.RpcClient(f"shm://{tmp_path}/socket", timeout=1, reconnect=False)
+    assert caught.value.hint == "start the program that has the RpcServer"
