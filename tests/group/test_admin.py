@@ -47,7 +47,7 @@ def run(*arguments: str, status: int = 0, typed: str | None = None) -> str:
 def test_create_status_and_force(address, opened, pool):
     path = pool("a")
     said = run("create", address, "--pool", path, "--member", "a", "--min-mirrors", "1")
-    assert "a has the first copy" in said
+    assert "a has the first copy" in said and "before 1 mirror is in sync" in said
     found = record(path)
     assert (found["state"], found["member"], found["epoch"]) == ("whole", "a", 1)
     assert "no member is registered" in run("status", address)
