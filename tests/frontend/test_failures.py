@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from slower import SLOWER
 
 import rnvm
 from rfp.errors import ConnectionFailed, RfpError, StorageFailed
@@ -29,7 +30,7 @@ def fill_disk(path: str) -> None:
 def test_after_a_failed_sync_no_operation_is_acknowledged_and_no_acknowledged_one_is_lost() -> None:
     with new_path("image") as path:
         backend = open_backend(path, "image")
-        fe = rnvm.connect(backend.address, timeout=0.5)
+        fe = rnvm.connect(backend.address, timeout=0.5 * SLOWER)
         sample = Sample(fe, "s")
         done = max(sample.add(1) for _ in range(10))
         fill_disk(path)

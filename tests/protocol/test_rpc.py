@@ -374,8 +374,10 @@ def test_closing_a_handle_ends_the_calls_of_other_threads(slow, gate):
 def test_a_running_handler_prevents_no_client_from_connecting_or_disconnecting(slow, gate):
     """New and old rings wait for the worker; the control channel does not."""
     with rfp.RpcClient(slow.address) as client:
+        client.ping()
         with pytest.raises(DeadlineExceeded):
             client.call(b"wait", timeout=0.05)
+        assert gate.entered.acquire(timeout=20)
         for _ in range(3):
             with rfp.RpcClient(slow.address) as other:
                 with pytest.raises(DeadlineExceeded):
