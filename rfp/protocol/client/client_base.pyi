@@ -10,6 +10,7 @@ from rfp.protocol.client.connection import Connection
 PAUSE_S_MIN: Final[float]
 PAUSE_S_MAX: Final[float]
 ATTEMPT_S_MAX: Final[float]
+TIME_S_MIN: Final[float]
 TIME_S_MAX: Final[float]
 
 identities: Iterator[int]

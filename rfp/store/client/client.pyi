@@ -5,6 +5,7 @@ from typing_extensions import Buffer
 
 from rfp.protocol.client.caller_memory import Registration as Registration
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
+from rfp.protocol.client.client_base import TIME_S_MIN as TIME_S_MIN
 from rfp.protocol.client.client_base import ClientBase, _Opener
 from rfp.store.client.reservation import Reservation as Reservation
 from rfp.store.client.views import View
