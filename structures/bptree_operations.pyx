@@ -120,7 +120,8 @@ cdef int tree_put(instance *s, const pair *p, bint keep) noexcept nogil:
                            PAGE_FIRST - RNVM_NODE + 2 * seen.count)
         if leaf == NULL:
             return s.error
-        page_remove(leaf, where.indexes[where.levels - 1])
+        if not page_remove(leaf, where.indexes[where.levels - 1]):
+            return fault(s, leaf.node.address, b"an entry extends beyond its page")
     if p.value_length > PAGE_INLINE:
         value = value_new(s, p.value, p.value_length)
         if not value:
@@ -210,7 +211,8 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
             if changed == NULL:
                 return s.error
             spent[0] += UNLINK_BYTES
-        page_remove(changed, i)
+        if not page_remove(changed, i):
+            return fault(s, address, b"an entry extends beyond its page")
         if count_change(s, -1) != OK:
             return s.error
     return OK

@@ -428,7 +428,8 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         changed = page_change(s, p.pages[at], RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * changed.count)
         if changed == NULL:
             return s.error
-        page_remove(changed, index)
+        if not page_remove(changed, index):
+            return fault(s, p.pages[at], b"an entry extends beyond its page")
         if not at:
             break
         if not changed.count:  # an empty page is freed, and then its entry in the parent

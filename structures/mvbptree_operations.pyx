@@ -70,7 +70,8 @@ cdef int last_remove(instance *s, uint64_t address, uint32_t count) noexcept nog
     cdef page *changed = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * count)
     if changed == NULL:
         return s.error
-    page_remove(changed, count - 1)
+    if not page_remove(changed, count - 1):
+        return fault(s, address, b"an entry extends beyond its page")
     return OK
 
 

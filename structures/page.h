@@ -157,14 +157,18 @@ static inline int page_append(struct page *p, const struct page_entry *e)
     return page_put(p, p->count, e->sizes, e->key, e->payload);
 }
 
-static inline void page_remove(struct page *p, uint32_t index)
+/* Removes an entry; returns 0: it is not within the page.  A damaged list of free pages may have
+ * given one page to two levels of a tree, after both were read. */
+static inline int page_remove(struct page *p, uint32_t index)
 {
-    uint32_t at = p->slots[index], sizes;
-    memcpy(&sizes, (char *)p + at, 4);
+    struct page_entry e;
+    uint32_t at;
+    if (!page_sound(p) || index >= p->count || !page_entry_at(p, index, &e)) return 0;
+    at = p->slots[index];
     if (at == p->heap)
-        p->heap = (uint16_t)(at + page_entry_size(sizes));
+        p->heap = (uint16_t)(at + page_entry_size(e.sizes));
     else
-        p->dead = (uint16_t)(p->dead + page_entry_size(sizes));
+        p->dead = (uint16_t)(p->dead + page_entry_size(e.sizes));
     memmove(p->slots + index, p->slots + index + 1, 2u * (p->count - index - 1));
     p->count--;
     p->slots[p->count] = 0;
@@ -172,6 +176,7 @@ static inline void page_remove(struct page *p, uint32_t index)
         p->heap = PAGE_BYTES;
         p->dead = 0;
     }
+    return 1;
 }
 
 /* Appends the entries first...to-1 of another page; returns 0: that page is not whole. */

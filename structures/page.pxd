@@ -36,7 +36,7 @@ cdef extern from "structures/page.h" nogil:
     void page_clear(page *p, uint32_t level)
     bint page_put(page *p, uint32_t index, uint32_t sizes, const char *key, const char *payload)
     bint page_append(page *p, const page_entry *e)
-    void page_remove(page *p, uint32_t index)
+    bint page_remove(page *p, uint32_t index)
     bint page_take(page *p, const page *source, uint32_t first, uint32_t to)
     uint32_t separator_length(const char *left, uint32_t left_length, const char *right,
                               uint32_t right_length)
