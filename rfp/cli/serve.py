@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -30,7 +31,8 @@ class Stop(BaseException):
 
 
 def _stop_on_signals() -> None:
-    """Make the first signal raise Stop in the main thread, and the second end the process."""
+    """Until the command has ended, make the first signal raise Stop in the main thread, and the
+    second end the process."""
 
     def first(number: int, frame: FrameType | None) -> None:
         for each in STOP_SIGNALS:
@@ -42,8 +44,10 @@ def _stop_on_signals() -> None:
         os._exit(128 + number)
 
     for each in STOP_SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup, or a shell's background job
+        before = signal.getsignal(each)
+        if before is not signal.SIG_IGN:  # nohup, or a shell's background job
             signal.signal(each, first)
+            click.get_current_context().call_on_close(partial(signal.signal, each, before))
 
 
 @click.command()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from connecting import use_fabric
 
 import rnvm
 from rfp import address as addresses
-from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 
 # name -> folder of the pool, options of the address
@@ -80,9 +79,7 @@ def connect(
 ) -> Iterator[Connect]:
     """Yield a function that opens front-ends, which are closed at the end."""
     if "medium" in request.fixturenames and request.getfixturevalue("medium") == "reorder":
-        monkeypatch.setattr(
-            "rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed))
-        )
+        use_fabric(monkeypatch, ReorderFabric(seed=seed))
     with contextlib.ExitStack() as stack:
         yield lambda backend, **options: stack.enter_context(
             rnvm.connect(backend.address, **options)

@@ -51,6 +51,7 @@ class Process:
 
     def __init__(self, code: str, *arguments: object) -> None:
         self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.awaited = False
         self.running = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], stdout=self.out
         )
@@ -66,8 +67,12 @@ class Process:
         self.running.kill()
         self.running.wait()
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int, *, lines: int = 0) -> None:
+        """Send a signal, and wait for so many lines after it."""
+        wanted = len(self.printed().splitlines()) + lines
         self.running.send_signal(number)
+        if lines:
+            self._wait(wanted)
 
     def stop(self) -> None:
         """Send SIGSTOP, and wait until it has taken effect on all threads."""
@@ -86,8 +91,15 @@ class Process:
         return text[: text.rfind(b"\n") + 1]
 
     def wait_for(self, lines: int) -> None:
-        """Wait until it has printed so many more lines than now."""
-        wanted = len(self.printed().splitlines()) + lines
+        """Wait until it has printed so many more lines than now; the first time, than at its start.
+
+        It may print its first line before this call.
+        """
+        now = len(self.printed().splitlines()) if self.awaited else 0
+        self.awaited = True
+        self._wait(now + lines)
+
+    def _wait(self, wanted: int) -> None:
         end = time.monotonic() + SOON
         while len(self.printed().splitlines()) < wanted:
             assert time.monotonic() < end

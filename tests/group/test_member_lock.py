@@ -28,9 +28,9 @@ def test_a_pool_has_one_lock_by_all_of_its_names(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_device_is_not_in_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
     with MemberLock("/dev/null"), pytest.raises(PoolInUse, match="the member that has /dev/null"):
         MemberLock("/dev/null")
     assert not os.path.exists(f"/dev/null{SUFFIX}")

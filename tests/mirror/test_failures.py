@@ -543,11 +543,9 @@ def test_no_front_end_waits_for_a_backup() -> None:
                     written += 1
                 assert written < 100_000
             until(lambda: "its stream was full" in str(mirrors(backend)))
-            backup.signal(signal.SIGCONT)
-            backup.wait_for(1)
+            backup.signal(signal.SIGCONT, lines=1)
             while b"done" not in backup.printed():
-                backup.signal(signal.SIGCONT)
-                backup.wait_for(1)
+                backup.signal(signal.SIGCONT, lines=1)
             replication(backend)
         with rnvm.Backend(copy) as backend, rnvm.connect(backend.address, timeout=SOON) as fe:
             assert len(HashTable(fe, "t")) == min(written, 500)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from connecting import use_fabric
 from structure_kinds import KINDS, MAPPINGS, ORDERED, VERSIONED, add, each_of
 
 import rnvm
-from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from structures import Queue
 
@@ -75,7 +75,7 @@ def beside_a_writer(
         rnvm.connect(served.address, lock=lock, timeout=SOON) as writing,
     ):
         if fabric is not None:
-            patch.setattr("rnvm.connecting.Opener", functools.partial(Opener, fabric=fabric))
+            use_fabric(patch, fabric)
         with rnvm.connect(served.address, lock="each", cache=0, timeout=SOON) as reading:
             writer = BusyWriter(kind(writing, "s"), reading)
             for key, value in ITEMS.items():

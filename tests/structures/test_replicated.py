@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import random
 import shutil
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from connecting import use_fabric
 from polling import until
 from structure_kinds import (
     KINDS,
@@ -43,7 +43,6 @@ from rfp.errors import (
     OutcomeUnknown,
     Unsupported,
 )
-from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.backend import backend as served
 from rnvm.backend import promises
@@ -840,9 +839,7 @@ def latest(structure: Any) -> int:
 def test_no_answer_comes_too_early_over_the_worst_network(
     monkeypatch: pytest.MonkeyPatch, name: str, rng: random.Random, seed: int
 ) -> None:
-    monkeypatch.setattr(
-        "rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed))
-    )
+    use_fabric(monkeypatch, ReorderFabric(seed=seed))
     with held_backend(lease=0.5) as held:
         history = Histories(held, rng, [name], 0.5)
         history.run()

@@ -143,7 +143,7 @@ def test_a_message_that_rpc_cannot_send_is_refused_with_a_hint() -> None:
 
 @pytest.mark.parametrize(
     "seconds",
-    [10**400, -(10**400), 1e9, float("inf"), float("nan")],
+    [10**400, -(10**400), 1.1e9, float("inf"), float("nan")],
     ids=lambda seconds: f"{seconds!s:.6}",
 )
 def test_the_error_of_a_time_out_of_range_names_both_bounds(kv: rfp.Client, seconds: Any) -> None:
