@@ -83,10 +83,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cases",
-        choices=("all", "half", "one"),
+        choices=("all", "one"),
         default="all",
-        help="of each parametrized test, run so many cases, drawn from the seed, and all cases of "
-        "those marked every_case [all]",
+        help="of each parametrized test, run all cases or one, drawn from the seed; all of those "
+        "marked every_case [all]",
     )
     group.addoption(
         "--shrink",
@@ -178,9 +178,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[spared_key] = spared = [*itertools.compress(items, marked)]
         items[:] = [item for item, each in zip(items, marked, strict=True) if not each]
         config.hook.pytest_deselected(items=spared)
-    if config.getoption("cases") != "all":
-        one = config.getoption("cases") == "one"
-        drawn = cases_of_each(items, config.stash[seed_key], one=one)
+    if config.getoption("cases") == "one":
+        drawn = one_of_each(items, config.stash[seed_key])
         config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
         items[:] = [item for item in items if item in drawn]
     if config.getoption("seconds") is not None:
@@ -194,18 +193,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def cases_of_each(items: list[pytest.Item], seed: int, *, one: bool) -> set[pytest.Item]:
-    """Return one case of each test, or half of them and at least one; of a test marked every_case,
-    whose code they are, all."""
+def one_of_each(items: list[pytest.Item], seed: int) -> set[pytest.Item]:
+    """Return one case of each test; of a test marked every_case, whose code they are, all."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         every = item.get_closest_marker("every_case")
         cases.setdefault(item.nodeid if every else item.nodeid.partition("[")[0], []).append(item)
-    return {
-        case
-        for name, each in cases.items()
-        for case in random.Random(f"{seed} {name}").sample(each, 1 if one else (len(each) + 1) // 2)
-    }
+    return {random.Random(f"{seed} {name}").choice(each) for name, each in cases.items()}
 
 
 def pytest_terminal_summary(
