@@ -1,5 +1,6 @@
 """RFP_ASSERT ends the process in debug and sanitizer builds, and is nothing in release builds."""
 
+import os
 import signal
 
 import python_programs
@@ -7,15 +8,19 @@ import python_programs
 from rfp.testing import assertions
 
 
-def failing():
+def failing(monkeypatch):
+    # The stack is no report that fails the run.
+    monkeypatch.setenv("ASAN_OPTIONS", os.environ.get("ASAN_OPTIONS", "") + ":log_path=stderr")
     return python_programs.run(
         "-c",
         "from rfp.testing import assertions; assertions.require_positive(-1); print('went on')",
     )
 
 
-def test_a_false_assertion_ends_the_process_with_its_file_and_line_and_a_release_build_has_none():
-    ended = failing()
+def test_a_false_assertion_ends_the_process_with_its_file_and_line_and_a_release_build_has_none(
+    monkeypatch,
+):
+    ended = failing(monkeypatch)
     if assertions.enabled():
         assert ended.returncode == -signal.SIGABRT
         assert ended.stdout == b""

@@ -159,7 +159,7 @@ def test_rates_are_accurate_to_a_few_percent():
             began = time.monotonic_ns()
             round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 101)
             took.append(time.monotonic_ns() - began)
-        assert 100 * 1000 <= min(took) <= 100 * 1100
+        assert 100 * 1000 <= min(took) <= 100 * 1100 * SLOWER
 
 
 def test_two_peers_share_the_rate_of_the_one_they_go_to():
