@@ -4,7 +4,7 @@
  * Only own invariants: data from a peer or a file is validated, and invalid data is an error.  The
  * builds that users get define NDEBUG and contain no assertion; debug and sanitizer builds, and
  * with them `make test SANITIZE=1`, contain all of them.  In Cython code the line is that of the
- * .pyx file, since these builds ask Cython for line directives.
+ * .pyx file, since all builds ask Cython for line directives (meson.build).
  */
 #ifndef RFP_CORE_ASSERT_H
 #define RFP_CORE_ASSERT_H
@@ -19,10 +19,11 @@
 #define RFP_ASSERT(condition) \
     ((condition) ? (void)0 : rfp_assertion_failed(__FILE__, __LINE__, #condition))
 
-/* Of the sanitizers, if they are loaded. */
+/* A function of the sanitizers; NULL in a build without them. */
 extern void __sanitizer_print_stack_trace(void) __attribute__((weak));
 
-/* One write() and abort(): a thread without the GIL and a signal handler may call it. */
+/* One write(), the stack if a sanitizer is loaded, and abort(): a thread without the GIL may call
+ * it; without a sanitizer a signal handler, too. */
 __attribute__((noreturn, noinline, cold, unused)) static void
 rfp_assertion_failed(const char *file, int line, const char *condition)
 {
