@@ -7,8 +7,12 @@ import subprocess
 
 import pytest
 import python_programs
+from click.testing import CliRunner
 
 import rfp
+import rfp.cli
+import rnvm.cli
+from rfp.cli.serve import STOP_SIGNALS
 from rfp.errors import ConnectionFailed
 
 
@@ -189,3 +193,13 @@ def test_with_eviction_none_a_put_into_full_memory_is_refused(address):
         status, _, err = command("put", "more", "x" * 1000, "--address", address)
         assert status == 1
         assert "no room" in err
+
+
+@pytest.mark.parametrize("main", [rfp.cli.main, rnvm.cli.main], ids=["rfp", "rnvm"])
+def test_signals_are_handled_as_before_when_the_command_has_ended(main, tmp_path):
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+    (tmp_path / "file").touch()
+    pool = [str(tmp_path)] if main is rnvm.cli.main else []  # a folder
+    ended = CliRunner().invoke(main, ["serve", *pool, "--address", f"shm://{tmp_path}/file/s"])
+    assert ended.exit_code and "Usage" not in ended.output, ended.output
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before

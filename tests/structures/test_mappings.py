@@ -6,6 +6,7 @@ Failures at every step, readers among writers, every size.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import MutableMapping
 from typing import ClassVar
 
@@ -364,6 +365,15 @@ def test_a_flipped_bit_is_found(memory, rng, kind):
 
 @ALL
 def test_no_contents_of_a_node_harm_its_reader(memory, rng, kind):
+    use_damaged(memory, rng, kind)
+
+
+def test_a_page_that_is_listed_twice_as_free_is_not_changed_beyond_its_end(memory):
+    """With this seed the list gives one page to two levels of the tree."""
+    use_damaged(memory, random.Random(767454689), MVBPlusTree)
+
+
+def use_damaged(memory, rng, kind):
     """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     m = filled(memory, kind)
