@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 
 import rnvm
 from rfp import address as addresses
@@ -415,9 +416,9 @@ def test_an_operation_that_finds_no_room_in_the_log_by_its_deadline_is_done_whol
     how: str, lock: str
 ) -> None:
     with new_path("direct") as path, served(path, 60) as process, contextlib.ExitStack() as stack:
-        fe = stack.enter_context(rnvm.connect(address_of(path), timeout=0.2, lock=lock))
-        sample = Sample(fe, "s")
-        sample.add(1)
+        fe = stack.enter_context(connect_hasty(address_of(path), 0.2, lock=lock))
+        sample = Sample(fe, "s", timeout=20)
+        sample.add(1, timeout=20)
         process.signal(signal.SIGSTOP)
         done = 1
         with pytest.raises(DeadlineExceeded):

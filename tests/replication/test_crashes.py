@@ -122,6 +122,8 @@ def after_the_primary(seed: int, most: int = 12, every: bool = False, compares: 
     published = dict(past.published)
     cursor, done = Crashes(past.model), 0
     frames = sorted(number for time, number in published.items() if time > begin)
+    if not frames:
+        return 0  # no session was attached, for example
     for point in sorted(rng.sample(drains, min(most, len(drains)))):
         left = cursor.at_point(point, seed)
         # Everything published by then, of which the last frame only in part.

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from connecting import connect_hasty
 from slower import SLOWER
 from structure_kinds import MAPPINGS, ORDERED, VERSIONED, each_of
 
@@ -419,8 +420,8 @@ def test_writers_of_different_partitions_do_not_wait_for_each_other(
 ) -> None:
     mapping = HashTable(fe, "m", partitions=2)
     (mine, *_), (theirs, *_) = keys_of_partitions(mapping, 1)
-    with rnvm.connect(backend.address, timeout=0.1 * SLOWER) as other:
-        same = HashTable(other, "m", partitions=2)
+    with connect_hasty(backend.address, 0.1 * SLOWER) as other:
+        same = HashTable(other, "m", partitions=2, timeout=20)
         with fe.transaction(mapping.partition(mine)):
             mapping[mine] = b"1"
             same[theirs] = b"2"  # does not wait

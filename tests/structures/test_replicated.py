@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from connecting import use_fabric
+from connecting import connect_hasty, use_fabric
 from polling import until
 from structure_kinds import (
     KINDS,
@@ -102,23 +102,16 @@ class Held:
             thread.join()
 
     def connect(self, durability: str = "replicated", **options: Any) -> rnvm.FrontEnd:
-        until_ = time.monotonic() + 20
         with self.mirrored():
-            while True:
-                try:
-                    return self.stack.enter_context(
-                        rnvm.connect(
-                            self.backend.address,
-                            **{"durability": durability, "timeout": 20, **options},
-                        )
-                    )
-                except DeadlineExceeded:  # a short timeout is for the calls
-                    if time.monotonic() > until_:
-                        raise
+            return self.stack.enter_context(
+                connect_hasty(
+                    self.backend.address, **{"durability": durability, "timeout": 20, **options}
+                )
+            )
 
     def open(self, fe: rnvm.FrontEnd, kind: Any, name: str = "s", **options: Any) -> Any:
         with self.mirrored():
-            return kind(fe, name, **options)
+            return kind(fe, name, **{"timeout": 20, **options})
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 from polling import until
 
 import rnvm
@@ -48,7 +49,7 @@ class Primary:
         self.freeze = self.backend._service._freeze_serving
 
     def connect(self, durability: str = "replicated", **options: Any) -> rnvm.FrontEnd:
-        return rnvm.connect(
+        return connect_hasty(
             self.backend.address, **{"durability": durability, "timeout": SOON, **options}
         )
 
@@ -225,7 +226,7 @@ def test_a_change_that_was_made_is_not_denied(way: str) -> None:
 @near_and_far
 def test_a_change_in_doubt_is_not_said_to_hold(primary: Primary) -> None:
     with primary.connect(timeout=0.3) as fe:
-        table = HashTable(fe, "t")
+        table = HashTable(fe, "t", timeout=SOON)
         primary.freeze(LONG_AGO)
         until_untrusted(primary)
         with pytest.raises(OutcomeUnknown, match="another back-end may be the primary"):
