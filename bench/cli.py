@@ -123,7 +123,7 @@ def main() -> None:
 def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
     from bench import phases
     from bench.databases import open_database
-    from bench.exporters import check_outputs, check_writable, export
+    from bench.exporters import check_outputs, export
     from bench.placement import Placement, pinned
 
     pin, plot = options.pop("pin", False), options.pop("plot", None)
@@ -131,10 +131,9 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
     properties = properties_of(name, **options)
     check_outputs(properties)
     if plot:
-        from bench.plot import pyplot
+        from bench.plot import check_picture
 
-        pyplot()
-        check_writable(plot)
+        check_picture(plot)
     placement = Placement.choose() if pin else None
     progress = sys.stderr.isatty() and not properties["status"]
     known = None
@@ -318,7 +317,7 @@ def compare(
     import json
 
     from bench import compare as comparing
-    from bench.exporters import write_file
+    from bench.exporters import check_writable, write_file
 
     contestants = [comparing.Contestant.parse(text) for text in dbs]
     properties = properties_of(None, files, settings, threads)
@@ -326,9 +325,11 @@ def compare(
         {"recordcount": "10000", "operationcount": "500000"} | properties.given
     )
     if plot:
-        from bench.plot import pyplot
+        from bench.plot import check_picture
 
-        pyplot()
+        check_picture(plot)
+    if json_file:
+        check_writable(json_file)
     moving = sys.stderr.isatty()
 
     def skipped(contestant: comparing.Contestant, missing: RfpError) -> None:

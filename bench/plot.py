@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.exporters import check_writable
 from rfp.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -39,6 +40,26 @@ def pyplot() -> Any:
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def check_picture(path: str | Path) -> None:
+    """Verify, before any measurement, that a picture can be drawn.
+
+    Raises:
+        InvalidArgument: matplotlib is not installed, has no format of this suffix, or the file
+            cannot be written.
+    """
+    figure = pyplot().figure()
+    formats = figure.canvas.get_supported_filetypes()
+    pyplot().close(figure)
+    suffix = Path(path).suffix[1:].lower()
+    if suffix not in formats:
+        raise InvalidArgument(
+            f"cannot draw {path}: its suffix must be one of {', '.join(sorted(formats))}, "
+            f"got {suffix!r}",
+            hint="give a path that ends in .png, .svg or .pdf",
+        )
+    check_writable(path)
 
 
 def short(number: float) -> str:

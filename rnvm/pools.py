@@ -144,8 +144,7 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
         if flags & os.O_CREAT:
             hint = "create it first, or check the spelling"
             raise PoolRefused(f"there is no folder {folder} for the pool", hint=hint) from None
-        hint = f"create one: rnvm create {os.fspath(path)} --size 1GiB"
-        raise NotAPool(f"there is no pool at {os.fspath(path)}", hint=hint) from None
+        raise missing(path) from None
     except FileExistsError:
         raise PoolRefused(
             f"{os.fspath(path)} already exists",
@@ -166,6 +165,14 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
         yield fd
     finally:
         os.close(fd)
+
+
+def missing(path: str | os.PathLike[str]) -> NotAPool:
+    """Return the error of a path where no file is."""
+    return NotAPool(
+        f"there is no pool at {os.fspath(path)}",
+        hint=f"create one: rnvm create {os.fspath(path)} --size 1GiB",
+    )
 
 
 def is_still_at(path: str | os.PathLike[str], fd: int) -> bool:

@@ -30,7 +30,9 @@ import rnvm
 from bench._histogram import Histogram
 from bench.databases.rnvm import MEMORY
 from bench.experiments.other_process import OtherProcess
+from bench.exporters import check_writable, write_file
 from bench.placement import Placement
+from bench.plot import COLOURS, check_picture, pyplot, save
 from rfp import address as addresses
 from rfp.cli.group import Program
 from rfp.cli.text import grouped, plural, table
@@ -398,8 +400,6 @@ def lines(result: Result) -> list[str]:
 
 def draw(result: Result, path: str | Path) -> None:
     """Draw the rate and the latencies of each type of transaction."""
-    from bench.plot import COLOURS, pyplot, save
-
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
     names = list(result.latencies)
@@ -487,13 +487,17 @@ def command(name: str, records: int, noun: str, mix: dict[str, float]) -> click.
                      help=f"Kill {KILLS_PER_SECOND} worker processes a second with SIGKILL."),
         click.option("--seed", type=int, default=1, show_default=True, help="Seed of all draws."),
         click.option("--bars", metavar="FILE", help="Picture of rates and latencies to draw."),
-        click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False),
                      help="File for the figures as JSON."),
     ]  # fmt: skip
 
     def main(mix_text: str, rtt: str, medium: str, size: str, bars: str | None,
              json_file: str | None, **given: Any) -> None:  # fmt: skip
         run = Run(name, mix=parsed_mix(mix_text, mix), **given)
+        if bars:
+            check_picture(bars)
+        if json_file:
+            check_writable(json_file)
         result = play(run, medium, size, rtt)
         click.echo("\n".join(lines(result)))
         if bars:
@@ -511,7 +515,7 @@ def command(name: str, records: int, noun: str, mix: dict[str, float]) -> click.
             }  # fmt: skip
             about = {"run": asdict(run), "rate": result.rate, "kills": result.kills,
                      "transactions": figures, "checked": result.checked}  # fmt: skip
-            Path(json_file).write_text(json.dumps(about, indent=1))
+            write_file(json_file, json.dumps(about, indent=1))
 
     main.__doc__ = f"""Run {name} on persistent structures, then check its tables.
 

@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from bench.experiments.rows import Row, Setting, machine, table
+from bench.exporters import check_writable, write_file
 from bench.kinds import STRUCTURES
+from bench.plot import check_picture
 from rfp.cli.group import Program
 from rfp.cli.text import plural
 from rfp.errors import RfpError
@@ -148,6 +150,13 @@ def main(
                 f"{name:<17} {importlib.import_module(f'bench.experiments.{name}').QUESTION}"
             )
         return
+    drawn = {name: os.path.join(pictures, f"{name}.png") if pictures else None for name in DRAWN}
+    drawn["growth"], drawn["ablation"] = curve or drawn["growth"], bars or drawn["ablation"]
+    for name in names or NAMES:
+        if picture := drawn.get(name):
+            check_picture(picture)
+    if json_file:
+        check_writable(json_file)
     setting = Setting(rounds=rounds, scale=scale)
     before = machine()
     if before["load"] > 0.5:
@@ -159,10 +168,6 @@ def main(
         click.echo("warning: client and server share one CPU, for which no bar is set", err=True)
     rows: list[Row] = []
     began = time.monotonic()
-    if pictures:
-        os.makedirs(pictures, exist_ok=True)
-    drawn = {name: os.path.join(pictures, f"{name}.png") if pictures else None for name in DRAWN}
-    drawn["growth"], drawn["ablation"] = curve or drawn["growth"], bars or drawn["ablation"]
     options: dict[str, dict[str, Any]] = {
         "concurrency": {"readers": readers},
         "sizes": {"entries": entries, "kinds": kinds},
@@ -180,17 +185,11 @@ def main(
                f"{time.monotonic() - began:.0f} s; "
                f"{before['cpu']}, {before['cpus']} CPUs, load before {before['load']}")  # fmt: skip
     if json_file:
-        if os.path.dirname(json_file):
-            os.makedirs(os.path.dirname(json_file), exist_ok=True)
-        with open(json_file, "w", encoding="utf-8") as file:
-            json.dump(
-                {
-                    "machine": before,
-                    "rounds": rounds,
-                    "scale": scale,
-                    "rows": [row.as_json() for row in rows],
-                },
-                file,
-                indent=1,
-            )
+        found = {
+            "machine": before,
+            "rounds": rounds,
+            "scale": scale,
+            "rows": [row.as_json() for row in rows],
+        }
+        write_file(json_file, json.dumps(found, indent=1))
     sys.exit(0)

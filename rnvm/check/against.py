@@ -51,8 +51,13 @@ def against(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> Comp
         NotAPool, PoolTooNew, PoolTooOld, PoolDamaged: One of them cannot be read.
         PoolRefused: One of them is a copy in catch-up.
         PoolInUse: Another process has one of them open.
-        InvalidArgument: They are not copies of one pool.
+        InvalidArgument: They are not two copies of one pool.
     """
+    if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+        raise InvalidArgument(
+            f"cannot compare: {os.fspath(path)} and {os.fspath(other)} are one file",
+            hint="give two copies of one pool",
+        )
     with pools.view(path) as (one, _), pools.view(other) as (two, _):
         return against_copy(one, two)
 

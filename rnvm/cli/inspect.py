@@ -72,7 +72,7 @@ def figures(path: str) -> dict[str, Any]:
 
 
 def copy_of(view: VolatileMemory) -> dict[str, Any] | None:
-    """Return what a copy made by a mirror knows about itself; None: the pool is none."""
+    """Return what a copy (a mirror's, or a member's of a group) knows about itself, or None."""
     found = identity.read(view)
     if found is None or found["state"] == "none":
         return None
@@ -130,9 +130,10 @@ def info(pool: str, as_json: bool) -> None:
         )
     if found["copy"]:
         about = found["copy"]
-        rows.append(
-            ["copy", f"of a mirror ({about['member']}), {about['state']}, epoch {about['epoch']}"]
-        )
+        # In a group each member has a copy, also the primary.
+        in_group = bool(int(about["group"], 16))
+        owner = f"member {about['member']} of a group" if in_group else "a mirror"
+        rows.append(["copy", f"of {owner}, {about['state']}, epoch {about['epoch']}"])
     if found["findings"]:
         rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])
     click.echo("\n".join(table(None, rows, "<<")))

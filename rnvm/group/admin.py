@@ -41,6 +41,8 @@ def address_of(group: str, coordinator: str | None) -> CoordinatorAddress:
 @contextlib.contextmanager
 def _held(path: str | os.PathLike[str]) -> Iterator[Pool]:
     """Yield a pool that no process has open; its logs are applied."""
+    if not os.path.exists(path):
+        raise pools.missing(path)  # else the lock of the member would leave its file
     # A running member does not have its pool open between two roles.
     with MemberLock(path), contextlib.closing(pools.open_pool(path, in_group=True)) as pool:
         yield pool

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
+from bench.experiments.command import main as experiments
 from bench.exporters import parse_text
 from bench.properties import Properties
 
@@ -164,6 +165,29 @@ def test_compare_skips_a_missing_peer(monkeypatch):
         in result.stderr
     )
     assert result.stdout.splitlines()[-1].startswith("inproc")
+
+
+@pytest.mark.parametrize("kind", ["picture", "JSON"])
+@pytest.mark.parametrize("command", ["compare", "bench", "experiments", "tatp"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_measurement(
+    command, kind, tmp_path, drawing
+):
+    (tmp_path / "file").touch()
+    json_file = tmp_path / "file" / "all.json"
+    picture = ("--bars" if command in ("experiments", "tatp") else "--plot", tmp_path / "all.foo")
+    given = picture if kind == "picture" else ("--json", json_file)
+    if command == "compare":
+        result = ycsb("compare", "inproc", "dict", *given)
+    elif command == "bench":
+        given = picture if kind == "picture" else ("-p", f"exportfile={json_file}")
+        result = ycsb("bench", "inproc", *given)
+    else:
+        named = ["ablation"] if command == "experiments" else ["tatp"]
+        result = CliRunner().invoke(experiments, [*named, *map(str, given)])
+    assert result.exit_code != 0
+    assert "png" in result.stderr if kind == "picture" else "cannot write" in result.stderr
+    assert "ablation ..." not in result.stderr
+    assert result.stdout == ""
 
 
 def test_compare_without_any_database_is_an_error(monkeypatch):

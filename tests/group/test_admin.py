@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from rfp.errors import (
     GroupDamaged,
     GroupNotFound,
     InvalidArgument,
+    NotAPool,
     OutcomeUnknown,
     PoolInUse,
     PoolRefused,
@@ -50,6 +52,8 @@ def test_create_status_and_force(address, opened, pool):
     assert "a has the first copy" in said and "before 1 mirror is in sync" in said
     found = record(path)
     assert (found["state"], found["member"], found["epoch"]) == ("whole", "a", 1)
+    shown = CliRunner().invoke(main, ["info", str(path)]).output
+    assert re.search("copy +of member a of a group, whole, epoch 1", shown)
     assert "no member is registered" in run("status", address)
     coordinator = opened(address)
     state = decode(coordinator.read().value, "test")
@@ -88,6 +92,14 @@ def test_a_group_is_created_once_and_a_repeated_creation_is_the_same_one(address
     assert record(other) is None
     with pytest.raises(PoolRefused, match="belongs to a group already, as member a"):
         admin.create_group(address + "2", one, member="b", min_mirrors=0)
+
+
+def test_a_creation_without_a_pool_leaves_no_file(address, tmp_path):
+    with pytest.raises(NotAPool, match="there is no pool at"):
+        admin.create_group(address, tmp_path / "typo", member="a", min_mirrors=0)
+    with pytest.raises(NotAPool, match="there is no pool at"):
+        admin.force_group(address, tmp_path / "typo")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_creation_that_was_interrupted_goes_on_with_the_same_identity(address, pool, monkeypatch):

@@ -167,6 +167,8 @@ def test_other_pools_and_copies_in_catch_up_are_refused(copies, tmp_path):
     path, other = copies
     alien = tmp_path / "alien.pool"
     pools.create(alien, "2MiB", **SIZE)
+    with pytest.raises(InvalidArgument, match="are one file"):
+        against(path, path)
     with pytest.raises(InvalidArgument, match="different pools"):
         against(path, alien)
     pools.grow(other, "4MiB")
