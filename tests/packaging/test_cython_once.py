@@ -26,10 +26,15 @@ printf '%s: \\\\\\n  ../../rfp/a.pxd\\n' "$out" > "$out.dep"
 
 
 class Project:
-    """A folder with the script, a source, and two environments."""
+    """A folder with the script, a source, and two environments.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        source: The path by which the build names the source.
+    """
+
+    def __init__(self, folder: Path, source: str | Path) -> None:
         self.folder = folder
+        self.source = source
         (folder / "scripts").mkdir()
         shutil.copy(SCRIPT, folder / "scripts")
         (folder / "rfp").mkdir()
@@ -56,7 +61,7 @@ class Project:
         (folder / "a.p").mkdir(exist_ok=True)
         run = subprocess.run(
             [self.folder / "scripts/cython-once", self.folder / venv / "bin/cython", "-M", *options,
-             "../../rfp/a.pyx", "-o", out],
+             self.source, "-o", out],
             cwd=folder,
             env={**os.environ, "RUNS": str(self.folder / "runs")},
             timeout=30,
@@ -72,9 +77,11 @@ class Project:
         return len((self.folder / "runs").read_text().split())
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+@pytest.fixture(params=["relative", "absolute"])  # Meson names a source by its absolute path
+def project(tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+    return Project(
+        tmp_path, "../../rfp/a.pyx" if request.param == "relative" else tmp_path / "rfp/a.pyx"
+    )
 
 
 def test_builds_of_two_kinds_run_cython_once(project: Project) -> None:
