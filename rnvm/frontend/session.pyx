@@ -335,6 +335,9 @@ cdef class Session:
                 raise reason from None          # more informative than the last attempt's time-out
             except (ConnectionFailed, QuotaExceeded, NotReplicated) as error:
                 self.end()
+                if reason is not None and type(error) is ConnectionFailed \
+                        and self.seconds_left(self.c.link.deadline_ns) <= 0:
+                    raise reason from None      # this attempt had no time left
                 reason = error
                 # Another process may give a session back in the meantime; this one's own sessions
                 # are not given back by waiting.

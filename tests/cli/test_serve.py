@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import python_programs
 from click.testing import CliRunner
+from stopping import stop
 
 import rfp
 import rfp.cli
@@ -165,7 +166,7 @@ def test_the_hint_of_a_command_without_the_default_server_is_to_start_it(private
 
 def test_a_command_to_a_stopped_server_times_out(address):
     with serving("--address", address) as (process, _):
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         status, out, err = command("get", "k", "--address", address, "--timeout", "200ms")
         assert (status, out) == (3, "")
         assert "timed out" in err

@@ -13,6 +13,7 @@ import threading
 import pytest
 import python_programs
 from control_tools import hello, soon
+from stopping import stop
 
 from rfp.address import parse, unique
 from rfp.control import UnixListener, connect, deadline_in
@@ -127,7 +128,7 @@ def test_a_killed_servers_files_are_taken_over(address, private):
 
 def test_a_stopped_server_keeps_its_address(address):
     with listening_process(address) as process:
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         with pytest.raises(AddressInUse):
             UnixListener(address)
 

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from stopping import stop
 
 from rfp.fabric.fabric import PEER_GONE, READ, SUCCESS, WRITE, WRITE_NOTIFY
 from rfp.fabric.shm.region import ShmFabric
@@ -48,7 +49,7 @@ def test_each_side_reads_and_writes_the_others_memory(peer):
 def test_a_process_reads_and_writes_the_memory_of_a_stopped_process(peer):
     peer.send("write", 512, "2a")
     peer.answer()
-    os.kill(peer.process.pid, signal.SIGSTOP)
+    stop(peer.process.pid)
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1) == SUCCESS
     assert peer.memory.read(256, 1) == b"\x2a"
     assert peer.pair.alive()  # a stopped process is not dead

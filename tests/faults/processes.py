@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polling import SECONDS, until
+from polling import SECONDS
+from stopping import stop
 
 import rfp
 
@@ -86,17 +87,10 @@ class Process:
 
     def stop(self) -> None:
         """Send SIGSTOP, and wait until it has taken effect on all threads."""
-        os.kill(self.pid, signal.SIGSTOP)
-        until(lambda: all(state == "T" for state in self._states()))
+        stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-
-    def _states(self) -> list[str]:
-        return [
-            path.read_text().rpartition(")")[2].split()[0]
-            for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
-        ]
 
     def kill(self) -> None:
         self.process.kill()

@@ -118,6 +118,7 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
             kv = rfp.connect(child.stdout.readline().strip(), mode="fetch", timeout=60)
             kv.ping()
             os.kill(child.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)  # it may go on for a moment
             threading.Thread(target=interrupt).start()
             try:
                 {call}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import server_addresses
-from polling import until
 from slower import SLOWER
+from stopping import stop
 
 import rnvm
 
@@ -76,14 +75,7 @@ class Process:
 
     def stop(self) -> None:
         """Send SIGSTOP, and wait until it has taken effect on all threads."""
-        self.signal(signal.SIGSTOP)
-        tasks = Path(f"/proc/{self.running.pid}/task")
-        until(
-            lambda: all(
-                (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-                for task in tasks.iterdir()
-            )
-        )
+        stop(self.running.pid)
 
     def printed(self) -> bytes:
         """Return all whole lines that it has printed."""

@@ -138,7 +138,7 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation
         ours: list[int] = []
         for _ in range(rounds(15, 5)):
             time.sleep(rng.random() * 0.01)
-            writer.signal(signal.SIGSTOP)
+            writer.stop()
             ours += [sample.add(1) for _ in range(3)]
             writer.signal(signal.SIGCONT)
         writer.wait_for(10)
@@ -192,7 +192,7 @@ def test_a_reader_that_was_stopped_under_its_lock_reads_one_consistent_state(
                 break
             reader.wait_for(2)
             time.sleep(rng.random() * 0.002)  # not to synchronise: to hit another moment
-            reader.signal(signal.SIGSTOP)
+            reader.stop()
             with table.fe.transaction(table):
                 table.update(dict.fromkeys(table, b"%d" % n))
             reader.signal(signal.SIGCONT)

@@ -16,11 +16,14 @@ from click.testing import CliRunner
 
 import rnvm
 import rnvm.cli
+from rfp import address as addresses
+from rfp.core import clock
 from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     HandshakeFailed,
     NotFound,
+    NotReplicated,
     OutOfMemory,
     QuotaExceeded,
     StorageFailed,
@@ -189,6 +192,21 @@ def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int
                     late.join()
                 rnvm.connect(backend.address, timeout=20).close()
     assert gave_up > 8
+
+
+def test_an_attempt_to_connect_that_runs_out_of_time_does_not_hide_the_reason() -> None:
+    reasons = [NotReplicated("the reason")]
+
+    class Refusing(Opener):
+        def __call__(self, deadline: int) -> Connection:
+            if reasons:
+                raise reasons.pop()
+            while clock.now_ns() < deadline:
+                time.sleep(0.01)
+            raise ConnectionFailed("no answer in time")
+
+    with pytest.raises(NotReplicated, match="the reason"):
+        FrontEnd(Refusing(addresses.unique(), "rnvm"), timeout=0.3)
 
 
 def test_a_front_end_that_was_fenced_and_closed_leaves_no_session_behind() -> None:

@@ -271,7 +271,7 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation
         ours: list[int] = []
         for i in range(rounds(15, 6)):
             time.sleep(rng.random() * 0.01)
-            writers[i % 2].signal(signal.SIGSTOP)
+            writers[i % 2].stop()
             ours += [sample.add(1) for _ in range(3)]
             writers[i % 2].signal(signal.SIGCONT)
         for writer in writers:

@@ -419,7 +419,7 @@ def test_an_operation_that_finds_no_room_in_the_log_by_its_deadline_is_done_whol
         fe = stack.enter_context(connect_hasty(address_of(path), 0.2, lock=lock))
         sample = Sample(fe, "s", timeout=20)
         sample.add(1, timeout=20)
-        process.signal(signal.SIGSTOP)
+        process.stop()
         done = 1
         with pytest.raises(DeadlineExceeded):
             while True:

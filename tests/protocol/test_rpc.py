@@ -11,10 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from polling import in_some_try, until
+from stopping import stop
 
 import rfp
 from rfp.errors import (
@@ -604,14 +604,7 @@ def test_calls_to_a_stopped_server_end_at_their_deadline_and_it_continues_later(
     address = address_in(tmp_path)
     with started(SERVER, address) as process, rfp.RpcClient(address) as client:
         client.call(b"abc")
-        process.send_signal(signal.SIGSTOP)
-        tasks = Path(f"/proc/{process.pid}/task")
-        until(
-            lambda: all(
-                (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-                for task in tasks.iterdir()
-            )
-        )
+        stop(process.pid)
         try:
             started_at = time.monotonic()
             with pytest.raises(DeadlineExceeded):

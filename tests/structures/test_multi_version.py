@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import server_addresses
 from slower import rounds
+from stopping import stop
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
@@ -560,7 +561,7 @@ def stopped_reader(kind: Any, size: str, rounds: int) -> list[str]:
         with process(READER, served.address, kind.__name__) as reader:
             assert reader.stdout is not None and reader.stdin is not None
             assert reader.stdout.readline() == "ready\n"
-            os.kill(reader.pid, signal.SIGSTOP)
+            stop(reader.pid)
             for turn in range(rounds):
                 with fe.batch():
                     for i in range(200):

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from crc32c import crc32c
+from stopping import stop
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
@@ -436,7 +437,7 @@ def test_a_reader_stopped_at_any_moment_sees_one_version_or_none(
                 deadline = time.monotonic() + PATIENCE
                 while reader.poll() is None and time.monotonic() < deadline:
                     time.sleep(rng.uniform(0, 0.01))
-                    reader.send_signal(signal.SIGSTOP)
+                    stop(reader.pid)
                     version = fe.figures["writes"]
                     # Long enough for its lifetime, and until its memory was used again.
                     until = time.monotonic() + 0.05

@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 import pytest
+from stopping import stop
 from structure_kinds import MAPPINGS, each_of
 
 import rnvm
@@ -95,7 +96,7 @@ def test_an_operation_that_timed_out_with_its_record_made_leaves_its_nodes_whole
                 model = {}
                 for n in range(2000):
                     mapping[key(n)] = model[key(n)] = order.randbytes(64)
-                process.send_signal(signal.SIGSTOP)
+                stop(process.pid)
                 with pytest.raises(RfpError):  # the log is full
                     for n in range(100_000):
                         mapping[key(n % 2000)] = new = order.randbytes(64)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from crc32c import crc32c
+from stopping import stop
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
@@ -273,7 +274,7 @@ def test_a_record_that_was_not_written_leaves_a_later_snapshot_its_nodes(
         tree.bulk_load((key, b"old") for key in keys)
         expected = dict(tree)
         filler[b"k"] = b"f" * 200
-        served.send_signal(signal.SIGSTOP)
+        stop(served.pid)
         try:
             with pytest.raises(DeadlineExceeded):
                 while True:

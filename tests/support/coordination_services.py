@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from polling import until
+from stopping import stop
 
 STARTED_S = 50  # until a node answers; a JVM on a busy machine
 
@@ -32,15 +33,6 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def threads(pid: int) -> set[str]:
-    """Return the states of a process's threads."""
-    found = set()
-    for path in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.add((path / "stat").read_text().rpartition(")")[2].split()[0])
-    return found
 
 
 class Tls:
@@ -146,9 +138,7 @@ class Service:
         processes = [process for node in nodes if (process := self.processes[node])]
         try:
             for process in processes:
-                process.send_signal(signal.SIGSTOP)
-            for process in processes:  # its threads stop one after the other
-                until(lambda pid=process.pid: threads(pid) == {"T"})
+                stop(process.pid)
             yield
         finally:
             for process in processes:

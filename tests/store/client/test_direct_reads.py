@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from stopping import stop
 
 import rfp
 from rfp import address as addresses
@@ -258,7 +259,7 @@ def test_a_stopped_servers_values_are_still_read(address: str) -> None:
         kv.put(b"k", b"v")
         kv.put(b"large", bytes(MIB))
         assert kv.get(b"k") == b"v"
-        os.kill(process.pid, signal.SIGSTOP)
+        stop(process.pid)
         try:
             assert kv.get(b"k") == b"v"
             assert kv.get(b"large") == bytes(MIB)

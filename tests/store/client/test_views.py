@@ -8,7 +8,6 @@ import gc
 import mmap
 import os
 import pickle
-import signal
 import subprocess
 import threading
 import weakref
@@ -23,6 +22,7 @@ import server_addresses
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from stopping import stop
 
 import rfp
 from rfp.errors import (
@@ -501,8 +501,7 @@ def test_the_server_frees_the_views_of_a_killed_process(
     assert pins(one) == 2
     one.clear()
     assert used(one) > 2 * SIZE
-    process.send_signal(signal.SIGSTOP)  # a process that is only stopped keeps its views
-    polling.until(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
+    stop(process.pid)  # a process that is only stopped keeps its views
     for i in range(10):
         one.put(b"%d" % i, bytes(SIZE))
     assert pins(one) == 2
