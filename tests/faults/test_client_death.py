@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from polling import until
 from slower import SLOWER
 
 import rfp
 
-from .processes import ended, until
+from .processes import ended
 from .threads import Call
 
 MIB = 1 << 20

@@ -19,13 +19,12 @@ from typing import Any
 
 import half_made
 import pytest
+from polling import until
 
 import rfp
 import rnvm
 import structures
 from rfp.errors import Closed, Forked
-
-from .processes import until
 
 MIB = 1 << 20
 

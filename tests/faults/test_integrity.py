@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import until
 
 import rfp
 
-from .processes import until
 from .tagged_values import read_for, write_for
 
 LEASE = 2.0  # seconds: of a busy machine's clients, none of which dies here

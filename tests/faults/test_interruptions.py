@@ -17,12 +17,13 @@ from itertools import takewhile
 from typing import Any
 
 import pytest
+from polling import until
 
 import rfp
 from rfp.core import clock
 from rfp.errors import CallerError
 
-from .processes import Process, until
+from .processes import Process
 
 INTERRUPTED = "/rfp/"
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import python_programs
+from polling import until
 
 import rfp
-
-from .processes import until
 
 LIBRARY = """
 #include <pthread.h>

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from polling import until
 
 import rfp
 from rfp import control
@@ -40,7 +41,7 @@ from rfp.errors import (
     VersionMismatch,
 )
 
-from .processes import Process, ServerProcess, until
+from .processes import Process, ServerProcess
 
 pytestmark = [pytest.mark.verbs, pytest.mark.timeout(240)]
 

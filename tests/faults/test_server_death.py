@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from polling import until
 
 import rfp
 from rfp.errors import Closed, ConnectionFailed, OutcomeUnknown
 
-from .processes import Failed, in_call, until
+from .processes import Failed, in_call
 from .threads import Call
 
 # A client's load: it repeats one operation until it fails, and returns the error and the time

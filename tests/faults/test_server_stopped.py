@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from polling import until
 
 import rfp
 from rfp.errors import Busy, Closed, DeadlineExceeded
 
-from .processes import in_call, until
+from .processes import in_call
 from .threads import Call
 
 MIB = 1 << 20

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from polling import until
 
 import rfp
 from rfp.errors import CallerError, Closed
 
-from .processes import until
 from .threads import Call
 
 MIB = 1 << 20

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import rfp
+from polling import until
 
-from .processes import until
+import rfp
 
 
 class Call:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from stopping import await_stop
 
 import rnvm
 import rnvm.mirror.mirror
@@ -543,9 +544,10 @@ def test_no_front_end_waits_for_a_backup() -> None:
                     written += 1
                 assert written < 100_000
             until(lambda: "its stream was full" in str(mirrors(backend)))
-            backup.signal(signal.SIGCONT, lines=1)
+            await_stop(backup.running.pid)  # it stops after it has printed the line
             while b"done" not in backup.printed():
                 backup.signal(signal.SIGCONT, lines=1)
+                await_stop(backup.running.pid)
             replication(backend)
         with rnvm.Backend(copy) as backend, rnvm.connect(backend.address, timeout=SOON) as fe:
             assert len(HashTable(fe, "t")) == min(written, 500)
