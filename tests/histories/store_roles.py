@@ -47,7 +47,7 @@ def server(address: str, record: str, options: dict[str, Any]) -> None:
 
 def connect(address: str, options: dict[str, Any]) -> rfp.Client:
     """Connect, also while a server restarts."""
-    return retry(lambda: rfp.connect(address, **options), ConnectionFailed)
+    return retry(lambda: rfp.connect(address, **options), ConnectionFailed, DeadlineExceeded)
 
 
 class Client:
