@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--settle",
         type=float,
-        default=2 * SLOWER,
+        default=10 * SLOWER,
         help="seconds until the resources of a test must be freed",
     )
     group.addoption(

@@ -101,13 +101,13 @@ def test_a_waiting_loop_uses_no_processor(run):
 def test_a_response_that_comes_while_the_loop_is_blocked_beats_the_deadline(run):
     async def main(gate):
         async with rfp.aio.RpcClient.connect(gate.address) as client:
-            call = asyncio.create_task(client.call(b"x", timeout=0.2))
+            call = asyncio.create_task(client.call(b"x", timeout=2))
             await turns()
             assert gate.entered.wait(30)
             gate.open.set()
             while gate.calls != [b"x"]:
                 time.sleep(0.001)
-            time.sleep(0.3)  # the loop is blocked, beyond the deadline
+            time.sleep(2.1)  # the loop is blocked, beyond the deadline
             assert await call == b"x"
 
     with Gate() as gate:

@@ -4,7 +4,8 @@ import threading
 import time
 
 import pytest
-from polling import in_some_try, until
+from polling import until
+from time_bounds import in_some_try, soon
 
 from bench._driver import StopFlag, run
 from bench._inproc import Table
@@ -121,10 +122,9 @@ def test_the_latency_is_the_time_of_the_database():
 
 def test_the_operations_of_a_window_overlap():
     bench = Bench("c")
-    began = time.monotonic()
-    tally = bench.drive(operations=64, window=32, connection={"delay": 20 * MS})
-    assert time.monotonic() - began < 64 * 0.02 / 2  # without overlap they take 1.28 s
-    assert tally.histogram(READ).minimum >= 20 * MS
+    with soon():  # without overlap they take 64 s
+        tally = bench.drive(operations=64, window=32, connection={"delay": 1000 * MS})
+    assert tally.histogram(READ).minimum >= 1000 * MS
 
 
 def test_a_read_modify_write_is_a_read_and_then_an_update():
@@ -193,15 +193,15 @@ def test_a_stop_ends_an_endless_run():
 
 
 def test_a_run_without_an_answer_ends_at_its_deadline():
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"3 operations in flight.*rfp\.timeout"):
-        Bench("c").drive(operations=100, window=3, timeout=0.2, connection={"delay": 10_000 * MS})
-    assert 0.2 <= time.monotonic() - began < 2
+    never = {"delay": 1_000_000 * MS}
+    reason = r"3 operations in flight.*rfp\.timeout"
+    with soon(least=0.2), pytest.raises(DeadlineExceeded, match=reason):
+        Bench("c").drive(operations=100, window=3, timeout=0.2, connection=never)
 
 
 def test_a_run_with_slow_answers_does_not_time_out():
-    tally = Bench("c").drive(operations=4, timeout=0.1, connection={"delay": 60 * MS})
-    assert tally.operations == 4
+    tally = Bench("c").drive(operations=10, timeout=2, connection={"delay": 250 * MS})
+    assert tally.operations == 10
 
 
 def test_a_lost_database_ends_the_run_with_its_reason():

@@ -14,6 +14,7 @@ import time
 import needed
 import pytest
 from click.testing import CliRunner
+from time_bounds import soon
 
 from bench._ring_baseline import RingBaseline, load_latency
 from bench._workload import Stream, Workload
@@ -149,9 +150,8 @@ def test_the_bare_ring_answers_every_request_correctly(window_size):
 
 def test_a_measurement_of_the_bare_ring_ends_after_its_time():
     with baselines.bare_ring(Setting(rounds=1, scale=0.02), window=8) as measure:
-        began = time.monotonic()
-        assert measure()["rate"] > 100
-        assert time.monotonic() - began < 5
+        with soon():
+            assert measure()["rate"] > 100
 
 
 def test_a_measurement_of_calls_ends_after_its_time():

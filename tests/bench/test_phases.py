@@ -3,10 +3,9 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
-from polling import in_some_try
+from time_bounds import LONG, SOON, in_some_try, soon
 
 from bench import phases
 from bench.databases import open_database
@@ -57,7 +56,7 @@ def test_a_run_without_an_operation_count_ends_after_its_time():
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p)
         result = phases.run(opened, p)
-    assert 0.1e9 <= result.runtime < 2e9
+    assert 0.1e9 <= result.runtime < SOON * 1e9
     assert result.operations > 0
     assert not result.interrupted
 
@@ -92,20 +91,19 @@ def test_ctrl_c_ends_the_run_with_the_results_so_far(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return 0.01
 
-    p = properties(operationcount=0, maxexecutiontime=20)
+    p = properties(operationcount=0, maxexecutiontime=LONG)
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p)
         monkeypatch.setattr(Status, "next", interrupted)
-        began = time.monotonic()
-        result = phases.run(opened, p)
-    assert time.monotonic() - began < 10
+        with soon():
+            result = phases.run(opened, p)
     assert result.interrupted
     assert result.operations > 0
     assert ("OVERALL", "Interrupted", 1) in list(result.rows())
 
 
 def test_an_error_of_one_thread_stops_all_threads_and_is_raised():
-    p = properties(threadcount=3, operationcount=0, maxexecutiontime=20)
+    p = properties(threadcount=3, operationcount=0, maxexecutiontime=LONG)
 
     class Breaking:
         name, client, native, emulated = "breaking", "", False, ""
@@ -134,10 +132,8 @@ def test_an_error_of_one_thread_stops_all_threads_and_is_raised():
             self.database.closed += 1
 
     database = Breaking()
-    began = time.monotonic()
-    with pytest.raises(ConnectionFailed, match="planted error"):
+    with soon(), pytest.raises(ConnectionFailed, match="planted error"):
         phases.run(database, p)
-    assert time.monotonic() - began < 10
     assert database.closed == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ycsb-")]
 

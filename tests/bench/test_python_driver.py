@@ -5,6 +5,7 @@ import time
 
 import pytest
 from polling import until
+from time_bounds import in_some_try
 
 from bench._driver import StopFlag
 from bench._tally import METRIC_NAMES, Tally
@@ -184,14 +185,25 @@ def test_a_target_is_kept_and_intended_latency_shows_a_slow_database():
     p = properties("c")
     client = loaded(p)
     client.delay = 0.004
-    began = time.monotonic()
-    tally = drive(p, client, 50, target=500)
-    assert time.monotonic() - began >= 0.2
+
+    def check_slow():
+        began = time.monotonic()
+        tally = drive(p, client, 50, target=500)
+        took.append(time.monotonic() - began)
+        intended.append(tally.histogram(READ, "intended").percentile(90))
+        assert tally.histogram(READ).percentile(50) < 15e6
+
+    took, intended = [], []
+    in_some_try(check_slow)
+    assert min(took) >= 0.2
     # The database is twice too slow for the target: each operation begins 2 ms later than intended.
-    assert tally.histogram(READ).percentile(50) < 15e6
-    assert tally.histogram(READ, "intended").percentile(90) > 80e6
-    quick = drive(p, loaded(p), 50, target=500)
-    assert quick.histogram(READ, "intended").percentile(50) < 10e6
+    assert min(intended) > 80e6
+
+    def check():
+        quick = drive(p, loaded(p), 50, target=500)
+        assert quick.histogram(READ, "intended").percentile(50) < 10e6
+
+    in_some_try(check)
 
 
 def test_a_stop_ends_an_endless_run():

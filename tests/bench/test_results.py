@@ -7,7 +7,7 @@ import sys
 
 import needed
 import pytest
-from polling import in_some_try
+from time_bounds import in_some_try
 
 from bench import exporters, phases
 from bench.databases import open_database

@@ -1,10 +1,10 @@
 """This package's store under the workloads, through the loop in C and through its Python client."""
 
 import threading
-import time
 
 import pytest
 from polling import until
+from time_bounds import soon
 
 import rfp
 from bench import phases
@@ -163,15 +163,13 @@ def test_a_large_value_of_another_program_is_counted_as_unexpected():
 
 
 def test_a_server_that_closes_ends_the_run_at_once():
-    p = properties("a", operationcount=0, maxexecutiontime=30, rfp__window=4)
+    p = properties("a", operationcount=0, maxexecutiontime=60, rfp__window=4)
     server = rfp.Server("16MiB")
     with open_database("rfp", p.with_(rfp__address=server.address)) as database:
         phases.load(database, p)
         threading.Timer(0.1, server.close).start()
-        began = time.monotonic()
-        with pytest.raises(ConnectionFailed, match="lost"):
+        with soon(), pytest.raises(ConnectionFailed, match="lost"):
             phases.run(database, p)
-        assert time.monotonic() - began < 5
     server.close()
 
 

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import python_programs
+import time_bounds
 from control_tools import (
     attach,
     attached,
@@ -123,10 +124,8 @@ def test_a_peer_that_does_not_read_blocks_a_sender_only_until_its_deadline():
     raw, connection = raw_pair()
     big = Stats({"a": ["x" * 1000] * 50})
     with raw, connection:
-        start = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
+        with time_bounds.soon(), pytest.raises(DeadlineExceeded):
             send_until_it_fails(connection, big)
-        assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("items", [1, 20, 40, 60])

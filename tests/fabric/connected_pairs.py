@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+from time_bounds import SOON
+
 from rfp.fabric.fabric import (
     REMOTE_ATOMIC,
     REMOTE_READ,
@@ -79,7 +81,7 @@ def attached(fabric: Fabric, region: Region) -> RemoteRegion:
     return fabric.attach(region.descriptor(), os.dup(fd) if fd >= 0 else -1)
 
 
-def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
+def until(fact: Callable[[], object], seconds: float = SOON) -> float:
     """Wait until fact() is true; return how long that took."""
     began = time.monotonic()
     while not fact():
@@ -88,7 +90,7 @@ def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
     return time.monotonic() - began
 
 
-def completions(pair: QueuePair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
+def completions(pair: QueuePair, n: int, seconds: float = SOON) -> list[tuple[int, int, int]]:
     """Return the next n completions."""
     done: list[tuple[int, int, int]] = []
 

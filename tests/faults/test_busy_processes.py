@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from time_bounds import LONG, in_some_try
 
 import rfp
 
@@ -18,14 +19,15 @@ SECONDS = 3
 
 def test_a_server_serves_while_its_process_holds_the_gil(start: Callable[..., Any]) -> None:
     server = start("server", workers=2)
-    with rfp.connect(server.address, timeout=1.0) as kv:
-        kv.put(b"large", bytes(1 << 20))
-        # PyDLL keeps the GIL during the call, as C code does that does not release it.
-        server.do("import ctypes; clock = ctypes.PyDLL(None)")
+    # PyDLL keeps the GIL during the call, as C code does that does not release it.
+    server.do("import ctypes; clock = ctypes.PyDLL(None)")
+
+    def check() -> None:
         server.send(f"(time.monotonic(), clock.usleep({SECONDS}_000_000), time.monotonic())")
         started = time.monotonic()
         longest = 0.0
         count = 0
+        kv.delete(b"n")
         while time.monotonic() - started < SECONDS * 0.8:
             before = time.monotonic()
             assert kv.incr(b"n") == count + 1
@@ -35,8 +37,12 @@ def test_a_server_serves_while_its_process_holds_the_gil(start: Callable[..., An
             longest = max(longest, time.monotonic() - before)
             count += 1
         begun, _, done = server.answer()
-    assert done - begun > SECONDS * 0.9
-    assert count > 50 and longest < 1
+        assert done - begun > SECONDS * 0.9
+        assert count > 50 and longest < 1
+
+    with rfp.connect(server.address, timeout=LONG) as kv:
+        kv.put(b"large", bytes(1 << 20))
+        in_some_try(check)
 
 
 BUSY = "deadline = time.monotonic() + 60\nwhile time.monotonic() < deadline: pass"
@@ -44,21 +50,24 @@ BUSY = "deadline = time.monotonic() + 60\nwhile time.monotonic() < deadline: pas
 
 @pytest.mark.parametrize("busy", [0, 4], ids=["alone", "with two busy processes per core"])
 def test_the_median_latency_stays_below_50_ms(start: Callable[..., Any], busy: int) -> None:
+    def check(kv: rfp.Client) -> None:
+        times = []
+        started = time.monotonic()
+        while len(times) < 300 and time.monotonic() - started < 10:
+            before = time.monotonic()
+            assert kv.get(b"k") == b"v"
+            times.append(time.monotonic() - before)
+        assert len(times) > 20
+        assert statistics.median(times) < 0.05
+
     server = start("server")
     others = [Process() for _ in range(busy)]
     try:
         for other in others:
             other.send(BUSY)
-        with rfp.connect(server.address, timeout=10) as kv:
+        with rfp.connect(server.address, timeout=LONG) as kv:
             kv.put(b"k", b"v")
-            times = []
-            started = time.monotonic()
-            while len(times) < 300 and time.monotonic() - started < 10:
-                before = time.monotonic()
-                assert kv.get(b"k") == b"v"
-                times.append(time.monotonic() - before)
-        assert len(times) > 20
-        assert statistics.median(times) < 0.05
+            in_some_try(lambda: check(kv))
     finally:
         for other in others:
             other.kill()

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from polling import until
+from time_bounds import LONG, soon
 
 import rfp
 from rfp import control
@@ -434,10 +435,8 @@ def test_a_stopped_server_is_lost_within_seconds_and_reconnected_after_it_contin
         with rfp.connect(address, timeout=60) as kv:
             kv.put(b"k", pattern(3000))
             server.stop()
-            stopped = time.monotonic()
-            with pytest.raises(OutcomeUnknown):
+            with soon(least=0.5), pytest.raises(OutcomeUnknown):
                 kv.put(b"k", b"after")
-            assert 0.5 < time.monotonic() - stopped < 5
             with pytest.raises(LOST):
                 kv.get(b"k", timeout=2)
             server.resume()
@@ -471,12 +470,11 @@ def test_calls_fail_while_the_link_is_down_and_work_after_it_is_up_again(
     ):
         kv.put(b"k", pattern(3000))
         link("down")
-        started = time.monotonic()
-        with pytest.raises(LOST):
-            kv.put(b"k", b"while it was down", timeout=4)
-        with pytest.raises(LOST):
-            kv.get(b"k", timeout=2)
-        assert time.monotonic() - started < 12
+        with soon():
+            with pytest.raises(LOST):
+                kv.put(b"k", b"while it was down", timeout=4)
+            with pytest.raises(LOST):
+                kv.get(b"k", timeout=2)
         link("up")
         assert kv.get(b"k") in (pattern(3000), b"while it was down")
         kv.put(b"k", b"after")
@@ -509,25 +507,25 @@ def test_a_signal_ends_a_call_and_leaves_the_handle_usable(kv: rfp.Client) -> No
 def test_closing_does_not_wait_for_an_answer_on_the_control_channel(
     server: rfp.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registering = threading.Event()
+    registering, closed = threading.Event(), threading.Event()
     attach = server._host._chunk
 
     def slowly(*arguments: Any) -> Any:
         registering.set()
-        time.sleep(2)
+        closed.wait(LONG)
         return attach(*arguments)
 
     before = len(server._host.clients)
-    kv = rfp.connect(server.address, timeout=30)
+    kv = rfp.connect(server.address, timeout=LONG)
     kv.put(b"k", pattern(5000))
     monkeypatch.setattr(server._host, "_chunk", slowly)
     found: list[tuple[float, RfpError]] = []
     thread = threading.Thread(target=lambda: found.append(failure_of(lambda: kv.get(b"k"))))
     thread.start()
     assert registering.wait(30)
-    started = time.monotonic()
-    kv.close()
-    assert time.monotonic() - started < 1.5
+    with soon():
+        kv.close()
+    closed.set()
     thread.join()
     assert isinstance(found[0][1], Closed)
     until(lambda: len(server._host.clients) == before and not server._host.ending)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from time_bounds import LONG, soon
 
 import rfp
 from rfp.errors import Closed, ConnectionFailed, OutcomeUnknown
@@ -195,7 +196,7 @@ def _uploads(server: Any) -> int:
 
 def test_the_deadline_holds_while_no_server_runs(start: Callable[..., Any]) -> None:
     server = start("server")
-    with rfp.connect(server.address) as kv:
+    with rfp.connect(server.address, timeout=LONG) as kv:
         kv.ping()
         server.kill()
         for call in (
@@ -205,10 +206,8 @@ def test_the_deadline_holds_while_no_server_runs(start: Callable[..., Any]) -> N
             kv.incr,
             lambda key, timeout: kv.put(key, b"v", timeout=timeout),
         ):
-            started = time.monotonic()
-            with pytest.raises(ConnectionFailed) as caught:
+            with soon(least=0.1), pytest.raises(ConnectionFailed) as caught:
                 call(b"k", timeout=0.2)
-            assert 0.1 < time.monotonic() - started < 2
             assert server.address in str(caught.value)
 
 
@@ -269,9 +268,8 @@ def test_closing_a_handle_does_not_wait_for_the_next_server(
         call.begin()
     server.kill()
     until(lambda: not in_call(kv))  # all calls wait for the next server
-    started = time.monotonic()
-    kv.close()
-    for call in calls:
-        with pytest.raises((Closed, ConnectionFailed)):
-            call.result()
-    assert time.monotonic() - started < 5
+    with soon():
+        kv.close()
+        for call in calls:
+            with pytest.raises((Closed, ConnectionFailed)):
+                call.result()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from polling import until
+from time_bounds import LONG, soon
 
 import rfp
 from rfp.errors import Busy, Closed, DeadlineExceeded
@@ -49,7 +49,7 @@ def test_every_call_ends_at_its_deadline_and_works_afterwards(
     start: Callable[..., Any], mode: str
 ) -> None:
     server = start("server", workers=2)
-    with rfp.connect(server.address, mode=mode, timeout=20) as kv:
+    with rfp.connect(server.address, mode=mode, timeout=LONG) as kv:
         kv.put(b"k", b"before")
         kv.put(b"large", b"\1" * MIB)
         for round in range(2):
@@ -58,11 +58,8 @@ def test_every_call_ends_at_its_deadline_and_works_afterwards(
                 if name in WITHOUT_THE_SERVER.get(mode, ()):
                     call(kv, 5)
                     continue
-                started = time.monotonic()
-                with pytest.raises((DeadlineExceeded, Busy)) as caught:
+                with soon(least=0.01), pytest.raises((DeadlineExceeded, Busy)) as caught:
                     call(kv, 0.02)
-                took = time.monotonic() - started
-                assert 0.01 < took < 1, f"{name} took {took} s"
                 assert name not in ("put", "incr", "delete") or "may still happen" in str(
                     caught.value
                 )
@@ -202,12 +199,11 @@ def test_a_handle_can_be_closed_while_its_server_is_stopped(start: Callable[...,
     server.stop()
     for call in calls:
         call.begin()
-    started = time.monotonic()
-    kv.close()
-    for call in calls:
-        with pytest.raises(Closed):
-            call.result()
-    assert time.monotonic() - started < 2
+    with soon():
+        kv.close()
+        for call in calls:
+            with pytest.raises(Closed):
+                call.result()
     server.resume()
     until(
         lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
@@ -230,10 +226,9 @@ def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(
 
     thread = threading.Thread(target=read)
     thread.start()
-    started = time.monotonic()
-    kv.close()
-    thread.join(30)
-    assert time.monotonic() - started < 5
+    with soon():
+        kv.close()
+        thread.join(LONG)
     assert len(raised) == 1 and isinstance(raised[0], (Closed, rfp.errors.ConnectionFailed)), raised
     server.resume()
     until(lambda: server.figures()["clients"] == [])

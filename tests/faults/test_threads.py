@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from time_bounds import LONG, soon
 
 import rfp
 from rfp.errors import CallerError, Closed
@@ -245,15 +246,12 @@ def test_a_signal_handler_may_close_the_handle_that_it_interrupts(
 ) -> None:
     server = start("server")
     for attached in (True, False):
-        kv = rfp.connect(server.address, mode="fetch", timeout=30)
+        kv = rfp.connect(server.address, mode="fetch", timeout=LONG)
         if attached:
             kv.ping()
         server.stop()
-        with on_alarm(0.2, lambda kv=kv: kv.close()):
-            started = time.monotonic()
-            with pytest.raises(Closed):
-                kv.get(b"k")
-            assert time.monotonic() - started < 5
+        with on_alarm(0.2, lambda kv=kv: kv.close()), soon(), pytest.raises(Closed):
+            kv.get(b"k")
         server.resume()
     until(lambda: server.figures()["clients"] == [])
 
@@ -290,7 +288,7 @@ def test_an_exception_of_a_signal_handler_ends_the_call(
     start: Callable[..., Any], call: Callable[[rfp.Client], Any]
 ) -> None:
     server = start("server")
-    with rfp.connect(server.address, mode="fetch", timeout=30) as kv:
+    with rfp.connect(server.address, mode="fetch", timeout=LONG) as kv:
         kv.put(b"k", b"v")
         server.stop()
 
@@ -298,11 +296,8 @@ def test_an_exception_of_a_signal_handler_ends_the_call(
             raise KeyboardInterrupt
 
         for _ in range(3):
-            with on_alarm(0.15, interrupt):
-                started = time.monotonic()
-                with pytest.raises(KeyboardInterrupt):
-                    call(kv)
-                assert time.monotonic() - started < 5
+            with on_alarm(0.15, interrupt), soon(), pytest.raises(KeyboardInterrupt):
+                call(kv)
         server.resume()
         assert kv.get(b"k") in (b"v", b"w")
         kv.put(b"large", b"\1" * (8 * MIB))

@@ -16,17 +16,3 @@ def until(fact: Callable[[], Any], seconds: float = SECONDS) -> Any:
         assert time.monotonic() < deadline, f"the fact did not become true within {seconds} s"
         time.sleep(0.002)
     return found
-
-
-def in_some_try(check: Callable[[], Any], seconds: float = 20) -> Any:
-    """Return check() of the first try that holds.
-
-    An upper bound of a time holds unless other work of the machine interrupts the try.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            return check()
-        except AssertionError:
-            continue
-    return check()
