@@ -11,6 +11,7 @@ import pytest
 from coordination_services import Service
 from slower import SANITIZED
 
+from rnvm.coordinator import etcd, zookeeper
 from rnvm.coordinator.contract import Coordinator
 from rnvm.coordinator.opening import open_coordinator
 
@@ -53,6 +54,15 @@ def address(service: Service) -> str:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., Coordinator]]:
-    """Open coordinators that are closed when the test ends."""
+    """Open coordinators that are closed when the test ends; a busy machine may hold up a call."""
     with contextlib.ExitStack() as stack:
-        yield lambda address, **options: stack.enter_context(open_coordinator(address, **options))
+        yield lambda address, **options: stack.enter_context(
+            open_coordinator(address, **{"timeout": 20, **options})
+        )
+
+
+@pytest.fixture
+def patient_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let close() wait for a busy service: else a registration may end with its lease only."""
+    for module in (etcd, zookeeper):
+        monkeypatch.setattr(module, "CLOSING_S", 20.0)

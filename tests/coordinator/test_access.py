@@ -21,7 +21,7 @@ def test_the_connections_may_use_tls(opened, tmp_path, monkeypatch, kind):
         coordinator = opened(service.address("g"))
         first = coordinator.create(State.first(b"one"))
         second = coordinator.compare_and_set(first, first.next(b"two"))
-        with coordinator.watch() as watch, coordinator.register("a", lease=5) as registration:
+        with coordinator.watch() as watch, coordinator.register("a", lease=60) as registration:
             assert watch.wait(20)
             assert coordinator.read() == second
             assert coordinator.members() == [registration.member]
@@ -99,7 +99,7 @@ def test_etcd_authenticates_a_user(opened, tmp_path, password_file):
         address = service.address("g")
         coordinator = opened(f"{address}?user=me&password_file={password_file}")
         first = coordinator.create(State.first(b"one"))
-        with coordinator.watch() as watch, coordinator.register("a", lease=5):
+        with coordinator.watch() as watch, coordinator.register("a", lease=60):
             assert watch.wait(20)
             assert [each.name for each in coordinator.members()] == ["a"]
         coordinator._token = "expired"  # as after the time-out of etcd's tokens
@@ -123,7 +123,7 @@ def test_zookeeper_keeps_the_nodes_of_a_user(opened, tmp_path, password_file):
         address = service.address("g")
         coordinator = opened(f"{address}?user=me&password_file={password_file}")
         first = coordinator.create(State.first(b"one"))
-        with coordinator.watch() as watch, coordinator.register("a", lease=5):
+        with coordinator.watch() as watch, coordinator.register("a", lease=60):
             assert watch.wait(20)
             assert [each.name for each in coordinator.members()] == ["a"]
         stranger = opened(address)

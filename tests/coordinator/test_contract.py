@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import select
 import signal
 import threading
@@ -13,6 +14,7 @@ import coordination_services
 import pytest
 import python_programs
 from polling import until
+from time_bounds import LONG, in_some_try, soon
 
 from rfp.errors import (
     AlreadyExists,
@@ -30,6 +32,7 @@ from rnvm.coordinator.opening import open_coordinator
 from rnvm.coordinator.registration import MEMBER_DATA_MAX
 from rnvm.coordinator.state import PAST_MAX, STATE_MAX, State
 from tests.group import in_memory
+from tests.histories.history import UNKNOWN
 
 from . import histories
 
@@ -180,19 +183,29 @@ def test_a_read_in_another_session_than_its_barrier_is_repeated(opened, service,
 
 
 def test_exactly_one_of_several_processes_wins_each_change(opened, address, seed):
-    first = opened(address).create(State.first(b""))
-    steps, verdict = histories.record(address, first.id, processes=4, seconds=1.0, seed=seed % 1000)
-    assert verdict, verdict.reason
-    calls = [step.calls[0] for step in steps if step.calls[0].name == "set"]
-    won = [call for call in calls if call.answer is True]
-    assert len({call.arguments[0] for call in won}) == len(won), "each state was replaced once"
-    assert opened(address).read().number == len(won) + 1
-    assert any(call.answer is False for call in calls), "the processes never met"
+    coordinator = opened(address)
+    first = coordinator.create(State.first(b""))
+    for trial in range(5):  # on a busy machine the processes may not meet
+        steps, verdict = histories.record(
+            address, first.id, processes=4, seconds=1.0, seed=seed % 1000 + 10 * trial
+        )
+        assert verdict, verdict.reason
+        calls = [step.calls[0] for step in steps if step.calls[0].name == "set"]
+        won = [call for call in calls if call.answer is True]
+        unknown = [call for call in calls if call.answer == UNKNOWN]
+        assert len({call.arguments[0] for call in won}) == len(won), "each state was replaced once"
+        last = coordinator.read()
+        assert len(won) <= last.number - first.number <= len(won) + len(unknown)
+        if any(call.answer is False for call in calls):
+            return
+        first = last
+    raise AssertionError("the processes never met")
 
 
+@pytest.mark.usefixtures("patient_closing")
 def test_a_member_is_listed_until_it_is_closed(opened, address):
     one, other = opened(address), opened(address)
-    with one.register("host-a:7001", b"\x00address", lease=5) as registration:
+    with one.register("host-a:7001", b"\x00address", lease=60) as registration:
         assert registration.registered
         assert other.members() == [registration.member]
         assert registration.member.data == b"\x00address"
@@ -201,10 +214,11 @@ def test_a_member_is_listed_until_it_is_closed(opened, address):
     assert not one._registrations, "each role of a member has one"
 
 
+@pytest.mark.usefixtures("patient_closing")
 def test_two_registrations_of_one_name_are_two_instances(opened, address):
     coordinator = opened(address)
-    first = coordinator.register("a", lease=5)
-    second = coordinator.register("a", lease=5)
+    first = coordinator.register("a", lease=60)
+    second = coordinator.register("a", lease=60)
     assert {each.instance for each in coordinator.members()} == {
         first.member.instance, second.member.instance,
     }  # fmt: skip
@@ -229,9 +243,10 @@ def test_a_killed_member_is_removed_after_its_lease(opened, address):
     process = histories.start("member", address, "a", 1.0)
     try:
         instance = histories.next_event(process)["instance"]
-        assert [each.instance for each in coordinator.members()] == [instance]
+        # If it was held up, its lease ended, and it registers again.
+        until(lambda: [each.instance for each in coordinator.members()] == [instance])
         process.kill()
-        until(lambda: coordinator.members() == [], 15)
+        until(lambda: coordinator.members() == [])
     finally:
         histories.end(process)
 
@@ -242,12 +257,12 @@ def test_a_member_that_was_stopped_longer_than_its_lease_comes_back(opened, addr
     try:
         instance = histories.next_event(process)["instance"]
         process.send_signal(signal.SIGSTOP)
-        until(lambda: coordinator.members() == [], 15)
+        until(lambda: coordinator.members() == [])
         process.send_signal(signal.SIGCONT)
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert histories.next_event(process)["lapses"] >= 1
-        assert [each.instance for each in coordinator.members()] == [instance]
+        until(lambda: [each.instance for each in coordinator.members()] == [instance])
     finally:
         histories.end(process)
 
@@ -255,8 +270,8 @@ def test_a_member_that_was_stopped_longer_than_its_lease_comes_back(opened, addr
 def test_a_member_is_not_registered_while_no_node_answers(opened, service, address):
     with opened(address).register("a", lease=1) as registration:
         with service.frozen(0):
-            until(lambda: not registration.registered, 15)
-        until(lambda: registration.registered, 30)
+            until(lambda: not registration.registered)
+        until(lambda: registration.registered)
 
 
 def test_a_watch_reports_each_state_or_a_newer_one(opened, address):
@@ -281,6 +296,7 @@ def test_a_watch_reports_each_state_or_a_newer_one(opened, address):
         assert seen == sorted(seen)
 
 
+@pytest.mark.usefixtures("patient_closing")
 def test_a_watch_reports_members_that_come_and_go(opened, address):
     one, other = opened(address), opened(address)
     one.create(State.first(b""))
@@ -290,7 +306,7 @@ def test_a_watch_reports_members_that_come_and_go(opened, address):
             until(lambda: watch.wait(1) and [each.name for each in other.members()] == names)
 
         sees([])
-        registration = one.register("a", lease=5)
+        registration = one.register("a", lease=60)
         sees(["a"])
         registration.close()
         sees([])
@@ -306,15 +322,16 @@ def test_a_watch_reports_by_itself_if_nothing_changes(opened, address, monkeypat
 
 def test_a_watch_ends_soon_after_it_is_closed(opened, address, monkeypatch):
     for module in ("etcd", "zookeeper", "watch"):
-        monkeypatch.setattr(f"rnvm.coordinator.{module}.WATCH_S", 30.0)
+        monkeypatch.setattr(f"rnvm.coordinator.{module}.WATCH_S", LONG)
     watch = opened(address).watch()
     assert watch.wait(20)
-    began = time.monotonic()
-    watch.close()
-    assert time.monotonic() - began < 10
+    with soon():
+        watch.close()
 
 
-def test_a_watch_is_a_descriptor_for_a_selector(opened, address):
+def test_a_watch_is_a_descriptor_for_a_selector(opened, address, monkeypatch):
+    for driver in (etcd, zookeeper):
+        monkeypatch.setattr(driver, "WATCH_S", LONG)  # no hint comes by itself
     with opened(address).watch() as watch:
         assert watch.wait(20)
         assert not watch.wait(0)
@@ -331,7 +348,7 @@ def test_a_watch_that_is_closed_ends_the_wait_of_another_thread(opened, address)
     def wait() -> None:
         while True:
             try:
-                watch.wait(30)
+                watch.wait(LONG)
             except Closed:
                 ended.append(True)
                 return
@@ -340,7 +357,7 @@ def test_a_watch_that_is_closed_ends_the_wait_of_another_thread(opened, address)
     thread.start()
     watch.close()
     watch.close()
-    thread.join(10)
+    thread.join(20)
     assert ended
     with pytest.raises(Closed):
         watch.wait(0)
@@ -348,11 +365,12 @@ def test_a_watch_that_is_closed_ends_the_wait_of_another_thread(opened, address)
         watch.fileno()
 
 
+@pytest.mark.usefixtures("patient_closing")
 @pytest.mark.parametrize("order", ["coordinator first", "coordinator last"])
 def test_everything_closes_in_any_order_and_twice(address, order):
     coordinator = open_coordinator(address)
     coordinator.create(State.first(b""))
-    handles = [coordinator.register("a", lease=5), coordinator.watch(), coordinator.watch()]
+    handles = [coordinator.register("a", lease=60), coordinator.watch(), coordinator.watch()]
     handles.insert(0 if order == "coordinator first" else 3, coordinator)
     for handle in handles * 2:
         handle.close()
@@ -385,16 +403,14 @@ def test_close_ends_the_calls_of_other_threads(service, address):
 
 
 def test_close_does_not_wait_for_a_server_that_does_not_answer(service, address):
-    coordinator = open_coordinator(address)
+    coordinator = open_coordinator(address, timeout=LONG)
     coordinator.register("a", lease=1)
     watch = coordinator.watch()
     assert watch.wait(20)
-    with service.frozen(0):
-        began = time.monotonic()
+    with service.frozen(0), soon():
         coordinator.close()
-        assert time.monotonic() - began < 10
     with open_coordinator(address) as other:
-        until(lambda: other.members(timeout=30) == [], 15)
+        until(lambda: other.members(timeout=30) == [])
 
 
 def test_a_process_may_end_without_closing_anything(address):
@@ -412,7 +428,7 @@ watch.wait(20)
 def test_a_child_process_must_open_its_own(opened, address):
     coordinator = opened(address)
     coordinator.create(State.first(b"one"))
-    registration = coordinator.register("a", lease=2)
+    registration = coordinator.register("a", lease=60)
     watch = coordinator.watch()
     child = os.fork()
     if not child:
@@ -451,22 +467,23 @@ def test_without_a_server_each_call_ends_in_time_and_names_the_nodes(opened, ser
         lambda: coordinator.compare_and_set(old, old.next(b"two")),
         lambda: coordinator.register("a", lease=1),
     ):
-        began = time.monotonic()
-        with pytest.raises(CoordinatorUnavailable, match=f"localhost:{port}: .*refused.*majority"):
-            call()
-        assert time.monotonic() - began < 10
+
+        def names_the_nodes(call=call) -> None:
+            with soon(), pytest.raises(CoordinatorUnavailable) as refused:
+                call()
+            assert re.search(f"localhost:{port}: .*refused.*majority", str(refused.value))
+
+        in_some_try(names_the_nodes)  # a busy machine may not reach a node in that time
 
 
 def test_a_server_that_does_not_answer_does_not_hold_up_a_call(opened, service, address):
-    coordinator = opened(address)
+    coordinator = opened(address, timeout=LONG)
     assert coordinator.members() == []
-    with service.frozen(0):
-        began = time.monotonic()
+    with service.frozen(0), soon():
         with pytest.raises(
             CoordinatorUnavailable, match="cannot read the state of group .* in time"
         ):
             coordinator.read(timeout=0.3)
-        assert time.monotonic() - began < 10
     assert coordinator.members(timeout=30) == []
 
 

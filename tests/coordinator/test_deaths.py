@@ -44,7 +44,7 @@ def test_three_nodes_go_on_without_any_one_of_them(opened, cluster, seed, monkey
     address = cluster.address("g")
     coordinator, other = opened(address, timeout=20), opened(address, timeout=20)
     state = first = coordinator.create(State.first(b"one"))
-    registration = coordinator.register("a", lease=10)
+    registration = coordinator.register("a", lease=60)
     with other.watch() as watch:
         follower = (cluster.leader() + 1) % 3
         with cluster.frozen(follower):

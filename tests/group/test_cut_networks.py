@@ -59,7 +59,7 @@ def counting(group: CabledGroup, *kinds: tuple[str, str]) -> Iterator[list[Clien
 def refusal(address: str) -> str:
     """Return why a new front-end cannot connect."""
     with pytest.raises(ConnectionFailed) as refused:
-        rnvm.connect(address, timeout=1)
+        rnvm.connect(address, timeout=SOON, reconnect=False)
     return str(refused.value)
 
 

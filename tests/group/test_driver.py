@@ -54,7 +54,8 @@ def join(service: Service, folder: Path) -> Iterator[Callable[..., rnvm.GroupMem
     with contextlib.ExitStack() as stack:
 
         def begin(name: str, **options: Any) -> rnvm.GroupMember:
-            options = {"times": QUICK, **options}
+            # A busy machine may hold a mirror up: its primary must not give it up for that.
+            options = {"times": QUICK, "mirror_patience": 20, **options}
             member = rnvm.GroupMember(
                 folder / f"{name}.pool", group=ADDRESS, member=name, **options
             )
@@ -385,8 +386,8 @@ def test_a_mirror_that_cannot_connect_costs_the_coordinator_little(group, servic
         follow(action)
 
     b._do_follow = counted
-    until(lambda: attempts == 5, SOON)
-    assert service.reads - reads <= 15
+    until(lambda: attempts >= 5, SOON)
+    assert service.reads - reads <= 3 * attempts
     assert service.registered == registrations, "its role has not changed in between"
 
 

@@ -202,4 +202,4 @@ def test_the_next_primary_takes_back_a_lock_whose_holder_died_with_the_former_on
         holder.kill()
         until(lambda: following.printed().count(b"\n") == 2, SOON)
         assert following.printed().splitlines()[1] == b"b'of the next'"
-        assert group.state().primary == "b"
+        group.until_primary("b")

@@ -51,7 +51,7 @@ def test_a_pool_that_is_open_and_not_served_answers_nobody(folder):
     pools.create(path, "4MiB", assume_persistent=True)
     backend = rnvm.Backend(path, address=address, _group=GROUP, _epoch=7, _serve=False)
     with pytest.raises(ConnectionFailed):
-        rnvm.connect(address, timeout=0.2)
+        rnvm.connect(address, timeout=SOON, reconnect=False)
     backend._serve()
     with rnvm.connect(address, timeout=SOON) as fe:
         assert Sample(fe, "s").add(1) == 1

@@ -41,6 +41,5 @@ class Call:
 
 
 def promptly(call: Callable[[], Any]) -> Any:
-    waiting = Call(call)
-    assert waiting.over.wait(5)
-    return waiting.answer()
+    """Return the answer of a call that waits for nothing that the test must do."""
+    return Call(call).answer()

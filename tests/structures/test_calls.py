@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 from slower import SLOWER
 from structure_kinds import KINDS, MAPPINGS, ORDERED, VERSIONED, add, content, each_of, take
+from time_bounds import in_some_try
 
 import rnvm
 import structures
@@ -462,9 +464,10 @@ def test_a_dead_letter_queue_has_the_codec_of_its_queue(fe: rnvm.FrontEnd) -> No
 def test_a_get_that_others_always_precede_says_so(
     served: rnvm.Backend, fe: rnvm.FrontEnd, other: rnvm.FrontEnd
 ) -> None:
-    with rnvm.connect(served.address, timeout=0.5 * SLOWER) as hasty:
+    with connect_hasty(served.address, 0.5 * SLOWER) as hasty:
         codec = Meddling()
-        mine, theirs = Queue(hasty, "q", codec=codec), Queue(other, "q", codec=Meddling())
+        mine = Queue(hasty, "q", codec=codec, timeout=20)
+        theirs = Queue(other, "q", codec=Meddling())
         theirs.put(b"0")
 
         class Precede:
@@ -474,8 +477,13 @@ def test_a_get_that_others_always_precede_says_so(
                 codec.act = self
 
         codec.act = Precede()
-        with pytest.raises(DeadlineExceeded, match="other consumers"):
-            mine.get()
+
+        def says_so() -> None:  # on a busy machine it may be late in another way
+            with pytest.raises(DeadlineExceeded) as late:
+                mine.get()
+            assert "other consumers" in str(late.value)
+
+        in_some_try(says_so)
 
 
 # Calls of several operations within a transaction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -46,14 +47,19 @@ def exhaust(fe: rnvm.FrontEnd, name: str, *values: bytes) -> None:
 
 @pytest.mark.parametrize("within", [False, True])
 def test_a_longest_value_among_many_ended_leases_is_moved(fe, other, within):
-    queue = Queue(fe, "q", dead_letter="dead", max_deliveries=1)
-    theirs = Queue(other, "q")
-    theirs.put(bytes(theirs.largest_value))
-    token, _ = theirs.reserve()
-    theirs.put_many([b"y"] * 900)
-    for _ in range(900):
-        theirs.reserve(lease=0.5)
-    theirs.nack(token)
+    for lease in (0.5, 2, 8):
+        name = f"q{lease}"
+        queue = Queue(fe, name, dead_letter=f"dead{lease}", max_deliveries=1)
+        theirs = Queue(other, name)
+        theirs.put(bytes(theirs.largest_value))
+        token, _ = theirs.reserve()
+        theirs.put_many([b"y"] * 900)
+        began = time.monotonic()
+        for _ in range(900):
+            theirs.reserve(lease=lease)
+        theirs.nack(token)
+        if time.monotonic() < began + lease:
+            break  # none has ended yet: each of the values was reserved
     until(lambda: theirs.reserved == 0)
     if within:
         with fe.transaction(queue, queue.dead_letter):
@@ -73,7 +79,7 @@ def test_values_are_delivered_although_the_dead_letter_queue_was_dropped(fe, oth
     with pytest.warns(RuntimeWarning, match="dead-letter"):
         assert queue.get() == b"1"
     with pytest.warns(RuntimeWarning, match="dead-letter"):
-        assert queue.get(timeout=5) == b"2"
+        assert queue.get(timeout=20) == b"2"
     with pytest.warns(RuntimeWarning, match="dead-letter"):
         token, value = queue.reserve()
     assert value == b"3"

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from polling import until
 
 import rnvm
 import structures
@@ -103,6 +104,7 @@ def run(rounds: int, rng: random.Random, folder: Path, run_ends: float = math.in
                 if time.monotonic() > run_ends:
                     break
             workers.wait_ready()
+            until(lambda: workers.noted("a") and workers.noted("d"))  # however short they lived
             workers.end("producer")
             with rnvm.connect(served.address, timeout=20) as fe:
                 jobs, done = structures.Queue(fe, "jobs"), structures.BPlusTree(fe, "done")

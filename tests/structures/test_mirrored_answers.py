@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 from structure_kinds import NAMES, VERSIONED
 
 import rnvm
@@ -32,7 +33,7 @@ def mirrored(**options: Any) -> Iterator[tuple[rnvm.Backend, rnvm.Mirror, Path]]
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         primary, copy = Path(folder) / "primary", Path(folder) / "copy"
         with rnvm.Backend(
-            primary, size="32MiB", assume_persistent=True, **options
+            primary, size="32MiB", assume_persistent=True, mirror_patience=30, **options
         ) as backend, rnvm.Mirror(copy, of=backend.address) as mirror:  # fmt: skip
             mirror.wait_level(30)
             yield backend, mirror, copy
@@ -56,23 +57,19 @@ class Told:
     def run(self, role: str, durability: str, seed: float) -> None:
         rng = random.Random(seed)
         try:
-            with rnvm.connect(
-                self.backend.address,
-                durability=durability,
-                timeout=2,
-                cache=rng.choice([0, "64MiB"]),
+            with connect_hasty(
+                self.backend.address, 2, durability=durability, cache=rng.choice([0, "64MiB"])
             ) as fe:
-                mine = {name: NAMES[name](fe, name) for name in self.names}
+                mine = {name: NAMES[name](fe, name, timeout=20) for name in self.names}
                 while not self.over.is_set():
                     some = rng.sample(self.names, rng.randint(1, len(self.names)))
-                    if role == "writer":
-                        self.write(fe, mine, some, rng, durability)
-                    else:
-                        for name in some:
-                            for key in KEYS:
-                                self.know(name, key, int(mine[name].get(key, b"0")))
-        except ENDS:
-            pass  # its turn is over: a mirror that is held back may hold up all changes
+                    with contextlib.suppress(*ENDS):  # a mirror may hold up all changes
+                        if role == "writer":
+                            self.write(fe, mine, some, rng, durability)
+                        else:
+                            for name in some:
+                                for key in KEYS:
+                                    self.know(name, key, int(mine[name].get(key, b"0")))
         except BaseException as error:
             self.errors.append(error)
 

@@ -43,12 +43,14 @@ RETIRED = 16  # type of a chunk of the retire list
 PATIENCE = 60.0  # seconds until a process of a test must have done its part
 
 WRITER = """
-    import os, sys, rnvm, structures
+    import select, sys, rnvm, structures
     address, kind, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
     with rnvm.connect(address, timeout=30) as fe:
         tree = getattr(structures, kind)(fe, "t")
         print("ready", flush=True)
-        for turn in range(rounds):
+        turn = 0
+        while turn < rounds or not select.select([sys.stdin], [], [], 0)[0]:
+            turn += 1
             for i in range(200):
                 tree[b"%04d" % i] = b"%d" % turn * 20
     print("done", flush=True)
@@ -100,6 +102,7 @@ def test_a_busy_writer_makes_no_reader_begin_again(kind: Any) -> None:
         fe.release()
         with process(WRITER, served.address, kind.__name__, 40) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+            assert writer.stdin is not None
             lookups = scans = 0
             deadline = time.monotonic() + PATIENCE
             while writer.poll() is None and time.monotonic() < deadline:
@@ -108,6 +111,8 @@ def test_a_busy_writer_makes_no_reader_begin_again(kind: Any) -> None:
                     lookups += 1
                 assert len(list(tree)) == 200
                 scans += 1
+                if lookups > 100 and scans > 10 and not writer.stdin.closed:
+                    writer.stdin.close()  # it may end
             assert writer.wait(PATIENCE) == 0
         assert lookups > 100 and scans > 10
         assert fe.figures["restarts"] == 0
@@ -424,16 +429,19 @@ def test_snapshots_of_several_structures_are_of_one_moment(kind: Any) -> None:
         a[b"n"] = b[b"n"] = b"0"
         fe.release()
         source = """
-            import sys, rnvm, structures
+            import itertools, select, sys, rnvm, structures
             with rnvm.connect(sys.argv[1], timeout=30) as fe:
                 a, b = (getattr(structures, sys.argv[2])(fe, name) for name in "ab")
                 print("ready", flush=True)
-                for i in range(1500):
+                for i in itertools.count():
+                    if i >= 1500 and select.select([sys.stdin], [], [], 0)[0]:
+                        break
                     with fe.transaction(a, b):
                         a[b"n"] = b[b"n"] = b"%d" % i
         """
         with process(source, served.address, kind.__name__) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+            assert writer.stdin is not None
             seen = set()
             while writer.poll() is None:
                 first, second = structures.snapshots_of([a, b])
@@ -441,6 +449,8 @@ def test_snapshots_of_several_structures_are_of_one_moment(kind: Any) -> None:
                 seen.add(first[b"n"])
                 first.close()
                 second.close()
+                if len(seen) > 2 and not writer.stdin.closed:
+                    writer.stdin.close()  # it may end
             assert writer.wait(PATIENCE) == 0
         assert len(seen) > 2
 

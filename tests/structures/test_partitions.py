@@ -578,7 +578,7 @@ def test_a_snapshot_of_partitions_waits_for_no_writer(
     tree = kind(fe, "m", partitions=4)
     keys = [key for place in keys_of_partitions(tree, 2) for key in place]
     tree.update(dict.fromkeys(keys, b"old"))
-    with rnvm.connect(backend.address, timeout=2) as other:
+    with rnvm.connect(backend.address, timeout=20) as other:
         theirs = kind(other, "m", partitions=4)
         with fe.transaction(tree):
             tree.update(dict.fromkeys(keys, b"new"))

@@ -31,6 +31,7 @@ from structure_kinds import (
     content,
     take,
 )
+from time_bounds import in_some_try
 
 import rnvm
 import rnvm.aio
@@ -41,6 +42,7 @@ from rfp.errors import (
     NotFound,
     NotReplicated,
     OutcomeUnknown,
+    SnapshotTooOld,
     Unsupported,
 )
 from rfp.testing.reordering_fabric import ReorderFabric
@@ -54,6 +56,8 @@ from .backends import backend
 from .calls import MOMENT, Call, promptly
 
 FAR = "?rtt=2us"
+# What a session may raise that was held up for longer than a lease.
+LOST = (ConnectionFailed, SnapshotTooOld)
 APPLY_LATE, COLLECT_LATE = 1, 2
 
 
@@ -188,21 +192,21 @@ def reads(kind: Any, structure: Any) -> list[Callable[[], Any]]:
 def test_a_failed_wait_does_not_let_the_next_answer_escape(held: Held, kind: Any) -> None:
     writer = held.open(held.connect("persistent"), kind)
     reader = held.open(held.connect(timeout=0.2), kind)
+
+    def answered(count: int) -> bool:
+        with contextlib.suppress(DeadlineExceeded):
+            return len(content(reader)) == count
+        return False
+
     with held.mirrored():
         add(writer, b"a", b"1")
-        content(reader)
+        until(lambda: answered(1))
     add(writer, b"b", b"2")
     for _ in range(2):  # the second time from the cache
         with pytest.raises(DeadlineExceeded):  # of the wait; on a busy computer, of a request
             content(reader)
     held.ack()
-
-    def answered() -> bool:
-        with contextlib.suppress(DeadlineExceeded):
-            return len(content(reader)) == 2
-        return False
-
-    assert until(answered)
+    until(lambda: answered(2))
 
 
 @near_and_far
@@ -326,31 +330,41 @@ def test_a_transaction_waits_at_its_end(held: Held) -> None:
 
 @near_and_far
 def test_a_late_change_says_where_it_holds(held: Held, options: str) -> None:
-    table = held.open(held.connect(timeout=0.2), HashTable)
+    table = held.open(held.connect(), HashTable)
     with held.mirrored():
         table[b"a"] = b"1"
-    with pytest.raises(DeadlineExceeded, match="holds at the primary"):
-        table[b"a"] = b"2"
+    late(table, DeadlineExceeded, "holds at the primary")
     held.show(min_mirrors=1)
     learn(table, options)
     with pytest.raises(NotReplicated, match="nothing was done"):
         table[b"a"] = b"3"
     with pytest.raises(DeadlineExceeded):
-        table[b"a"]
+        table.get(b"a", timeout=0.2)
     held.ack()
     assert table[b"a"] == b"2"  # what is replicated is read without mirrors
+
+
+def late(table: Any, kind: type[Exception], reason: str) -> None:
+    """Check the error of a change that is late; a busy computer may not begin it in that time."""
+
+    def change() -> None:
+        with pytest.raises((DeadlineExceeded, OutcomeUnknown)) as found:
+            table.set(b"a", b"2", timeout=0.2)
+        assert reason in str(found.value)
+        assert isinstance(found.value, kind)
+
+    in_some_try(change)
 
 
 def learn(table: Any, options: str) -> None:
     """Over a network a front-end learns with its next change that mirrors have gone."""
     if options:
-        with pytest.raises(OutcomeUnknown, match="will hold for the group"):
-            table[b"a"] = b"2"
+        late(table, OutcomeUnknown, "will hold for the group")
 
 
 @near_and_far
 def test_with_too_few_mirrors_nothing_is_changed(held: Held, options: str) -> None:
-    fe = held.connect(timeout=0.3)
+    fe = held.connect()
     table = held.open(fe, HashTable)
     with held.mirrored():
         table[b"a"] = b"1"
@@ -371,7 +385,7 @@ def test_with_too_few_mirrors_nothing_is_changed(held: Held, options: str) -> No
             table[b"a"] = b"3"
         assert table[b"a"] == value
         with pytest.raises(NotReplicated):
-            rnvm.connect(held.backend.address, durability="replicated", timeout=0.2)
+            rnvm.connect(held.backend.address, durability="replicated", timeout=20, reconnect=False)
         held.show(in_sync=1)
         table[b"a"] = b"2"
         assert table[b"a"] == b"2"
@@ -380,14 +394,21 @@ def test_with_too_few_mirrors_nothing_is_changed(held: Held, options: str) -> No
 @near_and_far
 def test_a_mirror_that_goes_after_the_change_leaves_its_outcome_unknown(held: Held) -> None:
     held.show(in_sync=1, min_mirrors=1)
-    table = held.open(held.connect(timeout=1), HashTable)
+    table = held.open(held.connect(), HashTable)
     with held.mirrored():
         table[b"a"] = b"1"
-    change = Call(lambda: table.__setitem__(b"a", b"2"))
-    assert change.waits
-    held.show(in_sync=0)
-    with pytest.raises(OutcomeUnknown, match="will hold for the group"):
-        change.answer()
+
+    def lose_it() -> None:  # on a busy computer it may go after the change's time
+        held.show(in_sync=1)
+        change = Call(lambda: table.set(b"a", b"2", timeout=1))
+        assert change.waits
+        held.show(in_sync=0)
+        with pytest.raises((DeadlineExceeded, OutcomeUnknown)) as lost:
+            change.answer()
+        assert "will hold for the group" in str(lost.value)
+        assert isinstance(lost.value, OutcomeUnknown)
+
+    in_some_try(lose_it)
 
 
 def test_a_back_end_that_accepts_no_mirrors_promises_no_replication(
@@ -506,16 +527,17 @@ def test_the_end_of_a_batch_waits_at_the_next_back_end() -> None:
 class Reopened(HashTable):
     """Its reopening in a new session fails, while the test says so."""
 
-    fails = False
+    fails = tried = False
 
     def _reopen(self) -> None:
+        self.tried = True
         if self.fails:
             raise ConnectionFailed("not yet")
         super()._reopen()
 
 
 @contextlib.contextmanager
-def with_a_copy(**options: Any) -> Iterator[tuple[rnvm.FrontEnd, Any, Callable[[], None]]]:
+def with_a_copy() -> Iterator[tuple[rnvm.FrontEnd, Any, Callable[[], None]]]:
     """Yield a front-end, a structure, and what serves a copy of the pool as it was before."""
     address = str(addresses.unique())
     with (
@@ -527,7 +549,7 @@ def with_a_copy(**options: Any) -> Iterator[tuple[rnvm.FrontEnd, Any, Callable[[
         stack.enter_context(first)
         held = Held(first)
         stack.enter_context(held.stack)
-        fe = held.connect(**options)
+        fe = held.connect()
         table = held.open(fe, Reopened)
         with held.mirrored():
             table[b"a"] = b"1"
@@ -559,7 +581,7 @@ def test_a_lost_batch_is_reported_also_if_a_query_was_answered_in_it(planted: bo
 
         batch = Call(work)
         assert written.wait(20)
-        assert answered.wait(MOMENT) == planted
+        assert answered.wait(20 if planted else MOMENT) == planted
         fail_over()
         over.set()
         with contextlib.nullcontext() if planted else pytest.raises(OutcomeUnknown):
@@ -568,14 +590,21 @@ def test_a_lost_batch_is_reported_also_if_a_query_was_answered_in_it(planted: bo
 
 
 def test_lost_changes_are_reported_by_the_first_session_that_is_whole() -> None:
-    with with_a_copy(timeout=1.5) as (fe, table, fail_over):
+    with with_a_copy() as (fe, table, fail_over):
         with fe.batch():
             table[b"b"] = b"2"
             fail_over()
             table.fails = True
-            with pytest.raises(ConnectionFailed) as lost:
-                table[b"c"] = b"3"
-            assert not isinstance(lost.value, OutcomeUnknown)
+            errors = []
+
+            def fail() -> None:  # on a busy computer the time may be over before an attempt
+                with pytest.raises((ConnectionFailed, DeadlineExceeded)) as lost:
+                    table.set(b"c", b"3", timeout=1.5)
+                errors.append(lost.type)
+                assert table.tried
+
+            in_some_try(fail)
+            assert OutcomeUnknown not in errors
             table.fails = False
             with pytest.raises(OutcomeUnknown):
                 table.get(b"a")
@@ -612,25 +641,29 @@ def test_a_query_in_a_batch_waits_for_the_changes_of_the_batch(held: Held) -> No
 def test_while_nothing_is_written_answers_cost_no_further_round_trip(
     held: Held, options: str
 ) -> None:
-    costs = []
-    for durability in ("persistent", "replicated"):
-        fe = held.connect(durability)
-        table = held.open(fe, HashTable, "t")
-        with held.mirrored():
-            if durability == "persistent":
-                table[b"k"] = b"v"
-                time.sleep(MOMENT)
-            table.get(b"k")
-        fe.release()
-        table.get(b"k")
-        before = fe.figures
-        for _ in range(50):
-            assert table.get(b"k") == b"v"
-        after = fe.figures
-        costs.append({key: after[key] - before[key] for key in ("reads", "writes", "calls")})
-    assert costs[1]["calls"] == costs[0]["calls"] == 0
-    # Over a network the frame word comes with the line, in the same round trip.
-    assert costs[1]["reads"] <= costs[0]["reads"] + (50 if options else 0)
+
+    def check() -> None:  # on a busy computer the back-end may be at work for longer than a moment
+        costs = []
+        for durability in ("persistent", "replicated"):
+            fe = held.connect(durability)
+            table = held.open(fe, HashTable, "t")
+            with held.mirrored():
+                if durability == "persistent":
+                    table[b"k"] = b"v"
+                    time.sleep(MOMENT)
+                table.get(b"k")
+                fe.release()
+                table.get(b"k")
+                before = fe.figures
+                for _ in range(50):
+                    assert table.get(b"k") == b"v"
+                after = fe.figures
+            costs.append({key: after[key] - before[key] for key in ("reads", "writes", "calls")})
+        assert costs[1]["calls"] == costs[0]["calls"] == 0
+        # Over a network the frame word comes with the line, in the same round trip.
+        assert costs[1]["reads"] <= costs[0]["reads"] + (50 if options else 0)
+
+    in_some_try(check)
 
 
 def test_the_frame_words_of_many_structures_go_back_to_0() -> None:
@@ -745,12 +778,13 @@ class Histories:
                     "batch": fe.batch,
                     "transaction": lambda some=some: fe.transaction(*(mine[n] for n in some)),
                 }[way]()
-                with scope:
-                    for name in some:
-                        store(mine[name], number)
-                if durability == "replicated":
-                    for name in some:
-                        self.see(name, number)
+                with contextlib.suppress(*LOST):
+                    with scope:
+                        for name in some:
+                            store(mine[name], number)
+                    if durability == "replicated":
+                        for name in some:
+                            self.see(name, number)
 
         return run
 
@@ -761,19 +795,23 @@ class Histories:
 
         def run() -> None:
             while self.going():
-                name = rng.choice(self.names)
-                if rng.random() < 0.2:
-                    some = rng.sample(self.names, min(2, len(self.names)))
-                    found = fe.read(
-                        lambda *all: [latest(each) for each in all], *(mine[n] for n in some)
-                    )
-                    for each, number in zip(some, found, strict=True):
-                        self.see(each, number)
-                elif name in ("versions", "mvbst") and rng.random() < 0.3:
-                    with mine[name].snapshot() as snapshot:
-                        self.see(name, latest(snapshot))
-                else:
-                    self.see(name, latest(mine[name]))
+                with contextlib.suppress(*LOST):
+                    turn()
+
+        def turn() -> None:
+            name = rng.choice(self.names)
+            if rng.random() < 0.2:
+                some = rng.sample(self.names, min(2, len(self.names)))
+                found = fe.read(
+                    lambda *all: [latest(each) for each in all], *(mine[n] for n in some)
+                )
+                for each, number in zip(some, found, strict=True):
+                    self.see(each, number)
+            elif name in ("versions", "mvbst") and rng.random() < 0.3:
+                with mine[name].snapshot() as snapshot:
+                    self.see(name, latest(snapshot))
+            else:
+                self.see(name, latest(mine[name]))
 
         return run
 

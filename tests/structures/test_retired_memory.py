@@ -173,9 +173,14 @@ def test_a_lock_that_is_not_given_back_costs_half_of_the_time_at_most(kind: Any)
     ):
         tree, other = kind(holder, "t"), structures.BPlusTree(fe, "other")
         list_many(holder, tree)
+        late = 0
         with holder.transaction(tree), pytest.raises(OutOfMemory):
             for n in range(100_000):
-                other.set(b"%06d" % n, b"f" * 900, timeout=2)
+                try:
+                    other.set(b"%06d" % n, b"f" * 900, timeout=2)
+                except DeadlineExceeded:  # a busy machine has held up this call
+                    late += 1
+                    assert late < 3
         other[b"one more"] = b"f" * 900
 
 
@@ -383,7 +388,7 @@ READER = """
         tree = getattr(structures, kind)(fe, "t", partitions=partitions)
         print("ready", flush=True)
         ends = time.monotonic() + 8
-        while time.monotonic() < ends and (right < 8 or old < 1):
+        while right + old == 0 or time.monotonic() < ends and (right < 8 or old < 1):
             try:
                 with tree.snapshot() as before:
                     first = dict(before)

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from connecting import connect_hasty
 from polling import until
+from time_bounds import in_some_try
 
 import rnvm
 from rfp import address as addresses
 from rfp.core import clock
-from rfp.errors import ConnectionFailed, NotFound, OutcomeUnknown
+from rfp.errors import ConnectionFailed, DeadlineExceeded, NotFound, OutcomeUnknown
 from rfp.protocol.client import connection
 from rfp.protocol.client.opener import Opener
 from rnvm.frontend import promise
@@ -69,9 +70,10 @@ def primary(options: str) -> Iterator[Primary]:
 
 
 def calls(fe: rnvm.FrontEnd) -> dict[str, Callable[[], Any]]:
-    table, tree = HashTable(fe, "table"), MVBPlusTree(fe, "tree")
-    table[b"a"] = tree[b"a"] = b"1"
-    HashTable(fe, "gone")
+    table, tree = HashTable(fe, "table", timeout=SOON), MVBPlusTree(fe, "tree", timeout=SOON)
+    for each in (table, tree):
+        each.set(b"a", b"1", timeout=SOON)
+    HashTable(fe, "gone", timeout=SOON)
 
     def transaction() -> None:
         with fe.transaction(table):
@@ -114,11 +116,15 @@ def test_nothing_is_answered_after_the_time_is_over(primary: Primary, durability
         primary.freeze(LONG_AGO)
         until_untrusted(primary)
         for name, call in each_call.items():
+            began = time.monotonic()
             waiting = Call(call)
             assert waiting.waits, name
             while not waiting.over.wait(0.1):
                 primary.freeze(0.2)
-            waiting.answer()
+            try:
+                waiting.answer()
+            except ConnectionFailed:  # a busy computer let it wait for long enough to give up
+                assert time.monotonic() > began + 1, name
             primary.freeze(LONG_AGO)
             until_untrusted(primary, 0.2)
 
@@ -143,18 +149,23 @@ def test_a_volatile_front_end_answers_without_it(primary: Primary) -> None:
 def test_a_moment_without_time_costs_no_session(primary: Primary) -> None:
     with primary.connect() as fe:
         tree = MVBPlusTree(fe, "t")
-        tree[b"a"] = b"1"
-        session = fe.figures["epoch"]
-        with tree.snapshot() as snapshot:
-            tree[b"a"] = b"2"
-            primary.freeze(0)
-            until_untrusted(primary)
-            waiting = Call(lambda: tree[b"a"])
-            assert waiting.waits
-            primary.freeze()
-            assert waiting.answer() == b"2"
-            assert snapshot[b"a"] == b"1"
-        assert fe.figures["epoch"] == session
+
+        def moment() -> None:  # on a busy computer it may last for a second, which costs a session
+            tree[b"a"] = b"1"
+            session = fe.figures["epoch"]
+            with tree.snapshot() as snapshot:
+                tree[b"a"] = b"2"
+                primary.freeze(0)
+                until_untrusted(primary)
+                waiting = Call(lambda: tree[b"a"])
+                assert waiting.waits
+                primary.freeze()
+                assert waiting.answer() == b"2"
+                assert fe.figures["epoch"] == session
+                assert snapshot[b"a"] == b"1"
+            assert fe.figures["epoch"] == session
+
+        in_some_try(moment)
 
 
 @near_and_far
@@ -201,10 +212,14 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_change_that_was_made_is_not_denied(way: str) -> None:
-    options, durability, what = WAYS[way]
+    # On a busy computer the change may not be made in its time.
+    in_some_try(lambda: change_in_doubt(*WAYS[way]))
+
+
+def change_in_doubt(options: str, durability: str, what: str) -> None:
     with served(options) as primary, primary.connect(durability, timeout=1.2) as fe:
         change = calls(fe)[what]
-        table = HashTable(fe, "new")
+        table = HashTable(fe, "new", timeout=SOON)
 
         def transaction() -> None:
             with fe.transaction(table):
@@ -219,18 +234,25 @@ def test_a_change_that_was_made_is_not_denied(way: str) -> None:
         waiting = Call(change)
         assert waiting.waits
         primary.backend.close()
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises((OutcomeUnknown, DeadlineExceeded)) as late:
             waiting.answer()
+        assert isinstance(late.value, OutcomeUnknown)
 
 
 @near_and_far
 def test_a_change_in_doubt_is_not_said_to_hold(primary: Primary) -> None:
-    with primary.connect(timeout=0.3) as fe:
-        table = HashTable(fe, "t", timeout=SOON)
+    with primary.connect() as fe:
+        table = HashTable(fe, "t")
         primary.freeze(LONG_AGO)
         until_untrusted(primary)
-        with pytest.raises(OutcomeUnknown, match="another back-end may be the primary"):
-            table[b"a"] = b"1"
+
+        def change() -> None:  # on a busy computer it may not be made in its time
+            with pytest.raises((OutcomeUnknown, DeadlineExceeded)) as late:
+                table.set(b"a", b"1", timeout=0.3)
+            assert "another back-end may be the primary" in str(late.value)
+            assert isinstance(late.value, OutcomeUnknown)
+
+        in_some_try(change)
         primary.freeze()
         assert table[b"a"] == b"1"
 
@@ -333,7 +355,7 @@ def test_an_attempt_to_connect_again_that_used_its_time_gets_more() -> None:
         path, address = os.path.join(folder, "pool"), addresses.unique()
         first = rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address)
         opener = Slow(first.address, 0)
-        with rnvm.FrontEnd(opener, timeout=10) as fe:
+        with rnvm.FrontEnd(opener, timeout=SOON) as fe:
             HashTable(fe, "t")[b"a"] = b"1"
             first.close()
             opener.seconds = 1.1

@@ -90,7 +90,7 @@ def test_an_operation_that_timed_out_with_its_record_made_leaves_its_nodes_whole
     ) as process:
         try:
             address = process.stdout.readline().strip()
-            with rnvm.connect(address, timeout=0.5) as fe:
+            with rnvm.connect(address, timeout=30) as fe:
                 mapping = kind(fe, "m")
                 order = random.Random(5)
                 model = {}
@@ -99,7 +99,8 @@ def test_an_operation_that_timed_out_with_its_record_made_leaves_its_nodes_whole
                 stop(process.pid)
                 with pytest.raises(RfpError):  # the log is full
                     for n in range(100_000):
-                        mapping[key(n % 2000)] = new = order.randbytes(64)
+                        new = order.randbytes(64)
+                        mapping.set(key(n % 2000), new, timeout=0.5)
                         model[key(n % 2000)] = new
                 process.send_signal(signal.SIGCONT)
                 for n in range(2000):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 from crc32c import crc32c
 from stopping import stop
 from structure_kinds import VERSIONED, each_of
@@ -267,11 +268,12 @@ def test_a_record_that_was_not_written_leaves_a_later_snapshot_its_nodes(
 ) -> None:
     with (
         process(BACKEND, path) as served,
-        rnvm.connect(line_of(served), timeout=2, oplog=False) as fe,
+        connect_hasty(line_of(served), 2, oplog=False) as fe,
     ):
-        tree, filler = kind(fe, "t"), structures.BPlusTree(fe, "filler")
+        tree = kind(fe, "t", timeout=PATIENCE)
+        filler = structures.BPlusTree(fe, "filler", timeout=PATIENCE)
         keys = [b"%04d" % i for i in range(300)]
-        tree.bulk_load((key, b"old") for key in keys)
+        tree.bulk_load(((key, b"old") for key in keys), timeout=PATIENCE)
         expected = dict(tree)
         filler[b"k"] = b"f" * 200
         stop(served.pid)
@@ -285,9 +287,9 @@ def test_a_record_that_was_not_written_leaves_a_later_snapshot_its_nodes(
                 tree.set(keys[7], b"lost", timeout=0.1)
         finally:
             served.send_signal(signal.SIGCONT)
-        with tree.snapshot() as before:
+        with tree.snapshot(timeout=PATIENCE) as before:
             for value in (b"new", b"newer"):
                 for key in keys:
-                    tree[key] = value
+                    tree.set(key, value, timeout=PATIENCE)
                 assert dict(before) == expected
-        tree.check()
+        tree.check(timeout=PATIENCE)
