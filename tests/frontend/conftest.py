@@ -33,9 +33,9 @@ def new_path(medium: str) -> Iterator[str]:
 def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
     address = str(addresses.unique()) + MEDIA[medium][1]
     # Over a network an idle front-end keeps its locks for a lease; a device in an emulated machine
-    # is slow.
+    # is slow.  Elsewhere only a front-end that is held up inside loses them.
     lease = (
-        0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 2.0
+        0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 30.0
     )
     return rnvm.Backend(
         path,
@@ -77,10 +77,13 @@ Connect = Callable[..., Any]
 def connect(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> Iterator[Connect]:
-    """Yield a function that opens front-ends, which are closed at the end."""
+    """Yield a function that opens front-ends, which are closed at the end.
+
+    Their calls have ample time.
+    """
     if "medium" in request.fixturenames and request.getfixturevalue("medium") == "reorder":
         use_fabric(monkeypatch, ReorderFabric(seed=seed))
     with contextlib.ExitStack() as stack:
         yield lambda backend, **options: stack.enter_context(
-            rnvm.connect(backend.address, **options)
+            rnvm.connect(backend.address, **{"timeout": 20, **options})
         )

@@ -21,7 +21,7 @@ def logged(caplog):
 
 
 def wait_for(caplog, text):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while not any(text in message for message in caplog.messages):
         assert time.monotonic() < until, caplog.messages
         time.sleep(0.01)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connecting import connect_hasty
 from structure_kinds import KINDS, add
 
 import rnvm
@@ -68,7 +69,7 @@ def test_front_ends_connect_by_the_path_of_a_pool_in_any_folder(
     assert place.stat().st_mode & 0o777 == (0o700 if folder == "private" else 0o755)
     for path in ("orders.pool", "there/is/none", "shm:/orders.pool"):
         with pytest.raises((ConnectionFailed, InvalidAddress)):
-            rnvm.connect(path, timeout=0.1)
+            connect_hasty(path, 0.1)
 
 
 def test_the_hint_without_a_back_end_is_the_command_that_starts_one(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_hint_without_a_back_end_is_the_command_that_starts_one(tmp_path: Pa
     found = run("status", address)
     assert f"(start one: rnvm serve POOL --address {address})" in found.stderr
     with pytest.raises(ConnectionFailed) as caught:
-        rnvm.connect(path, timeout=0.1)
+        connect_hasty(path, 0.1)
     assert caught.value.hint == f"start one: rnvm serve '{path}'"
 
 

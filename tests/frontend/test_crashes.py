@@ -193,8 +193,11 @@ def test_a_reader_that_was_stopped_under_its_lock_reads_one_consistent_state(
             reader.wait_for(2)
             time.sleep(rng.random() * 0.002)  # not to synchronise: to hit another moment
             reader.stop()
-            with table.fe.transaction(table):
-                table.update(dict.fromkeys(table, b"%d" % n))
+            while True:
+                with contextlib.suppress(ConnectionFailed):  # we were held up for a lease
+                    with table.fe.transaction(table):
+                        table.update(dict.fromkeys(table, b"%d" % n))
+                    break
             reader.signal(signal.SIGCONT)
         found = reader.numbers()
     assert 1 in found

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from time_bounds import LONG, in_some_try
+from time_bounds import soon as quick
 
 import rnvm
 from rfp import address as addresses
@@ -26,9 +28,6 @@ from .conftest import Connect, new_path, open_backend
 
 pytestmark = pytest.mark.anywhere
 
-LEASE = 6.0  # seconds
-FAR_BELOW = LEASE / 2  # a disk may be slow
-
 kinds = pytest.mark.parametrize(
     "locks",
     [["sticky"] * 2, ["sticky"] * 3, ["sticky", "cas", "sticky"], ["sticky", "each"], ["cas"] * 2],
@@ -39,7 +38,7 @@ kinds = pytest.mark.parametrize(
 @pytest.fixture
 def patient(medium: str) -> Iterator[rnvm.Backend]:
     """Yield a back-end with a long lease."""
-    with new_path(medium) as path, open_backend(path, medium, lease=LEASE) as served:
+    with new_path(medium) as path, open_backend(path, medium, lease=LONG) as served:
         yield served
 
 
@@ -48,13 +47,6 @@ def backend(patient: rnvm.Backend, connect: Connect) -> Iterator[rnvm.Backend]:
     """Yield the same; until front-ends are closed, none may be fenced."""
     yield patient
     assert patient.figures()["pool"]["fenced"] == 0
-
-
-@contextlib.contextmanager
-def quick() -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < FAR_BELOW
 
 
 def together(*works: Callable[[], object]) -> None:
@@ -235,17 +227,21 @@ def test_a_front_end_whose_wait_times_out_gives_kept_locks_back_meanwhile(
     held = Sample(holder, "wanted")
     kept.add(1)
     others = Sample(third, "kept")
-    begun = threading.Event()
+    begun, given = threading.Event(), threading.Event()
 
     def wait() -> None:
         begun.set()
-        with pytest.raises(DeadlineExceeded):
-            wanted.add(1, timeout=0.5)
+        while not given.is_set():
+            with pytest.raises(DeadlineExceeded):
+                wanted.add(1, timeout=0.5)
 
     def want() -> None:
         assert begun.wait(20)
-        with quick():
-            others.add(1)
+        try:
+            with quick():
+                others.add(1)
+        finally:
+            given.set()
 
     with holder.batch():
         held.add(1)
@@ -286,20 +282,27 @@ def test_a_long_query_gives_a_kept_lock_back() -> None:
                 table[b"%d" % i] = b"v" * 1000
         near.release()
         scanned, kept, wanted = HashTable(far, "table"), Sample(far, "kept"), Sample(near, "kept")
-        near.release()
-        kept.add(1)
-        took, begun = [], threading.Event()
 
-        def scan() -> None:
-            begun.set()
-            began = time.monotonic()
-            scanned.check()
-            took.append(time.monotonic() - began)
+        def scan_while_another_wants() -> None:
+            near.release()
+            kept.add(1)
+            before = backend.figures()["pool"]["fenced"]
+            took, begun = [], threading.Event()
 
-        def want() -> None:
-            assert begun.wait(20)
-            wanted.add(1)
+            def scan() -> None:
+                begun.set()
+                began = time.monotonic()
+                with contextlib.suppress(ConnectionFailed):  # it was fenced
+                    scanned.check()
+                took.append(time.monotonic() - began)
 
-        together(scan, want)
-        assert took[0] > 2 * lease
-        assert backend.figures()["pool"]["fenced"] == 0
+            def want() -> None:
+                assert begun.wait(20)
+                wanted.add(1)
+
+            together(scan, want)
+            assert took[0] > 2 * lease
+            assert backend.figures()["pool"]["fenced"] == before
+
+        # A busy machine may stop a thread for longer than this lease.
+        in_some_try(scan_while_another_wants)

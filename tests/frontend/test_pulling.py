@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import rnvm
+from rfp.errors import ConnectionFailed
 from rnvm import pools
 from rnvm.frontend import log_overlay
 from rnvm.testing import log_driver
@@ -294,16 +295,24 @@ class Busy:
         count = 2 if kind == 1 else 1
         for name in names:
             self.begun[name] += count
-        with (
-            fe.transaction(*samples.values())
-            if kind == 0
-            else fe.batch()
-            if kind == 1
-            else contextlib.nullcontext()
-        ):
-            for name in names:
-                for n in range(self.begun[name] - count + 1, self.begun[name] + 1):
-                    samples[name].put(n % 5, struct.pack("<Q", n) * rng.randrange(1, length))
+        while True:
+            try:
+                with (
+                    fe.transaction(*samples.values())
+                    if kind == 0
+                    else fe.batch()
+                    if kind == 1
+                    else contextlib.nullcontext()
+                ):
+                    for name in names:
+                        for n in range(self.begun[name] - count + 1, self.begun[name] + 1):
+                            value = struct.pack("<Q", n) * rng.randrange(1, length)
+                            samples[name].put(n % 5, value)
+                break
+            except ConnectionFailed:
+                # A thread that is held up in a transaction for a lease does it again.
+                if kind != 0:
+                    raise
         self.acknowledged.update({name: self.begun[name] for name in names})
 
     def read(self, samples: dict[str, Sample], rng: random.Random) -> None:

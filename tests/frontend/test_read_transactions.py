@@ -7,15 +7,15 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from polling import until
-from slower import EMULATED, SLOWER, rounds
+from slower import EMULATED, rounds
 from structure_kinds import MAPPINGS, VERSIONED, each_of
+from time_bounds import in_some_try, soon
 
 import rnvm
 from rfp.errors import (
@@ -46,14 +46,23 @@ every_writer = pytest.mark.parametrize("options", LOCKS.values(), ids=LOCKS)
 
 @contextlib.contextmanager
 def busy(work: Callable[[], None]) -> Iterator[None]:
-    """Call work() again and again in a thread."""
+    """Call work() again and again in a thread.
+
+    A machine that stops it for longer than a lease may have its transaction fenced, now and then.
+    """
     over = threading.Event()
     errors: list[BaseException] = []
 
     def run() -> None:
+        fenced = 0
         try:
             while not over.is_set():
-                work()
+                try:
+                    work()
+                except ConnectionFailed:
+                    fenced += 1
+                    if fenced > 10:
+                        raise
         except BaseException as error:
             errors.append(error)
 
@@ -126,7 +135,7 @@ def test_a_read_transaction_sees_each_transaction_of_another_front_end_whole_or_
 
     # A machine that stops a thread for longer than a lease may have one fenced.
     with busy(move):
-        assert any(read() for _ in range(3))
+        assert any(read() for _ in range(20))
     for each in theirs:
         each.check()
 
@@ -153,7 +162,7 @@ def test_two_structures_of_two_writers_are_seen_at_one_moment(
 def test_a_read_transaction_keeps_its_moment_while_others_go_on(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
-    fe, other = connect(direct), connect(direct, timeout=1)
+    fe, other = connect(direct), connect(direct)
     mine, theirs = table_of(fe, "t"), HashTable(other, "t", create=False)
     release(fe)
     before = dict(theirs)
@@ -379,25 +388,36 @@ def test_a_later_moment_reads_the_headers_of_many_nodes_in_one_round_trip(
     rtt = 0.02
     with rnvm.connect(f"{direct.address}?rtt={rtt * 1e6:.0f}us", timeout=60) as fe:
         other = connect(direct, timeout=20)
-        tree, sample = tree_and_sample(fe, other, 500)
+        tree, sample = tree_and_sample(fe, other, 3100)
         theirs = BST(other, "tree"), Sample(other, "s")
         with fe.read_transaction(tree, sample):
-            assert len(list(tree.range(b"00000", b"00450"))) == 450
-            theirs[0][b"00499"] = b"1"
+            assert len(list(tree.range(b"00000", b"03050"))) == 3050
+            theirs[0][b"03099"] = b"1"
             theirs[1].add(1)
             release(other)
-            before, began = fe.figures["reads"], time.monotonic()
-            assert sample.numbers() == (2, 2)
-            assert fe.figures["reads"] - before > 400
-            assert time.monotonic() - began < 100 * rtt
+            before = fe.figures["reads"]
+            with soon():
+                assert sample.numbers() == (2, 2)
+            # Else a round trip for each of them.
+            assert (fe.figures["reads"] - before) * rtt > 60
         assert (fe.figures["extensions"], fe.figures["conflicts"]) == (2, 0)
 
 
-def test_kept_locks_are_given_back_while_many_headers_are_read(connect: Connect) -> None:
+def test_kept_locks_are_given_back_while_many_headers_are_read() -> None:
+    in_some_try(give_back_while_headers_are_read)  # a busy machine may stop a thread for a lease
+
+
+def give_back_while_headers_are_read() -> None:
     rtt, lease = 0.02, 0.2
-    with new_path("direct") as path, open_backend(path, "direct", lease=lease) as backend:
+    with (
+        new_path("direct") as path,
+        open_backend(path, "direct", lease=lease) as backend,
+        contextlib.ExitStack() as stack,
+    ):
         with rnvm.connect(f"{backend.address}?rtt={rtt * 1e6:.0f}us", timeout=60) as fe:
-            other, third = connect(backend, timeout=20), connect(backend, timeout=20)
+            other, third = (
+                stack.enter_context(rnvm.connect(backend.address, timeout=20)) for _ in range(2)
+            )
             tree, sample = tree_and_sample(fe, other, 3000)
             kept = Sample(fe, "kept")
             kept.add(1)
@@ -416,7 +436,10 @@ def test_kept_locks_are_given_back_while_many_headers_are_read(connect: Connect)
 
                 with ThreadPoolExecutor(1) as pool:
                     asked = pool.submit(ask)
-                    assert sample.numbers() == (2, 2)
+                    try:
+                        assert sample.numbers() == (2, 2)
+                    except ConnectionFailed as error:
+                        raise AssertionError("it was fenced") from error
                     assert asked.result() == 2
             assert fe.figures["conflicts"] == backend.figures()["pool"]["fenced"] == 0
 
@@ -568,7 +591,7 @@ def test_read_repeats_its_function_and_then_runs_it_under_the_locks(
         calls += 1
         found = a.numbers()[0]
         try:
-            with other.transaction(*theirs, timeout=0.05):
+            with other.transaction(*theirs, timeout=0.05 if calls > 8 else 20):
                 for each in theirs:
                     each.add(1)
             release(other)
@@ -607,7 +630,7 @@ def test_a_query_that_never_finds_its_structure_at_rest_acquires_the_locks(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     """A hook writes in the middle of the query: each moment has passed when it ends."""
-    fe, other = connect(direct), connect(direct, timeout=0.1 * SLOWER)
+    fe, other = connect(direct), connect(direct)
     mine, theirs = Sample(fe, "a"), Sample(other, "a")
     for place in range(2):
         theirs.put(place, b"x")
@@ -616,7 +639,7 @@ def test_a_query_that_never_finds_its_structure_at_rest_acquires_the_locks(
     def write() -> None:
         nonlocal writes
         with contextlib.suppress(DeadlineExceeded):
-            theirs.put(1, b"x")
+            theirs.put(1, b"x", timeout=0.1 if writes else 20)
             release(other)
             writes += 1
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from connecting import connect_hasty
+from polling import until
 
 import rnvm
 from rfp.errors import PoolInUse, RfpError
@@ -34,15 +36,16 @@ class Producer(threading.Thread):
 
     def __init__(self, address: str) -> None:
         super().__init__()
-        self.fe = rnvm.connect(address, timeout=1)
-        self.jobs = Queue(self.fe, "jobs")
+        self.fe = connect_hasty(address, 1)
+        self.jobs = Queue(self.fe, "jobs", timeout=20)
+        self.seconds = 20  # that a put may take
         self.acknowledged = 0
         self.progress = threading.Semaphore(0)
 
     def run(self) -> None:
         try:
             while True:
-                self.jobs.put(b"%d" % self.acknowledged)
+                self.jobs.put(b"%d" % self.acknowledged, timeout=self.seconds)
                 self.acknowledged += 1
                 self.progress.release()
                 time.sleep(0.0002)  # its log has room for more than a test takes
@@ -51,7 +54,13 @@ class Producer(threading.Thread):
 
     def wait_for(self, more: int) -> None:
         for _ in range(more):
-            assert self.progress.acquire(timeout=10)
+            assert self.progress.acquire(timeout=30)
+
+    def become_hasty(self) -> None:
+        """Let each put from now on fail a second after its beginning."""
+        self.seconds = 1
+        before = self.acknowledged
+        until(lambda: self.acknowledged > before + 1)
 
 
 @pytest.fixture
@@ -73,6 +82,7 @@ def orphaned() -> Iterator[tuple[str, Producer]]:
             producer = Producer(served.stdout.readline().strip())
             producer.start()
             producer.wait_for(50)
+            producer.become_hasty()
             served.kill()
             served.wait()
         yield path, producer
@@ -153,7 +163,7 @@ def test_a_front_end_whose_session_has_ended_acknowledges_no_operation(
     path, producer = orphaned
     with pools.claim(path):
         # A put waits a second for a new back-end; the log would have room for some more.
-        producer.join(2)
+        producer.join(30)
         acknowledged = producer.acknowledged
         assert not producer.is_alive()
     assert contents(path)[:acknowledged] == list(range(acknowledged))

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from connecting import connect_hasty
+from time_bounds import in_some_try
 
 import rnvm
 import rnvm.cli
@@ -21,6 +24,7 @@ from rfp.core import clock
 from rfp.errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    Empty,
     HandshakeFailed,
     NotFound,
     NotReplicated,
@@ -121,7 +125,7 @@ def test_any_number_of_dead_writers_with_any_pending_operations_exclude_no_write
                 killed_in_a_batch(backend, "a")
             with rnvm.connect(backend.address, timeout=30) as fe:
                 with pytest.raises(QuotaExceeded):
-                    rnvm.connect(backend.address, timeout=1)
+                    connect_hasty(backend.address, 1)
                 assert [Sample(fe, name).add(0) for name in ("a", "b")] == [4, 1]
 
 
@@ -166,6 +170,26 @@ class GivingUp(Opener):
         return link
 
 
+@contextlib.contextmanager
+def late(fabric: ReorderFabric) -> Iterator[None]:
+    """Complete each request at which the fabric stops, later than its caller has time for."""
+    over = threading.Event()
+
+    def let_go() -> None:
+        while not over.wait(0.001):
+            if fabric.stopped:
+                time.sleep(0.06)
+                fabric.hold(0)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int) -> None:
     gave_up = 0
     with new_path("direct") as path:
@@ -174,22 +198,17 @@ def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int
             for moment in (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8):
                 fabric = ReorderFabric(seed=seed + moment) if moment > 0 else None
                 for _ in range(2):
-                    # A device completes each request, but later than the caller has time for.
-                    late = (
-                        threading.Timer(0.06, fabric.hold, [0])
-                        if fabric is not None
-                        else threading.Timer(0, int)
-                    )
-                    late.start()
                     # It may be refused: the session before has not ended yet.
-                    with contextlib.suppress(DeadlineExceeded, ConnectionFailed, QuotaExceeded):
+                    with (
+                        late(fabric) if fabric is not None else contextlib.nullcontext(),
+                        contextlib.suppress(DeadlineExceeded, ConnectionFailed, QuotaExceeded),
+                    ):
                         FrontEnd(
                             GivingUp(backend.address, "rnvm", fabric=fabric, moment=moment),
                             timeout=0.05,
                         ).close()
                         gave_up -= 1
                     gave_up += 1
-                    late.join()
                 rnvm.connect(backend.address, timeout=20).close()
     assert gave_up > 8
 
@@ -443,10 +462,10 @@ def test_a_pool_whose_file_was_removed_acknowledges_no_operation(medium: str, by
     with (
         new_path(medium) as path,
         open_backend(path, medium) as backend,
-        rnvm.connect(backend.address, timeout=1) as fe,
+        connect_hasty(backend.address, 1) as fe,
     ):
-        queue = Queue(fe, "q")
-        queue.put(b"before")
+        queue = Queue(fe, "q", timeout=20)
+        queue.put(b"before", timeout=20)
         if by == "removing":
             os.unlink(path)
         else:
@@ -455,10 +474,15 @@ def test_a_pool_whose_file_was_removed_acknowledges_no_operation(medium: str, by
         end = time.monotonic() + 20
         with pytest.raises(ConnectionFailed):
             while time.monotonic() < end:
+                with contextlib.suppress(DeadlineExceeded, Empty):
+                    queue.put(b"after")
+                    queue.get()  # so that the pool does not become full
+
+        def refused() -> None:
+            with pytest.raises(ConnectionFailed, match="removed"):
                 queue.put(b"after")
-                queue.get()  # so that the pool does not become full
-        with pytest.raises(ConnectionFailed, match="removed"):
-            queue.put(b"after")
+
+        in_some_try(refused)  # a put without time for an attempt to connect cannot know the reason
         with pytest.raises(StorageFailed, match="removed"):
             rnvm.connect(backend.address)
         assert backend.failed
@@ -516,6 +540,6 @@ def test_connecting_waits_for_a_back_end_that_is_starting() -> None:
         with served(path):
             waiting.join()
         assert found == [{}]
-        for options in ({"timeout": 0.1}, {"reconnect": False}):
+        for timeout, reconnect in ((0.1, True), (5, False)):
             with pytest.raises(ConnectionFailed, match="server"):
-                rnvm.connect(address_of(path), **options)  # type: ignore[arg-type]
+                connect_hasty(address_of(path), timeout, reconnect=reconnect)

@@ -103,8 +103,8 @@ class Case:
     def name(self, name: str) -> str:
         return f"{self.key} {name}"
 
-    def add(self) -> None:
-        assert self.named.add(1) == self.count + self.pending + 1
+    def add(self, timeout: float | None = None) -> None:
+        assert self.named.add(1, timeout=timeout) == self.count + self.pending + 1
         self.did(1)
 
     def did(self, n: int) -> None:
@@ -333,7 +333,7 @@ def batch_of_another_thread(case: Case) -> Iterator[str]:
 
 @contextlib.contextmanager
 def transaction_of_another_thread(case: Case) -> Iterator[str]:
-    yield from in_another_thread(case, lambda: case.fe.transaction(case.named), False)
+    yield from in_another_thread(case, lambda: case.fe.transaction(case.named, timeout=20), False)
     case.count += not case.closed
 
 
@@ -428,7 +428,7 @@ def test_each_call_has_the_outcome_of_the_table_and_acknowledged_operations_are_
             with state(case) as column:
                 call(case, action, column)
         if not case.closed and state is not closed:
-            case.add()
+            case.add(timeout=20)
         case.fe.close()
         case.verify()
         # The back-end may still be ending the session of an attempt to connect that timed out.
@@ -690,7 +690,8 @@ def roomy() -> Iterator[rnvm.Backend]:
             memory_log="320KiB",
             assume_persistent=True,
         )
-        with open_backend(path) as backend:
+        # Others sometimes wait until the front-end in a batch is fenced.
+        with open_backend(path, lease=2.0) as backend:
             yield backend
 
 

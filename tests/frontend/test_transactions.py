@@ -439,7 +439,7 @@ def test_an_operation_that_finds_no_room_in_the_log_by_its_deadline_is_done_whol
         assert other.add(1) == done + 1
         with rnvm.connect(address_of(path), timeout=20) as last:
             if how != "object":
-                assert sample.add(1) == done + 2
+                assert sample.add(1, timeout=20) == done + 2
             assert Sample(last, "s").numbers()[0] == done + 2 - (how == "object")
         other.check()
 
@@ -462,7 +462,7 @@ def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_can_fr
             memory_log=memory_log,
             assume_persistent=True,
         )
-        with open_backend(path) as backend, rnvm.connect(backend.address, timeout=1) as fe:
+        with open_backend(path) as backend, rnvm.connect(backend.address, timeout=20) as fe:
             sample = Sample(fe, "s")
             with fe.batch():
                 for n in range(200):
@@ -695,7 +695,7 @@ def test_a_waiting_thread_is_admitted_when_the_thread_with_the_transaction_ends(
 def test_a_generator_may_be_ended_in_another_thread(
     direct: rnvm.Backend, connect: Connect, kind: str, how: str
 ) -> None:
-    fe, other = connect(direct, timeout=1), connect(direct)
+    fe, other = connect(direct), connect(direct)
     sample, theirs = Sample(fe, "s"), Sample(other, "s")
 
     def work() -> Iterator[None]:
@@ -706,7 +706,7 @@ def test_a_generator_may_be_ended_in_another_thread(
     generators = [work()]
     in_thread_begun, end = threading.Event(), threading.Event()
     holder = threading.Thread(
-        target=lambda: (next(generators[0]), in_thread_begun.set(), end.wait(20))
+        target=lambda: (next(generators[0]), in_thread_begun.set(), end.wait(60))
     )
     holder.start()
     try:

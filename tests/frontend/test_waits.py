@@ -12,16 +12,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from connecting import connect_hasty
 from polling import until
+from time_bounds import LONG, in_some_try, soon
 
 import rnvm
-from rfp.errors import Closed, ConnectionFailed, Empty, InvalidArgument, WrongType
+from rfp.errors import (
+    Closed,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Empty,
+    InvalidArgument,
+    WrongType,
+)
 from structures import Queue
 
 from .conftest import new_path, open_backend
+from .test_operations import waiting as threads_that_wait
 
-LONG = 30.0  # seconds of a wait that something ends earlier
 MISSED = 0.5  # seconds after which a sleeper polls, if nothing has woken it
 NETWORKS = ("emulated", "reorder")
 
@@ -35,7 +42,6 @@ class Caller(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.task = threading.get_native_id()
         began, cpu = time.monotonic(), time.thread_time()
         try:
             self.value: Any = self.function()
@@ -70,18 +76,24 @@ def test_each_put_wakes_a_waiting_get(backend, connect, medium, lock):
 
     def answer() -> None:
         asked, answered = Queue(here, "questions"), Queue(here, "answers")
-        for _ in range(rounds):
-            answered.put(asked.get(timeout=LONG))
+        while (question := asked.get(timeout=LONG)) != b"end":
+            answered.put(question)
+
+    def ask() -> int:
+        """Return how many rounds were late."""
+        late = 0
+        for i in range(rounds):
+            began = time.monotonic()
+            questions.put(b"%d" % i)
+            assert answers.get(timeout=LONG) == b"%d" % i
+            late += time.monotonic() - began > MISSED * 0.8
+        return late
 
     other = Caller(answer)
-    late = 0
-    for i in range(rounds):
-        began = time.monotonic()
-        questions.put(b"%d" % i)
-        assert answers.get(timeout=LONG) == b"%d" % i
-        late += time.monotonic() - began > MISSED * 0.8
+    # Also if the machine holds the threads up for a while.
+    assert any(ask() <= rounds // 20 for _ in range(4))
+    questions.put(b"end")
     assert other.result() is None
-    assert late <= rounds // 20
 
 
 @pytest.mark.anywhere
@@ -118,43 +130,69 @@ def test_a_wait_ends_with_its_time(backend, connect):
 
 
 @contextlib.contextmanager
-def held(scope: Any, seconds: float = 0.4) -> Iterator[None]:
-    """Keep a batch or a transaction open in another thread, for so long."""
-    entered = threading.Event()
+def held(scope: Any) -> Iterator[None]:
+    """Keep a batch or a transaction open in another thread."""
+    entered, over = threading.Event(), threading.Event()
 
     def hold() -> None:
         with scope:
             entered.set()
-            time.sleep(seconds)
+            over.wait(2 * LONG)
 
     holder = Caller(hold)
-    assert entered.wait(LONG)
-    yield
+    try:
+        assert entered.wait(LONG)
+        yield
+    finally:
+        over.set()
     assert holder.result() is None
+
+
+class Impatient(Queue):
+    """The queries of its waits have so much time, whatever the wait and the front-end have."""
+
+    query_seconds = 0.1
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.gave_up = threading.Event()
+
+    def _seconds_to_next(self, timeout: float) -> Any:
+        try:
+            return super()._seconds_to_next(self.query_seconds)
+        except (ConnectionFailed, DeadlineExceeded):
+            self.gave_up.set()
+            raise
 
 
 @pytest.mark.parametrize("medium", ["direct"])
 def test_the_time_of_a_wait_does_not_end_the_operation_that_takes_a_value(backend, connect):
-    queue, there = Queue(connect(backend), "q"), connect(backend)
+    queue, there = Impatient(connect(backend), "q"), connect(backend)
+    queue.query_seconds = LONG  # it finds the value, also on a busy machine
     theirs = Queue(there, "q")
     for take in (queue.get, queue.reserve):
         queue.put(b"value")
         with held(there.transaction(theirs)):
-            assert take(timeout=0.1)[-1:] in (b"e", (b"value",))
+            taking = Caller(lambda take=take: take(timeout=0.1))
+            until(lambda: backend.figures()["pool"]["waiting"])
+            time.sleep(0.1)  # its time is over
+        assert taking.result()[-1:] in (b"e", (b"value",))
         assert len(theirs) == 0
 
 
 @pytest.mark.parametrize("medium", ["direct"])
 def test_a_wait_behind_a_batch_of_another_thread_ends_in_time_and_goes_on(backend):
-    with connect_hasty(backend.address, 0.3) as fe:
-        queue = Queue(fe, "q", timeout=LONG)
-        with held(fe.batch(), seconds=1):
-            began = time.monotonic()
+    with rnvm.connect(backend.address, timeout=LONG) as fe:
+        queue = Queue(fe, "q")
+        with held(fe.batch()), soon(least=0.2):
             assert queue.get(None, timeout=0.2) is None
-            assert time.monotonic() - began < 1
-        with held(fe.batch(), seconds=1):
+        del queue
+        queue = Impatient(fe, "q")
+        with held(fe.batch()):
             waiting = Caller(lambda: queue.get(timeout=LONG))
-        queue.put(b"value", timeout=LONG)
+            assert queue.gave_up.wait(LONG)
+        queue.query_seconds = LONG
+        queue.put(b"value")
         assert waiting.result() == b"value"
 
 
@@ -164,38 +202,53 @@ def test_a_lease_begins_when_the_value_is_reserved(backend, connect):
     queue = Queue(fe, "q")
     queue.put(b"job")
     with held(fe.batch()):
-        queue.reserve(lease=0.4)
+        reserving = Caller(lambda: queue.reserve(lease=4))
+        until(lambda: threads_that_wait(fe))
+        time.sleep(1)  # more than an eighth of the lease
+        end = time.monotonic() + 4  # of a lease that began now
+    reserving.result()
     [reservation] = queue.reservations()
-    assert reservation.left > 0.2
+    assert reservation.left > end - time.monotonic() - 0.5
     assert reservation.deliveries == 1
 
 
 @pytest.mark.parametrize("medium", ["direct"])
 def test_a_reservation_whose_lease_cannot_begin_again_returns_its_token(backend, connect):
     """Batches of other threads delay the reservation, and then its second lease for too long."""
-    fe = connect(backend, timeout=0.8)
-    queue = Queue(fe, "q")
-    queue.put(b"job")
-    go_on, entered, over = threading.Event(), threading.Event(), threading.Event()
+    fe = connect(backend, timeout=2)
+    names = iter("abcdefghijklmnop")
 
-    def hold(end: threading.Event) -> None:
+    def hold(end: threading.Event, entered: threading.Event) -> None:
         with fe.batch():
             entered.set()
             assert end.wait(LONG)
 
-    first = Caller(lambda: hold(go_on))
-    assert entered.wait(LONG)
-    reserving = Caller(lambda: queue.reserve(lease=4))
-    until(lambda: asleep(reserving))
-    second = Caller(lambda: hold(over))
-    until(lambda: asleep(second))
-    time.sleep(0.55)  # more than an eighth of the lease
-    go_on.set()
-    token, job = reserving.result()
-    over.set()
-    assert (first.result(), second.result(), job) == (None, None, b"job")
-    assert reserving.seconds > 1
-    queue.ack(token)
+    def reserve_late() -> None:
+        queue = Queue(fe, next(names), timeout=LONG)
+        queue.put(b"job", timeout=LONG)
+        go_on, entered, over = threading.Event(), threading.Event(), threading.Event()
+        first = Caller(lambda: hold(go_on, entered))
+        assert entered.wait(LONG)
+        try:
+            reserving = Caller(lambda: queue.reserve(lease=4))
+            until(lambda: threads_that_wait(fe) == 1)
+            second = Caller(lambda: hold(over, entered))
+            until(lambda: threads_that_wait(fe) == 2)
+            time.sleep(0.55)  # more than an eighth of the lease
+            go_on.set()
+            found = reserving.result()
+        finally:
+            go_on.set()
+            over.set()
+        assert (first.result(), second.result()) == (None, None)
+        assert isinstance(found, tuple), found
+        assert reserving.seconds > 2
+        token, job = found
+        assert job == b"job"
+        queue.ack(token, timeout=LONG)
+
+    # The calls of the threads have little time.
+    in_some_try(reserve_late)
 
 
 @pytest.mark.parametrize("medium", ["direct"])
@@ -223,7 +276,7 @@ def test_front_ends_that_close_do_not_make_a_waiter_poll(backend, connect):
 
 
 def asleep(caller: Caller) -> bool:
-    with open(f"/proc/self/task/{caller.task}/wchan") as wchan:
+    with open(f"/proc/self/task/{caller.native_id}/wchan") as wchan:
         return "futex" in wchan.read()
 
 
@@ -257,14 +310,12 @@ def voluntary_switches() -> int:
 def test_the_end_of_a_lease_and_of_a_delay_wake(backend, connect):
     queue, other = Queue(connect(backend), "q"), Queue(connect(backend), "q")
     queue.put(b"leased")
-    queue.reserve(lease=0.2)
-    began = time.monotonic()
-    assert other.reserve(timeout=LONG)[1] == b"leased"
-    assert 0.1 < time.monotonic() - began < 10
-    queue.put(b"late", delay=0.2)
-    began = time.monotonic()
-    assert other.get(timeout=LONG) == b"late"
-    assert 0.1 < time.monotonic() - began < 10
+    with soon(least=0.1):
+        queue.reserve(lease=0.2)
+        assert other.reserve(timeout=LONG)[1] == b"leased"
+    with soon(least=0.1):
+        queue.put(b"late", delay=0.2)
+        assert other.get(timeout=LONG) == b"late"
 
 
 @pytest.mark.parametrize("act", ["nack", "earlier delay", "transaction", "batch", "many"])
@@ -352,8 +403,8 @@ def test_a_signal_handler_may_end_a_wait(backend, connect):
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(KeyError, match="rung"):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             queue.get(timeout=LONG)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -375,13 +426,17 @@ def test_a_wait_survives_a_restart_of_the_back_end_and_not_its_death(medium):
             with rnvm.connect(address) as other:
                 Queue(other, "q").put(b"value")
             assert waiting.result() == b"value"
-        dying = stack.enter_context(open_backend(path, medium, address=address))
-        patient = stack.enter_context(rnvm.connect(address, timeout=LONG))
-        queue = Queue(patient, "q")
-        waiting = waiting_call(patient, lambda: queue.get(timeout=1))
-        dying.close()
-        assert isinstance(waiting.result(), ConnectionFailed)
-        assert 0.9 < waiting.seconds < LONG / 2
+
+        def die_during_a_wait() -> None:
+            with open_backend(path, medium, address=address) as dying:
+                with rnvm.connect(address, timeout=LONG) as patient:
+                    queue = Queue(patient, "q")
+                    waiting = waiting_call(patient, lambda: queue.get(timeout=1))
+                    dying.close()
+                    assert isinstance(waiting.result(), ConnectionFailed)
+                    assert 0.9 < waiting.seconds < LONG / 2
+
+        in_some_try(die_during_a_wait)  # else the wait has ended before
 
 
 @pytest.mark.parametrize("medium", ["direct", "emulated"])
@@ -389,13 +444,16 @@ def test_a_wait_outlives_a_back_end_that_is_away_for_longer_than_a_call_may_take
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         backend = open_backend(path, medium)
         address = backend.address
-        fe = stack.enter_context(connect_hasty(address, 0.2))
-        queue = Queue(fe, "q", timeout=LONG)
+        fe = stack.enter_context(rnvm.connect(address, timeout=20))
+        queue = Impatient(fe, "q")
+        queue.query_seconds = LONG
         waiting = waiting_call(fe, lambda: queue.get(timeout=LONG))
         away = waiting_call_of_a_fixed_front_end(stack, address)
+        queue.query_seconds = 0.2  # as long as a call may take
         backend.close()
         assert isinstance(away.result(), ConnectionFailed)
-        time.sleep(0.5)
+        assert queue.gave_up.wait(LONG)
+        queue.query_seconds = LONG
         with open_backend(path, medium, address=address):
             with rnvm.connect(address) as other:
                 Queue(other, "q").put(b"value")
@@ -454,7 +512,7 @@ def test_many_waiters_share_many_values(backend, connect, medium):
     producer.put_many([b"end"] * len(workers))
     taken = [worker.result() for worker in workers]
     assert sorted(int(value) for some in taken for value in some) == list(range(count))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < LONG
 
 
 @pytest.mark.parametrize("medium", ["direct"])

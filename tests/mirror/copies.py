@@ -61,7 +61,9 @@ class Watching(Follower):
 
 
 def open_primary(path: str, **options: Any) -> rnvm.Backend:
-    return rnvm.Backend(path, **{"size": "8MiB", "assume_persistent": True, **options})
+    # A busy machine may hold a mirror up for seconds.
+    given = {"size": "8MiB", "assume_persistent": True, "mirror_patience": 60.0, **options}
+    return rnvm.Backend(path, **given)
 
 
 def mirror_of(backend: rnvm.Backend | str, copy: str, **options: Any) -> rnvm.Mirror:

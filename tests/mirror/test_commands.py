@@ -55,7 +55,7 @@ def test_a_pool_is_mirrored_backed_up_and_its_copy_served() -> None:
     with two_paths() as (path, copy):
         backup = copy + ".backup"
         run("create", path, "--size", "8MiB", "--assume-persistent")
-        with running("serve", path, "--min-mirrors", "1", "--mirror-patience", "5") as primary:
+        with running("serve", path, "--min-mirrors", "1", "--mirror-patience", "60") as primary:
             lines_until(primary, "serving")
             with running("mirror", copy, "--of", path, "--name", "second") as mirror:
                 lines_until(mirror, "in sync")

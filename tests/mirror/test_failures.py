@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from polling import until
 from stopping import await_stop
+from time_bounds import in_some_try
 
 import rnvm
 import rnvm.mirror.mirror
@@ -60,7 +61,7 @@ pytestmark = pytest.mark.anywhere
 PRIMARY = """
 import signal, sys, rnvm
 backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2],
-                       min_mirrors=int(sys.argv[3]))
+                       min_mirrors=int(sys.argv[3]), mirror_patience=60)
 print("serving", flush=True)
 signal.pause()
 """
@@ -161,16 +162,25 @@ def test_a_stopped_mirror_leaves_after_the_patience_and_comes_back() -> None:
             mirror_process(copy, backend.address) as mirror,
         ):
             sample = Sample(fe, "s")
-            sample.add(1)
-            mirror.stop()
-            began = time.monotonic()
-            sample.add(1)
-            assert time.monotonic() - began >= 0.2
-            assert replication(backend)["in_sync"] == 0
-            mirror.signal(signal.SIGCONT)
+            count = 0
+
+            def leave() -> None:
+                nonlocal count
+                count = sample.add(1)
+                mirror.stop()
+                began = time.monotonic()
+                count = sample.add(1)
+                took = time.monotonic() - began
+                left = replication(backend)["in_sync"] == 0
+                mirror.signal(signal.SIGCONT)
+                until(lambda: replication(backend)["in_sync"] == 1)
+                assert left
+                assert took >= 0.2
+
+            in_some_try(leave)  # a busy machine may hold it up for as long before
+            count = sample.add(1)
             until(lambda: replication(backend)["in_sync"] == 1)
-            sample.add(1)
-        assert numbers(copy) == (3, 3)
+        assert numbers(copy) == (count, count)
 
 
 def test_a_mirror_catches_up_while_writers_go_on() -> None:
@@ -289,7 +299,7 @@ def test_a_forked_child_neither_follows_nor_keeps_the_copy_locked() -> None:
             os.close(ready)
             assert os.read(forked, 1) == b"!"
             os.close(forked)
-            mirror.wait_level(1)
+            mirror.wait_level(SOON)
         rnvm.Backend(copy).close()
         os.close(writer)
         assert os.waitpid(child, 0)[1] == 0
