@@ -191,7 +191,8 @@ def test_a_read_that_was_stopped_for_longer_than_the_lease_is_discarded_and_repe
 ) -> None:
     """The reader is stopped in the middle of READs, while the server uses the memory again."""
     with (
-        rfp.Server(memory="256MiB", lease=0.05) as server,
+        # Long enough for a whole read, else it would be repeated for ever.
+        rfp.Server(memory="256MiB", lease=0.2 * SLOWER) as server,
         rfp.connect(server.address, timeout=30) as kv,
     ):
         size = 48 * MIB
