@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from time_bounds import LONG, soon
 
 import rfp
 import rfp.aio
@@ -221,16 +222,15 @@ def test_an_emulated_network_wakes_the_loop(run, rtt):
 def test_a_lost_server_fails_calls_at_once(run, stoppable):
     async def main():
         async with rfp.aio.connect(
-            stoppable.address, mode="fetch", timeout=30, reconnect=False
+            stoppable.address, mode="fetch", timeout=LONG, reconnect=False
         ) as kv:
             await kv.put(b"k", b"v")
             stoppable.stop()
             tasks = [asyncio.ensure_future(kv.get(b"k")) for _ in range(200)]
             await turns()
             stoppable.kill()
-            began = time.monotonic()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            with soon():
+                results = await asyncio.gather(*tasks, return_exceptions=True)
             assert {type(result) for result in results} == {ConnectionFailed}
-            assert time.monotonic() - began < 10
 
     run(main())
