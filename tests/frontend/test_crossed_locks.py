@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from time_bounds import LONG, in_some_try
-from time_bounds import soon as quick
+from time_bounds import LONG, in_some_try, soon
 
 import rnvm
 from rfp import address as addresses
@@ -117,7 +116,7 @@ def test_front_ends_that_each_want_the_lock_that_the_next_one_keeps(
             i: int, samples: list[Sample], turn: int = turn, barrier: threading.Barrier = barrier
         ) -> None:
             barrier.wait()
-            with quick():
+            with soon():
                 use(samples, samples[(i + turn) % len(samples)])
             samples[i].fe.release()
 
@@ -140,7 +139,7 @@ def test_front_ends_that_use_several_structures_in_random_order(
         samples = {name: Sample(fe, name) for name in names}
         for _ in range(60):
             chosen = rng.sample(names, rng.randint(1, 3))
-            with quick():
+            with soon():
                 step = rng.random()
                 if step < 0.4:
                     chosen = chosen[:1]
@@ -209,7 +208,7 @@ def test_a_front_end_that_uses_other_structures_gives_a_kept_lock_back(
     def want() -> None:
         try:
             assert begun.wait(20)
-            with quick():
+            with soon():
                 wanted.add(1)
         finally:
             stopped.set()
@@ -238,7 +237,7 @@ def test_a_front_end_whose_wait_times_out_gives_kept_locks_back_meanwhile(
     def want() -> None:
         assert begun.wait(20)
         try:
-            with quick():
+            with soon():
                 others.add(1)
         finally:
             given.set()
@@ -246,7 +245,7 @@ def test_a_front_end_whose_wait_times_out_gives_kept_locks_back_meanwhile(
     with holder.batch():
         held.add(1)
         together(wait, want)
-    with quick():
+    with soon():
         held.add(1)
 
 
@@ -261,7 +260,7 @@ def test_a_front_end_that_times_out_at_any_moment_leaves_no_lock_behind(
         with contextlib.suppress(DeadlineExceeded, ConnectionFailed):
             mine.add(1, timeout=rng.uniform(0.000001, 0.0003))
         hasty.release()
-        with quick():
+        with soon():
             theirs.add(1)
         other.release()
 

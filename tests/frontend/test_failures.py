@@ -6,7 +6,7 @@ import os
 
 import pytest
 from slower import SLOWER
-from time_bounds import in_some_try
+from time_bounds import raises_in_some_try
 
 import rnvm
 from rfp.errors import ConnectionFailed, RfpError, StorageFailed
@@ -35,13 +35,7 @@ def test_after_a_failed_sync_no_operation_is_acknowledged_and_no_acknowledged_on
         sample = Sample(fe, "s")
         done = max(sample.add(1) for _ in range(10))
         fill_disk(path)
-
-        def fail() -> None:
-            with pytest.raises(RfpError) as raised:
-                sample.add(1, timeout=0.5 * SLOWER)
-            assert isinstance(raised.value, ConnectionFailed)
-
-        in_some_try(fail)  # on a busy machine the time may be over before the sync has failed
+        raises_in_some_try(lambda: sample.add(1, timeout=0.5 * SLOWER), ConnectionFailed)
         assert backend.failed
         with pytest.raises(RfpError):
             sample.add(1, timeout=0.5 * SLOWER)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from polling import until
+from repeating import repeating
 from slower import EMULATED, rounds
 from structure_kinds import MAPPINGS, VERSIONED, each_of
 from time_bounds import in_some_try, soon
@@ -50,30 +51,19 @@ def busy(work: Callable[[], None]) -> Iterator[None]:
 
     A machine that stops it for longer than a lease may have its transaction fenced, now and then.
     """
-    over = threading.Event()
-    errors: list[BaseException] = []
+    fenced = 0
 
-    def run() -> None:
-        fenced = 0
+    def turn() -> None:
+        nonlocal fenced
         try:
-            while not over.is_set():
-                try:
-                    work()
-                except ConnectionFailed:
-                    fenced += 1
-                    if fenced > 10:
-                        raise
-        except BaseException as error:
-            errors.append(error)
+            work()
+        except ConnectionFailed:
+            fenced += 1
+            if fenced > 10:
+                raise
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with repeating(turn):
         yield
-    finally:
-        over.set()
-        thread.join()
-    assert not errors, errors
 
 
 def table_of(fe: Any, name: str, items: int = 200) -> HashTable:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from time_bounds import SOON
 
 import rnvm
 from rfp.control import Credentials
@@ -32,7 +33,6 @@ VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 5, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
 # session, flags, epoch, operations, memory, lease, snapshot, size, ticket, pool
 ATTACHED = struct.Struct("<IIQQQQQQQ16s")
-SOON = 20.0
 
 
 def deadline() -> int:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from connecting import connect_hasty
-from time_bounds import in_some_try
+from repeating import repeating
+from time_bounds import raises_in_some_try
 
 import rnvm
 import rnvm.cli
@@ -173,21 +174,14 @@ class GivingUp(Opener):
 @contextlib.contextmanager
 def late(fabric: ReorderFabric) -> Iterator[None]:
     """Complete each request at which the fabric stops, later than its caller has time for."""
-    over = threading.Event()
 
     def let_go() -> None:
-        while not over.wait(0.001):
-            if fabric.stopped:
-                time.sleep(0.06)
-                fabric.hold(0)
+        if fabric.stopped:
+            time.sleep(0.06)
+            fabric.hold(0)
 
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    try:
+    with repeating(let_go, pause=0.001):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int) -> None:
@@ -477,12 +471,8 @@ def test_a_pool_whose_file_was_removed_acknowledges_no_operation(medium: str, by
                 with contextlib.suppress(DeadlineExceeded, Empty):
                     queue.put(b"after")
                     queue.get()  # so that the pool does not become full
-
-        def refused() -> None:
-            with pytest.raises(ConnectionFailed, match="removed"):
-                queue.put(b"after")
-
-        in_some_try(refused)  # a put without time for an attempt to connect cannot know the reason
+        # A put without time for an attempt to connect cannot know the reason.
+        raises_in_some_try(lambda: queue.put(b"after"), ConnectionFailed, "removed")
         with pytest.raises(StorageFailed, match="removed"):
             rnvm.connect(backend.address)
         assert backend.failed

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from repeating import repeating
 from structure_kinds import VERSIONED, each_of
 
 import rnvm
@@ -26,26 +27,9 @@ KEYS = [b"%03d" % i for i in range(60)]
 @contextlib.contextmanager
 def busy(work: Callable[[int], None]) -> Iterator[None]:
     """Call work(1), work(2), ... in a thread."""
-    over = threading.Event()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        turn = 0
-        try:
-            while not over.is_set():
-                turn += 1
-                work(turn)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    turns = itertools.count(1)
+    with repeating(lambda: work(next(turns))):
         yield
-    finally:
-        over.set()
-        thread.join()
-    assert not errors, errors
 
 
 @EACH

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import time_bounds
-from time_bounds import SOON, in_some_try, soon
+from time_bounds import SOON, in_some_try, raises_in_some_try, soon
+
+from rfp.errors import Busy, DeadlineExceeded
 
 TESTS = Path(__file__).parents[1]
 # The processor time of a process is no wall-clock time: other work does not add to it.
@@ -81,3 +84,24 @@ def test_in_some_try_repeats_until_a_try_holds_and_then_raises_the_last_reason()
         in_some_try(third, seconds=0.01)
     with pytest.raises(ZeroDivisionError):
         in_some_try(lambda: 1 / 0)
+
+
+def test_an_error_in_some_try_has_its_class_and_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: Iterator[Exception]
+
+    def call() -> None:
+        raise next(errors)
+
+    late, other, right = DeadlineExceeded("late"), Busy("why"), Busy("the reason")
+    errors = iter([late, other, right])
+    raises_in_some_try(call, Busy, "reason")
+    errors = iter([ValueError("another kind")])
+    with pytest.raises(ValueError, match="another kind"):
+        raises_in_some_try(call, Busy)
+    monkeypatch.setattr(time_bounds, "in_some_try", lambda check: check())
+    for wrong in (late, other):
+        errors = iter([wrong])
+        with pytest.raises(AssertionError):
+            raises_in_some_try(call, Busy, "reason")
