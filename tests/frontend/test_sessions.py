@@ -188,7 +188,7 @@ def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int
     gave_up = 0
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
-        with open_backend(path) as backend:
+        with open_backend(path, lease=2.0) as backend:  # the session lasts for 5/4 of it
             for moment in (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8):
                 fabric = ReorderFabric(seed=seed + moment) if moment > 0 else None
                 for _ in range(2):
