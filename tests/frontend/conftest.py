@@ -33,8 +33,8 @@ def new_path(medium: str) -> Iterator[str]:
 def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
     address = str(addresses.unique()) + MEDIA[medium][1]
     # Over a network an idle front-end keeps its locks for a lease; a device in an emulated machine
-    # is slow.  Elsewhere only a front-end that is held up inside loses them.  Not longer: the session
-    # of a front-end that gives up connecting lasts for 5/4 of it, and others wait for 20 s.
+    # is slow.  Elsewhere only a front-end that is held up inside loses them.  Not longer: the
+    # session of a front-end that gives up connecting lasts for 5/4 of it, and others wait for 20 s.
     lease = (
         0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 10.0
     )
