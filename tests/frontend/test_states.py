@@ -638,7 +638,8 @@ class History:
 
     def begin_transaction(self) -> None:
         if self.open:
-            names = self.rng.sample(list(self.open), self.rng.randint(1, len(self.open)))
+            most = min(64, len(self.open))  # that a transaction may change
+            names = self.rng.sample(list(self.open), self.rng.randint(1, most))
             with (
                 contextlib.nullcontext()
                 if self.pending is None
